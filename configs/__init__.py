@@ -1,0 +1,1 @@
+"""What can be set, and the errors that refuse it. Imports nothing else of marey."""

@@ -1,0 +1,31 @@
+"""What can go wrong, as one exception tree: every error that marey raises on purpose.
+
+A message says what was given, where, what is allowed and what to do. The command line prints it
+as one line and exits with the class's `exit_code`.
+"""
+
+
+class MareyError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code = 1
+
+
+class SettingError(MareyError):
+    """A setting is unknown, out of range or contradicts another; nothing has started."""
+
+    exit_code = 2
+
+
+class UsageError(MareyError):
+    """A command was given arguments that cannot mean anything; nothing has started."""
+
+    exit_code = 2
+
+
+class InputError(MareyError):
+    """A file, folder, table or video cannot be used as given."""
+
+
+class DependencyError(MareyError):
+    """An optional package or system library that the request needs is not installed."""

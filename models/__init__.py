@@ -1,0 +1,1 @@
+"""Networks and objectives. Knows nothing of video files or Ray."""

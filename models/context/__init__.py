@@ -1,0 +1,1 @@
+"""Methods whose pretext is the context inside one image: one file a method."""

@@ -1,0 +1,1 @@
+"""Methods that contrast or join whole images: one file a method."""

@@ -1,0 +1,1 @@
+"""Methods whose pretext is time: one file a method."""

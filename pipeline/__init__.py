@@ -1,0 +1,1 @@
+"""Data in motion: the only package that knows files, Ray and the training loop."""

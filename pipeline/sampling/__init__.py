@@ -1,0 +1,1 @@
+"""Which frames make a sample: pure plans over index rows, one file a family."""

@@ -1,0 +1,1 @@
+"""From compressed video to the frames shown at given times."""

@@ -1,0 +1,1 @@
+"""Boxes through frames. Knows nothing of video files, Ray or training."""
