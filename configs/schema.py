@@ -1,0 +1,107 @@
+"""What can be set for a run: every setting, its default, bound and one-line meaning."""
+
+from typing import Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from configs.base import MethodConfig, Settings
+from configs.encoder import EncoderConfig
+
+
+class DataConfig(Settings):
+    """How samples reach the trainer."""
+
+    decode_size: int = Field(128, ge=16, le=2160)
+    """Short side in pixels at which frames are decoded and travel (uint8)."""
+    crop: Literal["center", "none"] = "center"
+    """Cut decoded frames to a centred square, or keep the whole (then every video of the corpus
+    must have one shape)."""
+    backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    """Decoder."""
+    shuffle_buffer: int = Field(256, ge=1, le=1_000_000)
+    """Samples held back by the trainer to mix those of one video with others; 1 keeps the order."""
+    prefetch_batches: int = Field(2, ge=1, le=64)
+    """Batches made ready ahead of the step that uses them."""
+    decode_actors: int | None = Field(None, ge=1, le=100_000)
+    """Decoding actors; unset takes what the cluster has beside the trainer."""
+    max_videos_refused: float = Field(1.0, ge=0, le=1)
+    """Share of videos that may fail to decode before the run stops."""
+
+
+class OptimizerConfig(Settings):
+    """Optimiser, and the learning rate over the run."""
+
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    """Update rule."""
+    lr: float = Field(5e-4, gt=0, le=100)
+    """Peak learning rate."""
+    weight_decay: float = Field(1e-4, ge=0, le=10)
+    """Decay; never applied to parameters of one dimension (norms, biases)."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd and lars; first beta of adamw."""
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    """Course of the rate after warm-up: falling as half a cosine, torch's one-cycle, or flat."""
+    warmup: float = Field(0.05, ge=0, le=0.9)
+    """Share of the steps over which the rate rises (one_cycle: share before the peak)."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Gradients are scaled to at most this norm."""
+
+
+class TrainerConfig(Settings):
+    """The loop."""
+
+    epochs: int = Field(10, ge=1, le=100_000)
+    """Passes over the corpus; in each, every video gives its samples once."""
+    steps: int | None = Field(None, ge=1)
+    """Stop after this many optimiser steps (also sets the length of the schedule); unset runs
+    all epochs."""
+    batch_size: int = Field(2, ge=1, le=65_536)
+    """Samples in one optimiser step, over all workers and accumulation rounds."""
+    accumulate: int = Field(1, ge=1, le=1024)
+    """Forward-backward rounds in one step (contrastive negatives stay within a round)."""
+    workers: int = Field(1, ge=1, le=4096)
+    """Training processes (one GPU each where there are GPUs)."""
+    min_workers: int | None = Field(None, ge=1)
+    """Go on with as few as this when nodes are lost; unset waits for all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model trains."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bfloat16 autocast on CUDA, float32 on the CPU."""
+    compile: bool = False
+    """Compile the training step with torch.compile."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of plans, weights, augmentation and shuffling."""
+    log_every: int = Field(10, ge=1)
+    """Steps between two lines of metrics."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps between two checkpoints (one is always written at the end)."""
+    probe_every: int | None = Field(None, ge=1)
+    """Steps between two online probes on the held-out data given with --probe; unset: ten a run."""
+    max_failures: int = Field(3, ge=-1, le=1000)
+    """Times that lost workers are replaced before the run fails; -1 never gives up."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _divides(self) -> "TrainerConfig":
+        share = self.workers * self.accumulate
+        if self.batch_size % share:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of workers x accumulate ({share})"
+            )
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers ({self.min_workers}) must not exceed workers ({self.workers})"
+            )
+        return self
+
+
+class RunConfig(Settings):
+    """Everything that a training run depends on, beside the data."""
+
+    name: str
+    """The method's name."""
+    method: SerializeAsAny[MethodConfig]
+    """The method's hyperparameters."""
+    encoder: EncoderConfig = EncoderConfig()
+    data: DataConfig = DataConfig()
+    trainer: TrainerConfig = TrainerConfig()

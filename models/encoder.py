@@ -1,0 +1,71 @@
+"""The network that a run exports: trunk, pooling, embedding head, from an `EncoderConfig`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.encoder import EncoderConfig
+from models.backbones import build_trunk
+from models.heads import SpatialSoftmax, mlp
+
+
+class Encoder(nn.Module):
+    """Images in, one vector an image out.
+
+    Input: float [N, 3, S, S], normalised (see `normalize`). Output: float [N, `out_dim`].
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.trunk, self.feature_dim = build_trunk(
+            config.backbone, stages=config.stages, pretrained=config.pretrained
+        )
+        pooled_dim = self.feature_dim
+        if config.pool == "spatial_softmax":
+            self.pool: nn.Module = SpatialSoftmax(config.softmax_temperature)
+            pooled_dim = 2 * self.feature_dim
+        else:
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.pool_norm = nn.BatchNorm1d(pooled_dim) if config.pool_norm else nn.Identity()
+        if config.embedding_dim is None:
+            self.head: nn.Module = nn.Identity()
+            self.out_dim = pooled_dim
+        else:
+            self.head = mlp(pooled_dim, *config.hidden, config.embedding_dim, norm=config.hidden_norm)
+            self.out_dim = config.embedding_dim
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """RGB in [0, 1], float [N, 3, S, S] -> the encoder's input range."""
+        return (images - self.mean) / self.std
+
+    def preprocess(self, frames: Tensor) -> Tensor:
+        """uint8 [N, H, W, 3] -> float [N, 3, S, S]: short side to S, centre crop, normalised.
+
+        The deterministic preprocessing of evaluation and export.
+        """
+        size = self.config.image_size
+        images = frames.permute(0, 3, 1, 2).float() / 255
+        height, width = images.shape[-2:]
+        scale = size / min(height, width)
+        if scale != 1:
+            shape = (max(size, round(height * scale)), max(size, round(width * scale)))
+            images = functional.interpolate(
+                images, shape, mode="bilinear", antialias=True, align_corners=False
+            ).clamp(0, 1)
+        top = (images.shape[-2] - size) // 2
+        left = (images.shape[-1] - size) // 2
+        return self.normalize(images[..., top : top + size, left : left + size])
+
+    def features(self, images: Tensor) -> Tensor:
+        """The trunk's last map: float [N, `feature_dim`, h, w]."""
+        return self.trunk(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings, float [N, `out_dim`]."""
+        embedding = self.head(self.pool_norm(self.pool(self.features(images))))
+        return functional.normalize(embedding, dim=1) if self.config.unit_norm else embedding

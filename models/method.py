@@ -1,0 +1,121 @@
+"""What a method is, and which there are.
+
+A method is one file with one class. It declares the samples it needs and the keys of its batch,
+owns its objective, and knows nothing of files, Ray or the loop. The trainer calls, in this order:
+`before_epoch`, then for every step `augment`, `forward`, (backward, optimiser) and `after_step`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from configs.base import MethodConfig
+from configs.errors import SettingError
+from configs.sampling import Sampling
+from models.encoder import Encoder
+
+Batch = dict[str, Tensor]
+"""Tensors of one step, on the training device; the first dimension counts samples.
+
+Every batch holds `frames`: uint8 [B, F, H, W, 3], the F frames of each sample in the sampler's
+order, and `instance`: int64 [B], one number for each source video or image. Further keys are the
+sampler's targets, e.g. `time_s`: float32 [B, F]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where the run stands, for schedules inside a method."""
+
+    step: int
+    total_steps: int
+    epoch: int
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        return self.step / max(1, self.total_steps)
+
+
+class Method(nn.Module):
+    """A pretext task: encoder, heads and objective.
+
+    Subclasses set `name`, `paper` and `Config`, take `(encoder, config)` and implement
+    `augment` and `forward`. `self.encoder` is what is exported.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    """Authors, title, venue, arXiv number: one line."""
+    Config: ClassVar[type[MethodConfig]]
+
+    def __init__(self, encoder: Encoder, config: MethodConfig) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+
+    @classmethod
+    def samples(cls, config: MethodConfig) -> Sampling:
+        """Which sampler the method needs, configured (it is asked before any weight exists)."""
+        sampling = getattr(config, "sampling", None)
+        if sampling is None:
+            raise SettingError(f"{cls.name} declares no sampling")
+        return sampling
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Metric name -> its value without any learning; drawn as a line under its curve."""
+        return {}
+
+    def augment(self, batch: Batch) -> Batch:
+        """Turn uint8 frames into the network's input, on the batch's device.
+
+        Randomness comes from torch's default generators, which the trainer seeds for each step.
+        """
+        raise TypeError(f"{type(self).__name__} must implement augment(batch)")
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The objective. Returns `loss` (scalar, with gradient) and metrics (scalars, detached)."""
+        raise TypeError(f"{type(self).__name__} must implement forward(batch)")
+
+    def before_epoch(self, progress: Progress) -> None:
+        """Called before the first step of every epoch (clusterings, schedules)."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Called after every optimiser step (momentum encoders, queues, banks)."""
+
+
+_FAMILIES = ("temporal", "context", "contrastive")
+_registry: dict[str, type[Method]] = {}
+M = TypeVar("M", bound=type[Method])
+
+
+def register(method: M) -> M:
+    """Class decorator: make a method known by its `name`."""
+    known = _registry.get(method.name)
+    if known is not None and known.__module__ != method.__module__:
+        raise TypeError(f"two methods are called {method.name!r}: {known} and {method}")
+    _registry[method.name] = method
+    return method
+
+
+def methods() -> dict[str, type[Method]]:
+    """All methods by name: one file each in the three family folders."""
+    for family in _FAMILIES:
+        package = importlib.import_module(f"models.{family}")
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"models.{family}.{module.name}")
+    return dict(sorted(_registry.items()))
+
+
+def find_method(name: str, suggest: Callable[[str, list[str]], str]) -> type[Method]:
+    """The method of that name. Raises SettingError with the nearest names when there is none."""
+    known = methods()
+    if name not in known:
+        raise SettingError(f"no method {name!r}{suggest(name, list(known))}")
+    return known[name]
