@@ -66,10 +66,10 @@ class TuplesSampling(Settings):
     """Largest distance between first and last frame of a tuple (60 frames in the paper)."""
     min_gap_s: Seconds = 0.5
     """Smallest distance of a negative's middle frame from the tuple (15 frames in the paper)."""
-    negatives: int = Field(3, ge=1, le=16)
-    """Negative tuples to one positive (75 % negatives in the paper)."""
-    per_video: int = Field(4, ge=1, le=10_000)
-    """Samples (one positive and its negatives' worth of tuples) from one video in an epoch."""
+    negative_share: float = Field(0.75, gt=0, lt=1)
+    """Share of the tuples whose middle frame is out of order."""
+    per_video: int = Field(8, ge=1, le=10_000)
+    """Tuples drawn from one video in an epoch."""
     motion_weighted: bool = True
     """Draw windows with probability proportional to their motion, else uniformly."""
 
