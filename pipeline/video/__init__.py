@@ -1,1 +1,21 @@
-"""From compressed video to the frames shown at given times."""
+"""From compressed video to the frames shown at given times.
+
+`probe` describes a file without decoding it. `read`, `read_plan`, `read_range` and `frames`
+decode. Nothing here imports torch or ray.
+"""
+
+from pipeline.video.plan import FrameRequest
+from pipeline.video.probe import VideoInfo, probe
+from pipeline.video.reader import Clip, PlanRun, frames, read, read_plan, read_range
+
+__all__ = [
+    "Clip",
+    "FrameRequest",
+    "PlanRun",
+    "VideoInfo",
+    "frames",
+    "probe",
+    "read",
+    "read_plan",
+    "read_range",
+]

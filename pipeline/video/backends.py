@@ -1,0 +1,71 @@
+"""Which library decodes? One interface, so that all of them deliver the same frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from configs.errors import SettingError
+from pipeline.video.geometry import Fit, Size
+from pipeline.video.plan import Box
+from pipeline.video.stats import DecodeStats
+from pipeline.video.timeline import Timeline
+
+BackendName = Literal["pyav"]
+
+
+class VideoDecoder(Protocol):
+    """One open video stream. A picture is whatever the library decodes into."""
+
+    timeline: Timeline
+    timed_out: bool
+
+    def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Yield (place in shown order, picture) for each of the wanted places that can be had.
+
+        wanted: int64, ascending, each once.
+        """
+        ...
+
+    def output_shape(self, picture: Any, size: Size, fit: Fit, crop: Box | None) -> tuple[int, int]:
+        """(height, width) in which `convert` delivers."""
+        ...
+
+    def convert(
+        self, picture: Any, size: Size, fit: Fit, crop: Box | None, out: np.ndarray
+    ) -> None:
+        """Write `picture` into `out`, uint8 [height, width, 3] RGB, upright."""
+        ...
+
+    def __enter__(self) -> VideoDecoder: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_decoder(
+    uri: str,
+    backend: BackendName,
+    stream: int,
+    threads: int,
+    deadline: float,
+    stats: DecodeStats,
+) -> VideoDecoder:
+    """Open a video with the named backend.
+
+    deadline: `time.monotonic()` value after which decoding stops.
+    Raises InputError for a file that cannot be read, SettingError for an unknown backend,
+    DependencyError for one that is not installed.
+    """
+    if backend == "pyav":
+        from pipeline.video.pyav_backend import PyavDecoder
+
+        return PyavDecoder(uri, stream, threads, deadline, stats)
+    raise SettingError(f"backend={backend!r}: allowed are {', '.join(get_args(BackendName))}")

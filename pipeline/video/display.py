@@ -1,0 +1,117 @@
+"""How a decoded picture is turned for display: the container's matrix as flips and a transpose.
+
+The eight orientations are held as (transpose, flip_x, flip_y), applied in this order. Cameras
+write the matrix; players obey it; a reader that does not delivers people lying on their side.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """Transpose first, then mirror left-right (`flip_x`), then top-bottom (`flip_y`)."""
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @property
+    def rotation(self) -> int:
+        """Degrees clockwise from the coded to the displayed picture: 0, 90, 180 or 270.
+
+        A mirrored picture reports the rotation that precedes its left-right mirror.
+        """
+        if self.transpose:
+            return 270 if self.flip_y else 90
+        return 180 if self.flip_y else 0
+
+    @property
+    def is_identity(self) -> bool:
+        return not (self.transpose or self.flip_x or self.flip_y)
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """View of `picture` [H, W, ...] as displayed; no pixel is copied."""
+        if self.transpose:
+            picture = picture.swapaxes(0, 1)
+        if self.flip_x:
+            picture = picture[:, ::-1]
+        if self.flip_y:
+            picture = picture[::-1]
+        return picture
+
+    def displayed(self, height: int, width: int) -> tuple[int, int]:
+        """Displayed (height, width) of a coded picture of that size."""
+        return (width, height) if self.transpose else (height, width)
+
+
+UPRIGHT = Orientation()
+
+
+def from_matrix(matrix: bytes) -> Orientation:
+    """Orientation of a 3x3 display matrix (nine int32, 16.16 fixed point, row vectors).
+
+    A point (x, y) of the coded picture goes to (a x + c y, b x + d y). A matrix that is no
+    multiple of a quarter turn is taken as its nearest quarter turn; a singular one as upright.
+    """
+    if len(matrix) < 20:
+        return UPRIGHT
+    a, b, _, c, d = struct.unpack("<5i", matrix[:20])
+    if max(abs(a), abs(d)) >= max(abs(b), abs(c)):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)
+
+
+def from_mp4(file: BinaryIO, track_id: int) -> Orientation:
+    """Orientation of one track of an MP4 or MOV file, read from its `tkhd` box (ISO 14496-12).
+
+    Reads box headers and the track headers only. A file without such a box, or one cut short,
+    is upright: the demuxer, not this function, reports damage.
+    """
+    try:
+        file.seek(0, 2)
+        for kind, start, stop in _boxes(file, 0, file.tell()):
+            if kind == b"moov":
+                return _from_movie(file, start, stop, track_id)
+    except (OSError, ValueError, struct.error):
+        pass
+    return UPRIGHT
+
+
+def _from_movie(file: BinaryIO, start: int, stop: int, track_id: int) -> Orientation:
+    for kind, track_start, track_stop in _boxes(file, start, stop):
+        if kind != b"trak":
+            continue
+        for inner, head_start, _ in _boxes(file, track_start, track_stop):
+            if inner != b"tkhd":
+                continue
+            file.seek(head_start)
+            head = file.read(96)
+            wide = head[0] == 1  # version 1 holds 64-bit times and duration
+            (found,) = struct.unpack_from(">I", head, 20 if wide else 12)
+            if found == track_id:
+                matrix = struct.unpack_from(">9i", head, 52 if wide else 40)
+                return from_matrix(struct.pack("<9i", *matrix))
+    return UPRIGHT
+
+
+def _boxes(file: BinaryIO, start: int, stop: int):
+    """(type, payload start, end) of the boxes that lie side by side in [start, stop)."""
+    while start + 8 <= stop:
+        file.seek(start)
+        size, kind = struct.unpack(">I4s", file.read(8))
+        header = 8
+        if size == 1:
+            (size,) = struct.unpack(">Q", file.read(8))
+            header = 16
+        elif size == 0:
+            size = stop - start
+        if size < header:
+            return
+        yield kind, start + header, min(start + size, stop)
+        start += size

@@ -1,0 +1,103 @@
+"""How much happens in a video, and where do shots begin? Estimated from packet sizes alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.video.timeline import Timeline
+
+MOTION_HZ = 4.0
+"""Values of the motion profile a second, unless the video has fewer frames than that."""
+
+_WINDOW = 24
+"""Frames on each side that say what is usual around a frame."""
+
+SPIKE = 4.0
+"""A frame that costs so many times what its neighbours cost begins a new shot."""
+
+
+def packet_motion(timeline: Timeline, pixels: int) -> tuple[np.ndarray, float]:
+    """Motion over time: bits a pixel that the encoder spent on what changed.
+
+    A keyframe's packet tells how detailed the picture is, not how it moves: it is replaced by the
+    median of the frames around it. Reference frames, which are larger because they bridge several
+    frame times, and the small frames between them are averaged over each bin. In a stream of
+    keyframes only, the change of size from frame to frame takes the place of the size.
+
+    Returns (float64 [bins], bins a second). A bin that shows no frame repeats the bin before: the
+    frame shown then is still the same.
+    """
+    size = timeline.size[timeline.shown].astype(np.float64)
+    key = timeline.key[timeline.shown]
+    if key.all():
+        size = np.abs(np.diff(size, prepend=size[:1]))
+    else:
+        size = _without_keys(size, key)
+    rate = MOTION_HZ
+    if timeline.end_s > 0:
+        rate = min(MOTION_HZ, timeline.num_frames / timeline.end_s)
+    bins = np.floor(timeline.times_s * rate + 1e-9).astype(np.int64)
+    count = int(bins[-1]) + 1
+    total = np.bincount(bins, weights=size, minlength=count)
+    frames = np.bincount(bins, minlength=count)
+    filled = np.maximum.accumulate(np.where(frames > 0, np.arange(count), 0))
+    profile = (total / np.maximum(frames, 1))[filled]
+    return profile * 8 / max(pixels, 1), rate
+
+
+def find_cuts(timeline: Timeline) -> np.ndarray:
+    """Times at which a new shot begins, as far as packets tell: float64 [cuts], ascending.
+
+    Two signs. An encoder with scene detection puts a keyframe where a shot begins, off the regular
+    grid of keyframes. Else the first frame of a shot cannot be predicted from the shot before, and
+    costs several times its neighbours.
+    """
+    if timeline.num_frames < 3:
+        return np.empty(0)
+    size = timeline.size[timeline.shown].astype(np.float64)
+    key = timeline.key[timeline.shown]
+    if key.all():
+        return np.empty(0)
+    usual = _usual_cost(size, key)
+    spike = (size > SPIKE * usual) & ~key & (size > 0.25 * np.median(size[key]))
+    cut = spike | _off_grid(key)
+    cut[0] = False
+    places = np.flatnonzero(cut)
+    # One cut makes several frames expensive: keep the first of each burst.
+    first = np.diff(places, prepend=-10) > 3
+    return timeline.times_s[places[first]]
+
+
+def _off_grid(key: np.ndarray) -> np.ndarray:
+    """Keyframes that come sooner after the last one than the encoder's regular distance."""
+    places = np.flatnonzero(key)
+    off = np.zeros(len(key), dtype=bool)
+    if len(places) < 2:
+        return off
+    distance = np.diff(places)
+    regular = distance.max()
+    sooner = distance < 0.9 * regular
+    if sooner.mean() > 0.9 and len(distance) > 4:  # one gap among regular short groups
+        regular = np.median(distance)
+        sooner = distance < 0.9 * regular
+    off[places[1:][sooner]] = True
+    return off
+
+
+def _usual_cost(size: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """For each frame, the 75th percentile of the other frames near it that are no keyframes."""
+    padded = np.pad(np.where(key, np.nan, size), _WINDOW, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * _WINDOW + 1)
+    with np.errstate(invalid="ignore"):
+        usual = np.nanpercentile(windows, 75, axis=1)
+    return np.maximum(np.nan_to_num(usual, nan=1.0), 1.0)
+
+
+def _without_keys(size: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Sizes with each keyframe's replaced by the median of the frames around it."""
+    result = size.copy()
+    for place in np.flatnonzero(key):
+        near = slice(max(0, place - _WINDOW // 2), place + _WINDOW // 2 + 1)
+        others = size[near][~key[near]]
+        result[place] = np.median(others) if len(others) else np.median(size[~key])
+    return result

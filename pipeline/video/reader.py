@@ -1,0 +1,319 @@
+"""The frames shown at given times: one request, all requests on a video, a range, a fixed rate."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from configs.errors import InputError, SettingError
+from pipeline.video.backends import BackendName, VideoDecoder, open_decoder
+from pipeline.video.geometry import Fit, Size, check_box, check_size
+from pipeline.video.plan import (
+    DECODE_GAP,
+    TIMEOUT,
+    UNREADABLE,
+    Box,
+    FrameRequest,
+    Plan,
+    make_plan,
+)
+from pipeline.video.stats import DecodeStats
+
+
+class Clip(NamedTuple):
+    """What one request receives.
+
+    frames: uint8 [T, H, W, 3] RGB, upright, in the order of the request's times.
+    shown_s: float64 [T], when each frame starts to be shown.
+    """
+
+    request_id: Hashable
+    frames: np.ndarray
+    shown_s: np.ndarray
+
+
+class PlanRun(Iterator[Clip]):
+    """All requests on one video, delivered as each is complete. See `read_plan`.
+
+    stats: counts so far; final when the iteration has ended.
+    failures: request_id -> reason, for the requests that get no frames.
+    error: why the whole file failed, if it did.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        requests: Sequence[FrameRequest],
+        size: Size,
+        *,
+        backend: BackendName,
+        stream: int,
+        fit: Fit,
+        threads: int,
+        time_limit_s: float | None,
+    ) -> None:
+        self.stats = DecodeStats()
+        self.failures: dict[Hashable, str] = {}
+        self.error: str | None = None
+        self._uri = uri
+        self._requests = list(requests)
+        self._size = size
+        self._fit: Fit = fit
+        self._deadline = time.monotonic() + time_limit_s if time_limit_s else float("inf")
+        self._open = (backend, stream, threads)
+        self._clips = self._run()
+
+    def __iter__(self) -> PlanRun:
+        return self
+
+    def __next__(self) -> Clip:
+        return next(self._clips)
+
+    def close(self) -> None:
+        """Stop early and release the file; requests not delivered yet are not reported."""
+        self._clips.close()
+
+    def _run(self) -> Iterator[Clip]:
+        backend, stream, threads = self._open
+        try:
+            decoder = open_decoder(self._uri, backend, stream, threads, self._deadline, self.stats)
+        except InputError as error:
+            self.error = str(error)
+            self.failures = {request.request_id: UNREADABLE for request in self._requests}
+            return
+        with decoder:
+            plan = make_plan(decoder.timeline, self._requests)
+            for index, reason in plan.failures.items():
+                self.failures[self._requests[index].request_id] = reason
+            yield from self._deliver(decoder, plan)
+
+    def _deliver(self, decoder: VideoDecoder, plan: Plan) -> Iterator[Clip]:
+        waiting = _Waiting(plan, self._requests)
+        for place, picture in decoder.pictures(plan.wanted):
+            self.stats.delivered += 1
+            done = waiting.place(place, picture, decoder, self._size, self._fit)
+            for index in done:
+                places = plan.places[index]
+                assert places is not None
+                shown_s = decoder.timeline.times_s[places]
+                yield Clip(self._requests[index].request_id, waiting.take(index), shown_s)
+        reason = TIMEOUT if decoder.timed_out else DECODE_GAP
+        for index in waiting.unfinished():
+            self.failures[self._requests[index].request_id] = reason
+
+
+class _Waiting:
+    """Requests that still wait for frames, and the frames they have so far."""
+
+    def __init__(self, plan: Plan, requests: Sequence[FrameRequest]) -> None:
+        self._requests = requests
+        self._missing: dict[int, int] = {}
+        self._frames: dict[int, np.ndarray] = {}
+        self._length: dict[int, int] = {}
+        # place -> crop -> (request, position in it) of everyone who wants that picture
+        self._takers: dict[int, dict[Box | None, list[tuple[int, int]]]] = defaultdict(dict)
+        for index, places in enumerate(plan.places):
+            if places is None:
+                continue
+            self._missing[index] = len(places)
+            self._length[index] = len(places)
+            crop = requests[index].crop
+            for position, place in enumerate(places.tolist()):
+                self._takers[place].setdefault(crop, []).append((index, position))
+
+    def place(
+        self, place: int, picture: object, decoder: VideoDecoder, size: Size, fit: Fit
+    ) -> list[int]:
+        """Hand one decoded picture to its takers; returns the requests that are now complete."""
+        done = []
+        for crop, takers in self._takers.pop(place, {}).items():
+            first: np.ndarray | None = None
+            for index, position in takers:
+                if index not in self._frames:
+                    height, width = decoder.output_shape(picture, size, fit, crop)
+                    shape = (self._length[index], height, width, 3)
+                    self._frames[index] = np.empty(shape, dtype=np.uint8)
+                out = self._frames[index][position]
+                if first is None:
+                    decoder.convert(picture, size, fit, crop, out)
+                    first = out
+                else:
+                    out[...] = first
+                self._missing[index] -= 1
+                if self._missing[index] == 0:
+                    done.append(index)
+        return done
+
+    def take(self, index: int) -> np.ndarray:
+        del self._missing[index]
+        return self._frames.pop(index)
+
+    def unfinished(self) -> list[int]:
+        return list(self._missing)
+
+
+def read_plan(
+    uri: str,
+    requests: Sequence[FrameRequest],
+    size: Size = None,
+    *,
+    backend: BackendName = "pyav",
+    stream: int = 0,
+    fit: Fit = "stretch",
+    threads: int = 1,
+    time_limit_s: float | None = None,
+) -> PlanRun:
+    """Serve all requests on one video with one pass: iterate the result for `Clip`s.
+
+    Each group of pictures is decoded at most once, pictures that nobody wants are never
+    converted, and not even decoded where the codec allows. Clips come as they are complete, not in
+    the order of `requests`. A request that cannot be served is in `.failures` with its reason
+    (`before_start`, `past_end`, `decode_gap`, `unreadable`, `timeout`) and the others are served
+    all the same; a bad file never raises.
+
+    size: short side in pixels, (H, W), or None for the coded pixels; shrinking is anti-aliased.
+    fit: how (H, W) is met when the shapes differ: "stretch", or "cover" (centre crop).
+    stream: counts the file's video streams from 0.
+    threads: decoder threads; 1 costs the least CPU a frame.
+    time_limit_s: no further packet is decoded after it; what is missing then is `timeout`.
+    Raises SettingError for a size, crop, backend or stream that cannot mean anything, and
+    DependencyError if the backend is not installed.
+    """
+    check_size(size, fit)
+    for request in requests:
+        check_box(request.crop)
+    seen = {request.request_id for request in requests}
+    if len(seen) != len(requests):
+        raise SettingError("requests: two of them have the same request_id")
+    if stream < 0 or threads < 1:
+        raise SettingError(f"stream={stream}, threads={threads}: stream >= 0, threads >= 1")
+    return PlanRun(
+        uri,
+        requests,
+        size,
+        backend=backend,
+        stream=stream,
+        fit=fit,
+        threads=threads,
+        time_limit_s=time_limit_s,
+    )
+
+
+def read(
+    uri: str,
+    times_s: Sequence[float] | np.ndarray,
+    size: Size = None,
+    *,
+    backend: BackendName = "pyav",
+    stream: int = 0,
+    fit: Fit = "stretch",
+    crop: Box | None = None,
+) -> np.ndarray:
+    """The frames shown at `times_s`, seconds from the first frame shown, in any order.
+
+    Returns uint8 [T, H, W, 3] RGB, upright. See `read_plan` for size, fit, crop and stream.
+    Raises InputError if the file cannot be read or any of the frames cannot be had, and says why.
+    """
+    times = np.atleast_1d(np.asarray(times_s, dtype=np.float64))
+    request = FrameRequest(0, times, crop)
+    run = read_plan(uri, [request], size, backend=backend, stream=stream, fit=fit)
+    for clip in run:
+        return clip.frames
+    if run.error:
+        raise InputError(run.error)
+    raise InputError(
+        f"{uri}: no frames for times {times.min():.3f}..{times.max():.3f} s: {run.failures[0]}"
+    )
+
+
+def read_range(
+    uri: str,
+    start_s: float,
+    stop_s: float,
+    size: Size = None,
+    *,
+    backend: BackendName = "pyav",
+    stream: int = 0,
+    fit: Fit = "stretch",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every frame that starts to be shown within [start_s, stop_s), and the one shown at start_s.
+
+    Returns (uint8 [T, H, W, 3] RGB, float64 [T] times at which they start to be shown). The range
+    is cut to the video; frames that cannot be decoded are left out.
+    Raises InputError if the file cannot be read or the range holds no frame that can be decoded.
+    """
+    with _opened(uri, backend, stream) as decoder:
+        times = decoder.timeline.times_s
+        tolerance = decoder.timeline.tolerance_s
+        first = max(0, int(np.searchsorted(times, start_s + tolerance, side="right")) - 1)
+        last = int(np.searchsorted(times, stop_s - tolerance, side="left"))
+        if start_s >= decoder.timeline.end_s:
+            last = first
+        got = list(_pictures(decoder, np.arange(first, last), size, fit))
+    if not got:
+        raise InputError(f"{uri}: no frame could be had in {start_s:.3f}..{stop_s:.3f} s")
+    got.sort(key=lambda pair: pair[0])
+    return np.stack([frame for _, frame in got]), times[[place for place, _ in got]]
+
+
+def frames(
+    uri: str,
+    fps: float | None = None,
+    size: Size = None,
+    *,
+    chunk: int = 32,
+    backend: BackendName = "pyav",
+    stream: int = 0,
+    fit: Fit = "stretch",
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Walk through a whole video, in order, in chunks, in constant memory.
+
+    fps: the frames shown at 0, 1/fps, 2/fps, ...; each frame once even if it is shown longer. None
+        is every frame.
+    Yields (uint8 [N, H, W, 3] RGB, float64 [N] times at which they start to be shown), N = `chunk`
+    but for the last. Frames that cannot be decoded are left out.
+    Raises InputError if the file cannot be read.
+    """
+    with _opened(uri, backend, stream) as decoder:
+        timeline = decoder.timeline
+        wanted = np.arange(timeline.num_frames)
+        if fps is not None:
+            if not fps > 0:
+                raise SettingError(f"fps={fps}: a positive rate is needed")
+            steps = np.arange(max(1, int(np.ceil(timeline.end_s * fps - 1e-6)))) / fps
+            places = timeline.frame_at(steps)
+            wanted = np.unique(places[places >= 0])
+        batch: list[tuple[int, np.ndarray]] = []
+        for place, frame in _pictures(decoder, wanted, size, fit):
+            batch.append((place, frame))
+            if len(batch) == chunk:
+                yield _stacked(batch, timeline.times_s)
+                batch = []
+        if batch:
+            yield _stacked(batch, timeline.times_s)
+
+
+def _opened(uri: str, backend: BackendName, stream: int) -> VideoDecoder:
+    return open_decoder(uri, backend, stream, 1, float("inf"), DecodeStats())
+
+
+def _pictures(
+    decoder: VideoDecoder, wanted: np.ndarray, size: Size, fit: Fit
+) -> Iterator[tuple[int, np.ndarray]]:
+    check_size(size, fit)
+    for place, picture in decoder.pictures(wanted):
+        height, width = decoder.output_shape(picture, size, fit, None)
+        out = np.empty((height, width, 3), dtype=np.uint8)
+        decoder.convert(picture, size, fit, None, out)
+        yield place, out
+
+
+def _stacked(
+    batch: list[tuple[int, np.ndarray]], times_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    batch.sort(key=lambda pair: pair[0])
+    return np.stack([frame for _, frame in batch]), times_s[[place for place, _ in batch]]

@@ -1,0 +1,160 @@
+"""How a URI becomes an open video stream, with bounds on what a file may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from configs.errors import InputError, SettingError
+from pipeline.video import display
+
+MAX_PIXELS = 2**26
+"""Largest coded picture that is opened, in pixels: twice 8K UHD. Larger ones are refused."""
+
+IO_TIMEOUT_S = 60.0
+"""Longest wait for one read of a file or an object store."""
+
+
+@dataclass(slots=True)
+class VideoSource:
+    """One open video stream. Close it, or use it as a context manager."""
+
+    uri: str
+    container: InputContainer
+    stream: VideoStream
+    file: BinaryIO | None
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.stream.time_base or Fraction(1, 1000)
+
+    @property
+    def sar(self) -> Fraction:
+        """Width over height of one coded pixel; 1 where the file does not say."""
+        sar = self.stream.sample_aspect_ratio or Fraction(1)
+        return sar if sar > 0 else Fraction(1)
+
+    @property
+    def fps(self) -> float:
+        """Nominal frames per second as the container states or guesses it; 0.0 if neither."""
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return float(rate) if rate else 0.0
+
+    def container_orientation(self) -> display.Orientation:
+        """Orientation from MP4 and MOV headers, without decoding; upright for other formats."""
+        if "mov" not in self.container.format.name:
+            return display.UPRIGHT
+        if self.file is not None:
+            return display.from_mp4(self.file, self.stream.id)
+        with open(local_path(self.uri), "rb") as file:
+            return display.from_mp4(file, self.stream.id)
+
+    def close(self) -> None:
+        self.container.close()
+        if self.file is not None:
+            self.file.close()
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def local_path(uri: str) -> str:
+    """The path in a plain path or `file://` URI."""
+    return uri.removeprefix("file://")
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names an object store or another file system of pyarrow."""
+    scheme, found, _ = uri.partition("://")
+    return bool(found) and scheme.isalnum() and scheme != "file"
+
+
+def open_video(uri: str, stream: int = 0, *, max_pixels: int = MAX_PIXELS) -> VideoSource:
+    """Open video stream number `stream` of a file; nothing is decoded for the caller.
+
+    uri: a local path (taken as data: no protocol in it is followed), `file://`, or any URI that
+        pyarrow's file systems know (`s3://`, `gs://`).
+    stream: counts the file's video streams in file order from 0, cover pictures left out.
+    Raises InputError if the file cannot be opened, has no such stream, no decoder is built for
+    it, or its picture has more than `max_pixels` pixels; SettingError if `stream` is negative.
+    """
+    if stream < 0:
+        raise SettingError(f"stream={stream}: streams count from 0")
+    file = _open_remote(uri) if is_remote(uri) else None
+    container = None
+    try:
+        container = _open_container(uri, file, max_pixels)
+        video = _choose_stream(uri, container, stream, max_pixels)
+    except BaseException:
+        if container is not None:
+            container.close()
+        if file is not None:
+            file.close()
+        raise
+    return VideoSource(uri, container, video, file)
+
+
+def _open_container(uri: str, file: BinaryIO | None, max_pixels: int) -> InputContainer:
+    target: Any = file
+    options = {"max_pixels": str(max_pixels)}
+    if file is None:
+        path = Path(local_path(uri))
+        if path.is_dir():
+            raise InputError(f"{uri}: is a folder, a video file was expected")
+        if not path.exists():
+            raise InputError(f"{uri}: no such file")
+        target = f"file:{path}"  # so that a name such as `http:x` stays a name
+        options["protocol_whitelist"] = "file"
+    try:
+        return av.open(target, options=options, timeout=IO_TIMEOUT_S if file is None else None)
+    except (av.FFmpegError, OSError, ValueError, UnicodeError) as error:
+        raise InputError(f"{uri}: cannot be opened as a video ({_reason(error)})") from error
+
+
+def _choose_stream(
+    uri: str, container: InputContainer, stream: int, max_pixels: int
+) -> VideoStream:
+    attached = av.stream.Disposition.attached_pic
+    videos = [s for s in container.streams.video if not s.disposition & attached]
+    if not videos:
+        raise InputError(f"{uri}: has no video stream")
+    if stream >= len(videos):
+        raise InputError(
+            f"{uri}: has {len(videos)} video stream(s), counted from 0: no {stream}"
+        )
+    video = videos[stream]
+    context = video.codec_context
+    if context is None:
+        raise InputError(f"{uri}: no decoder for its codec is built into this libav")
+    if context.width * context.height > max_pixels:
+        raise InputError(
+            f"{uri}: its picture is {context.width}x{context.height}, the bound is "
+            f"{max_pixels} pixels; raise max_pixels to read it"
+        )
+    if context.width <= 0 or context.height <= 0:
+        raise InputError(f"{uri}: its picture size is unknown; the stream holds no usable header")
+    return video
+
+
+def _open_remote(uri: str) -> BinaryIO:
+    import pyarrow.fs  # slow to import, and needed for remote files only
+
+    try:
+        system, path = pyarrow.fs.FileSystem.from_uri(uri)
+        return system.open_input_file(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{uri}: cannot be opened ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,173 @@
+"""When is each frame of a stream shown? Answered from its packets, without decoding.
+
+A time is measured from the presentation start: t = 0 is the first frame shown. The frame shown at
+t is the last one whose time is not after t. Containers round times to their tick (1 ms in
+Matroska), so a time is compared with half a tick of tolerance, 0.5 ms at most: the k-th frame of
+a 30 fps file is found at t = k / 30 although the file says 67 ms for 66.7.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.packet import Packet
+
+from configs.errors import InputError
+from pipeline.video.source import VideoSource
+
+MAX_TOLERANCE_S = 0.0005
+KEEP_BYTES = 96 * 2**20
+"""Packets of a stream up to this size stay in memory between the scan and the decode."""
+
+_PACKED_DIVX = re.compile(rb"DivX\d+[Bb]\d+p")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """The packets of one stream in decode order, and the frames they show in shown order.
+
+    pts, dts: int64 [N] in ticks of `time_base`; `MISSING` where the file has none.
+    key: bool [N]; size: int64 [N] bytes.
+    shown: int64 [F], decode positions in the order in which their frames are shown.
+    times_s: float64 [F], when each of them is shown, from the first one, ascending.
+    end_s: when the last one stops being shown.
+    by_order: packet times do not say which frame is shown when (packed B-frames of old AVI files,
+        raw streams), so that frames are known only by their place in the decoder's output.
+    damaged: packets that the demuxer marked as damaged; error: why the demuxer stopped early.
+    """
+
+    time_base: Fraction
+    pts: np.ndarray
+    dts: np.ndarray
+    key: np.ndarray
+    size: np.ndarray
+    shown: np.ndarray
+    times_s: np.ndarray
+    end_s: float
+    by_order: bool
+    damaged: int = 0
+    error: str | None = None
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.shown)
+
+    @property
+    def tolerance_s(self) -> float:
+        return min(float(self.time_base) / 2, MAX_TOLERANCE_S)
+
+    @property
+    def start_s(self) -> float:
+        """The container's own time of the first frame shown."""
+        if self.num_frames == 0 or self.pts[self.shown[0]] == MISSING:
+            return 0.0
+        return float(self.pts[self.shown].min() * self.time_base)
+
+    def frame_at(self, times_s: np.ndarray) -> np.ndarray:
+        """Which frame is shown at each time, as a place in shown order.
+
+        times_s: float64 [T]. Returns int64 [T]; -1 before the start, -2 at or after the end.
+        """
+        times_s = np.asarray(times_s, dtype=np.float64)
+        places = np.searchsorted(self.times_s, times_s + self.tolerance_s, side="right") - 1
+        places = np.where(times_s >= self.end_s + self.tolerance_s, -2, places)
+        return np.where(np.isfinite(times_s), places, -1)
+
+
+MISSING = np.iinfo(np.int64).min
+
+
+def scan(source: VideoSource, keep_bytes: int = 0) -> tuple[Timeline, list[Packet] | None]:
+    """Demux the whole stream once.
+
+    Returns the timeline, and the packets themselves unless they exceed `keep_bytes` in total.
+    A demuxer that fails on the way ends the timeline there: its `error` says why.
+    Raises InputError if the stream holds no packet at all.
+    """
+    records: list[tuple[int, int, bool, int, bool, int]] = []
+    kept: list[Packet] | None = [] if keep_bytes else None
+    damaged = total = 0
+    error = None
+    hidden = source.stream.codec_context.name in _HIDING_CODECS
+    try:
+        for packet in source.container.demux(source.stream):
+            size = packet.size
+            if size == 0:
+                continue
+            pts, dts = packet.pts, packet.dts
+            damaged += packet.is_corrupt
+            shows = not packet.is_discard and not (hidden and _is_hidden_vp8(packet))
+            records.append(
+                (
+                    MISSING if pts is None else pts,
+                    MISSING if dts is None else dts,
+                    packet.is_keyframe,
+                    size,
+                    shows,
+                    packet.duration or 0,
+                )
+            )
+            if kept is not None:
+                total += size
+                kept.append(packet)
+                if total > keep_bytes:
+                    kept = None
+    except (av.FFmpegError, OSError) as failure:
+        error = f"stopped after {len(records)} packets: {failure}"
+    if not records:
+        raise InputError(f"{source.uri}: its video stream holds no packet ({error or 'empty'})")
+    return _assemble(source, records, damaged, error), kept
+
+
+def _assemble(
+    source: VideoSource,
+    records: Sequence[tuple[int, int, bool, int, bool, int]],
+    damaged: int,
+    error: str | None,
+) -> Timeline:
+    columns = list(zip(*records, strict=True))
+    pts, dts, size, duration = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 3, 5))
+    key, shows = (np.array(columns[i], dtype=bool) for i in (2, 4))
+    context = source.stream.codec_context
+    packed = context.name == "mpeg4" and bool(_PACKED_DIVX.search(context.extradata or b""))
+    untimed = bool((pts[shows] == MISSING).any())
+    shown = np.flatnonzero(shows)
+    base = source.time_base
+    if untimed:
+        rate = source.fps or 25.0
+        ticks = np.arange(len(shown), dtype=np.float64) / (rate * float(base))
+    else:
+        shown = shown[np.argsort(pts[shown], kind="stable")]
+        ticks = (pts[shown] - (pts[shown[0]] if len(shown) else 0)).astype(np.float64)
+        if not packed:  # two packets at one time show the later one
+            last = np.append(np.diff(ticks) > 0, True)[: len(shown)]
+            shown, ticks = shown[last], ticks[last]
+    times_s = ticks * float(base)
+    end_s = 0.0
+    if len(shown):
+        end_s = float(times_s[-1]) + _last_frame_s(source, times_s, int(duration[shown[-1]]))
+    return Timeline(
+        base, pts, dts, key, size, shown, times_s, end_s, packed or untimed, damaged, error
+    )
+
+
+def _last_frame_s(source: VideoSource, times_s: np.ndarray, duration: int) -> float:
+    """How long the last frame is shown: as its packet says, else as long as its neighbours."""
+    if duration > 0:
+        return duration * float(source.time_base)
+    if len(times_s) > 1:
+        return float(np.median(np.diff(times_s)))
+    return 1.0 / source.fps if source.fps else float(source.time_base)
+
+
+_HIDING_CODECS = frozenset({"vp8", "libvpx"})
+
+
+def _is_hidden_vp8(packet: Packet) -> bool:
+    """Whether a VP8 packet holds an alternate reference that is never shown (RFC 6386, 9.1)."""
+    return not bytes(packet)[0] >> 4 & 1
