@@ -34,7 +34,9 @@ class Encoder(nn.Module):
             self.head: nn.Module = nn.Identity()
             self.out_dim = pooled_dim
         else:
-            self.head = mlp(pooled_dim, *config.hidden, config.embedding_dim, norm=config.hidden_norm)
+            self.head = mlp(
+                pooled_dim, *config.hidden, config.embedding_dim, norm=config.hidden_norm
+            )
             self.out_dim = config.embedding_dim
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)

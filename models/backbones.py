@@ -1,0 +1,148 @@
+"""Which network makes the feature map: `build_trunk`, by name."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor, nn
+
+from configs.errors import SettingError
+
+
+def build_trunk(
+    name: str, *, stages: int | None = None, pretrained: bool = False
+) -> tuple[nn.Module, int]:
+    """The trunk of that name and the channels of its last map.
+
+    The trunk maps float [N, 3, S, S] to float [N, C, h, w]. `name` is `tiny` or a timm model.
+    `stages` keeps the first ones only: of a hierarchical network the levels of resolution that
+    timm lists (a ResNet has 5, its stem being the first: `resnet18` without its last stage is
+    `stages=4`), of a plain transformer its blocks.
+
+    Raises SettingError for an unknown name, too many stages, or weights that do not exist.
+    """
+    if name == "tiny":
+        if pretrained:
+            raise SettingError("backbone 'tiny' has no pretrained weights: set pretrained=false")
+        return _tiny(stages)
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        near = difflib.get_close_matches(name, ["tiny", *timm.list_models()], n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise SettingError(f"backbone {name!r} is neither 'tiny' nor a timm model{hint}")
+    # Families differ in the options they know; each of these only widens the accepted input size.
+    for options in ({"strict_img_size": False}, {"dynamic_img_size": True}, {}):
+        try:
+            model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+            break
+        except TypeError:
+            continue
+        except RuntimeError as error:
+            raise SettingError(f"backbone {name!r} cannot be built: {error}") from error
+    else:
+        raise SettingError(f"backbone {name!r} cannot be built by this version of timm")
+    if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
+        trunk: nn.Module = _TokenTrunk(model, _checked(name, stages, len(model.blocks)))
+        return trunk, int(model.num_features)
+    return _levels(name, stages, pretrained, options)
+
+
+def _levels(
+    name: str, stages: int | None, pretrained: bool, options: dict[str, bool]
+) -> tuple[nn.Module, int]:
+    """A hierarchical timm network, cut after a level of resolution."""
+    import timm
+
+    level = -1 if stages is None else stages - 1
+    try:
+        model = timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=(level,), **options
+        )
+    except (AssertionError, IndexError) as error:
+        whole = timm.create_model(name, features_only=True, **options)
+        count = len(whole.feature_info.channels())  # pyright: ignore
+        _checked(name, stages, count)
+        raise SettingError(f"backbone {name!r} cannot be cut at stage {stages}: {error}") from error
+    channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+    return _LevelTrunk(model, channels_last), model.feature_info.channels()[-1]  # pyright: ignore
+
+
+def _checked(name: str, stages: int | None, count: int) -> int:
+    if stages is not None and stages > count:
+        raise SettingError(f"backbone {name!r} has {count} stages, asked for the first {stages}")
+    return count if stages is None else stages
+
+
+class _LevelTrunk(nn.Module):
+    """The last kept level of a timm feature network, channels first."""
+
+    def __init__(self, model: nn.Module, channels_last: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.channels_last = channels_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.model(images)[-1]
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
+
+
+class _TokenTrunk(nn.Module):
+    """The patch tokens of a plain transformer, laid out as a map; class tokens are dropped."""
+
+    def __init__(self, model: nn.Module, blocks: int) -> None:
+        super().__init__()
+        self.model = model
+        self.last = blocks - 1
+        model.prune_intermediate_layers([self.last], prune_norm=False, prune_head=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.model.forward_intermediates(
+            images, indices=[self.last], norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps[-1]
+
+
+_TINY_WIDTHS = (32, 64, 128, 128)
+
+
+def _tiny(stages: int | None) -> tuple[nn.Module, int]:
+    kept = _checked("tiny", stages, len(_TINY_WIDTHS))
+    layers: list[nn.Module] = [_convolution(3, _TINY_WIDTHS[0], stride=2)]
+    for before, width, stride in zip(
+        _TINY_WIDTHS[: kept - 1], _TINY_WIDTHS[1:kept], (2, 2, 1), strict=False
+    ):
+        layers.append(_ResidualBlock(before, width, stride))
+    trunk = nn.Sequential(*layers)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return trunk, _TINY_WIDTHS[kept - 1]
+
+
+def _convolution(before: int, width: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, width, 3, stride, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, as in ResNet-18; 64 px in, 8x8 out after four."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.first = _convolution(before, width, stride)
+        self.second = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.relu(self.second(self.first(features)) + self.shortcut(features))

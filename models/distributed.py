@@ -1,0 +1,75 @@
+"""How a loss sees the samples of every rank and stays exact under data parallelism.
+
+Two exact ways, both relying on the averaging of gradients that DDP does:
+- gather embeddings with `gather_rows` and compute the whole batch's loss on every rank;
+- gather only the candidates, compute the terms of the own rows, and reduce them with
+  `mean_over_ranks`.
+Every rank must hold the same number of rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Processes that train together; 1 outside a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number among them; 0 outside a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+class _Gather(torch.autograd.Function):
+    """All ranks' rows; the backward pass sums every rank's gradient for the own rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.count = len(rows)
+        return _all_rows(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        start = rank() * ctx.count
+        return total[start : start + ctx.count]
+
+
+def _all_rows(rows: Tensor) -> Tensor:
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """[N, ...] on each of W ranks -> [W N, ...] on all, in rank order; differentiable.
+
+    Gradients are summed over ranks, so that a loss averaged over ranks has the gradient it would
+    have in one process. Without a process group the rows come back unchanged.
+    """
+    if world_size() == 1:
+        return rows
+    if rows.requires_grad:
+        return _Gather.apply(rows)  # pyright: ignore[reportReturnType]
+    return _all_rows(rows)
+
+
+def mean_over_ranks(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the masked values of all ranks, as this rank's share of it (scalar).
+
+    The shares' mean over ranks is the global masked mean, and so are DDP's gradients, however
+    unevenly the valid values lie. With no valid value anywhere: 0, still attached to the graph.
+    """
+    valid = mask.sum()
+    if world_size() > 1:
+        valid = valid.clone()
+        dist.all_reduce(valid)
+    total = torch.where(mask, values, torch.zeros_like(values)).sum()
+    return total * world_size() / valid.clamp_min(1)

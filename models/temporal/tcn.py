@@ -1,0 +1,203 @@
+"""TCN: frames of one instant attract, frames of other instants of the same sequence repel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from configs.base import MethodConfig
+from configs.errors import SettingError
+from configs.sampling import TimePairsSampling, ViewPairsSampling
+from models import losses
+from models.augment import AugmentConfig, augment_frames
+from models.distributed import gather_rows, rank
+from models.encoder import Encoder
+from models.method import Batch, Method, register
+
+
+class TCNConfig(MethodConfig):
+    """Time-contrastive networks, multi-view (`view_pairs`) or single-view (`time_pairs`)."""
+
+    sampling: Annotated[ViewPairsSampling | TimePairsSampling, Field(discriminator="kind")] = (
+        ViewPairsSampling()
+    )
+    """Where anchors and positives come from."""
+    loss: Literal["triplet", "npairs", "lifted", "infonce"] = "triplet"
+    """Objective: triplet and infonce need unit embeddings, npairs and lifted free ones."""
+    triplet_margin: float = Field(0.2, gt=0, le=4)
+    """Margin between squared distances (section 3)."""
+    lifted_margin: float = Field(1.0, gt=0, le=100)
+    """Margin of the lifted structured loss, between distances."""
+    l2: float = Field(0.002, ge=0, le=1)
+    """Weight of the squared lengths in the n-pairs loss."""
+    temperature: float = Field(0.1, gt=0, le=10)
+    """Temperature of infonce."""
+    other_samples: bool = False
+    """Frames of other samples of the batch repel too; else only those of the same sample."""
+    same_s: float = Field(0.02, ge=0, le=10)
+    """Multi-view: frames of one event closer than this show one instant and never repel."""
+    augment: AugmentConfig = AugmentConfig(zoom=0.5, jitter=1.0, brightness=0.125, saturation=0.5)
+    """Varied for each frame alone; no flip, since left and right are part of the state."""
+
+
+class FrameKeys(NamedTuple):
+    """What decides which rows attract and repel; each [R], one entry a frame."""
+
+    sample: Tensor
+    """int64, number of the sample in the whole batch."""
+    pair: Tensor
+    """int64, number of the anchor/positive pair in the whole batch."""
+    instance: Tensor
+    """int64, the source video (single-view) or synchronised event (multi-view)."""
+    view: Tensor
+    """int64, the camera."""
+    time_s: Tensor
+    """float32, presentation time in seconds."""
+
+
+def view_pair_masks(keys: FrameKeys, same_s: float, other_samples: bool) -> tuple[Tensor, Tensor]:
+    """(positive, negative), bool [R, R]: the pair attracts, every other instant repels."""
+    paired = _equal(keys.pair)
+    positive = paired & ~_itself(keys.pair)
+    elsewhere = ~_equal(keys.instance) | (_apart(keys.time_s) > same_s)
+    negative = ~paired & (_equal(keys.sample) | (elsewhere & other_samples))
+    return positive, negative
+
+
+def time_pair_masks(
+    keys: FrameKeys, positive_s: float, negative_s: float, other_samples: bool
+) -> tuple[Tensor, Tensor]:
+    """(positive, negative), bool [R, R]: near times of one view attract, far ones repel.
+
+    The band between `positive_s` and `negative_s`, a second copy of the same frame, and other
+    views of the same instance are in neither.
+    """
+    visible = _equal(keys.sample) | other_samples
+    together = _equal(keys.instance) & _equal(keys.view)
+    apart = _apart(keys.time_s)
+    paired = _equal(keys.pair) & ~_itself(keys.pair)
+    positive = paired | (visible & together & (apart > 0) & (apart <= positive_s))
+    negative = visible & ((together & (apart > negative_s)) | ~_equal(keys.instance))
+    return positive, negative & ~paired
+
+
+@register
+class TCN(Method):
+    """Time-contrastive network.
+
+    Batch: `frames` uint8 [B, 2N, H, W, 3], first N anchors, then their N positives in the same
+    order; `time_s` float32 [B, 2N]; `view` int64 [B, 2N]; `instance` int64 [B].
+    """
+
+    name = "tcn"
+    paper = (
+        "Sermanet et al., Time-Contrastive Networks: Self-Supervised Learning from Video, "
+        "ICRA 2018, arXiv 1704.06888"
+    )
+    Config = TCNConfig
+    config: TCNConfig
+
+    def __init__(self, encoder: Encoder, config: TCNConfig) -> None:
+        super().__init__(encoder, config)
+        unit = config.loss in ("triplet", "infonce")
+        if encoder.config.unit_norm != unit:
+            raise SettingError(
+                f"method.loss={config.loss} needs encoder.unit_norm={str(unit).lower()}, "
+                f"got {str(encoder.config.unit_norm).lower()}"
+            )
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """One in N for the anchor's own positive among the N of its sample."""
+        return {"retrieval_top1": 1 / self.config.sampling.pairs}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Adds `images`, float32 [B * 2N, 3, S, S], in place of `frames`."""
+        rest = {key: value for key, value in batch.items() if key != "frames"}
+        frames = batch["frames"].flatten(0, 1)
+        images = augment_frames(frames, self.encoder.config.image_size, self.config.augment)
+        return {**rest, "images": self.encoder.normalize(images)}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        keys = frame_keys(batch)
+        embeddings = gather_rows(self.encoder(batch["images"]).float())
+        keys = FrameKeys(*(gather_rows(key) for key in keys))
+        sampling = self.config.sampling
+        if isinstance(sampling, ViewPairsSampling):
+            masks = view_pair_masks(keys, self.config.same_s, self.config.other_samples)
+        else:
+            masks = time_pair_masks(
+                keys, sampling.positive_s, sampling.negative_s, self.config.other_samples
+            )
+        objective = self._objective(embeddings, *masks)
+        metrics = {
+            "loss": objective.loss,
+            "retrieval_top1": _retrieval(embeddings.detach(), keys, masks[1]),
+            "embedding_std": embeddings.detach().std(dim=0).mean(),
+            "valid": objective.valid,
+        }
+        if self.config.loss in ("triplet", "lifted"):
+            metrics["active"] = objective.score
+        return metrics
+
+    def _objective(
+        self, embeddings: Tensor, positive: Tensor, negative: Tensor
+    ) -> losses.Objective:
+        config = self.config
+        if config.loss == "triplet":
+            return losses.semi_hard_triplet(embeddings, positive, negative, config.triplet_margin)
+        if config.loss == "lifted":
+            return losses.lifted_structure(embeddings, positive, negative, config.lifted_margin)
+        if config.loss == "npairs":
+            return losses.n_pairs(embeddings, embeddings, positive, negative, config.l2)
+        return losses.info_nce(embeddings, embeddings, positive, negative, config.temperature)
+
+
+def frame_keys(batch: Batch) -> FrameKeys:
+    """The keys of this rank's rows, numbered over all ranks."""
+    time_s, view, instance = batch["time_s"], batch["view"], batch["instance"]
+    samples, rows = time_s.shape
+    sample = torch.arange(samples, device=time_s.device) + rank() * samples
+    pair = torch.arange(rows // 2, device=time_s.device).repeat(2)
+    return FrameKeys(
+        sample=sample.repeat_interleave(rows),
+        pair=(sample[:, None] * (rows // 2) + pair).flatten(),
+        instance=instance.repeat_interleave(rows),
+        view=view.flatten(),
+        time_s=time_s.flatten(),
+    )
+
+
+def _retrieval(embeddings: Tensor, keys: FrameKeys, negative: Tensor) -> Tensor:
+    """Share of frames nearer to their pair than to any negative on the pair's side of the sample.
+
+    An anchor looks among the positives of its sample, a positive among the anchors.
+    """
+    distance = losses.squared_distances(embeddings, embeddings)
+    pairs = keys.pair[None, :] == keys.pair[:, None]
+    positive = pairs & ~_itself(keys.pair)
+    place = torch.arange(len(distance), device=distance.device)
+    rows = int((keys.sample == keys.sample[0]).sum())
+    side = place % rows < rows // 2
+    candidates = negative & _equal(keys.sample) & (side[:, None] != side[None, :])
+    far = torch.full_like(distance, torch.inf)
+    own = torch.where(positive, distance, far).amin(dim=1)
+    other = torch.where(candidates, distance, far).amin(dim=1)
+    return (own < other).float().mean()
+
+
+def _equal(key: Tensor) -> Tensor:
+    return key[:, None] == key[None, :]
+
+
+def _apart(time_s: Tensor) -> Tensor:
+    return (time_s[:, None] - time_s[None, :]).abs()
+
+
+def _itself(key: Tensor) -> Tensor:
+    return torch.eye(len(key), dtype=torch.bool, device=key.device)
