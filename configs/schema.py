@@ -11,21 +11,31 @@ from configs.encoder import EncoderConfig
 class DataConfig(Settings):
     """How samples reach the trainer."""
 
-    decode_size: int = Field(128, ge=16, le=2160)
-    """Short side in pixels at which frames are decoded and travel (uint8)."""
-    crop: Literal["center", "none"] = "center"
-    """Cut decoded frames to a centred square, or keep the whole (then every video of the corpus
-    must have one shape)."""
+    decode_size: int | tuple[int, int] = 128
+    """Height and width in pixels at which frames are decoded and travel (uint8); one number for
+    both. Frames are scaled to cover it and cut to its centre."""
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Decoder."""
     shuffle_buffer: int = Field(256, ge=1, le=1_000_000)
-    """Samples held back by the trainer to mix those of one video with others; 1 keeps the order."""
+    """Samples held back by the trainer to mix those of one video with others (at most 512 MiB of
+    them); 1 keeps the plan's order."""
     prefetch_batches: int = Field(2, ge=1, le=64)
     """Batches made ready ahead of the step that uses them."""
     decode_actors: int | None = Field(None, ge=1, le=100_000)
-    """Decoding actors; unset takes what the cluster has beside the trainer."""
-    max_videos_refused: float = Field(1.0, ge=0, le=1)
-    """Share of videos that may fail to decode before the run stops."""
+    """Decoding actors (threads, without Ray); unset takes what the cluster has beside the
+    trainer."""
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """(height, width) of decoded frames."""
+        size = self.decode_size
+        return (size, size) if isinstance(size, int) else size
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "DataConfig":
+        if not all(16 <= side <= 2160 for side in self.frame_shape):
+            raise ValueError(f"decode_size must be within 16 to 2160 pixels, not {self.decode_size}")
+        return self
 
 
 class OptimizerConfig(Settings):

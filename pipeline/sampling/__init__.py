@@ -1,1 +1,25 @@
 """Which frames make a sample: pure plans over index rows, one file a family."""
+
+from configs.sampling import Sampling
+from pipeline.sampling.base import Sampler, SampleRequest, event_rng
+from pipeline.sampling.clips import ClipsSampler
+from pipeline.sampling.frames import FramesSampler
+from pipeline.sampling.time_pairs import TimePairsSampler
+from pipeline.sampling.tuples import TuplesSampler
+from pipeline.sampling.view_pairs import ViewPairsSampler
+
+_FAMILIES = {
+    "frames": FramesSampler,
+    "time_pairs": TimePairsSampler,
+    "view_pairs": ViewPairsSampler,
+    "tuples": TuplesSampler,
+    "clips": ClipsSampler,
+}
+
+
+def build_sampler(config: Sampling) -> Sampler:
+    """The sampler of a method's sampling settings."""
+    return _FAMILIES[config.kind](config)
+
+
+__all__ = ["SampleRequest", "Sampler", "build_sampler", "event_rng"]

@@ -1,0 +1,147 @@
+"""From a preset and `key=value` words to checked settings; a wrong one names the nearest right one."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.base import MethodConfig, Settings
+from configs.errors import SettingError
+from configs.schema import RunConfig
+
+PRESETS = Path(__file__).parent
+S = TypeVar("S", bound=Settings)
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """The end of an error message: what may have been meant."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; known are {', '.join(known[:20])}" if known else ""
+
+
+def presets() -> list[str]:
+    """Names of the presets that marey ships."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """A preset by name, or any YAML file by path. Raises SettingError when there is none."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        raise SettingError(f"no method or preset {name!r}{suggest(name, presets())}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SettingError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict) or "name" not in content:
+        raise SettingError(f"{path} must be a mapping with the key `name` (the method)")
+    # what a finished run wrote can start another
+    return content
+
+
+def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """A copy of a tree of settings with `a.b=value` words applied; values are read as YAML."""
+    result = _copy(tree)
+    for word in words:
+        key, separator, text = word.partition("=")
+        if not separator or not key:
+            raise SettingError(f"{word!r} is not of the form key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingError(f"{word!r}: the value is not YAML: {error}") from error
+        # YAML reads 1e-3 as a word
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        branch = result
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+            if not isinstance(branch, dict):
+                raise SettingError(f"{key}: {parent} is a single value, not a group of settings")
+        branch[leaf] = value
+    return result
+
+
+def _copy(tree: Any) -> Any:
+    return {key: _copy(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
+
+
+def check(model: type[S], tree: dict[str, Any], prefix: str = "") -> S:
+    """A tree of settings as a checked model. Raises SettingError with every mistake, one a line."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, item, prefix) for item in error.errors()]
+        raise SettingError("; ".join(dict.fromkeys(lines))) from None
+
+
+def run_config(tree: dict[str, Any], method_config: type[MethodConfig]) -> RunConfig:
+    """The settings of a run, the method's part checked by the method's own model."""
+    unknown = [key for key in tree if key not in RunConfig.model_fields]
+    if unknown:
+        known = [name for name in RunConfig.model_fields if name != "name"]
+        raise SettingError(f"no setting {unknown[0]!r}{suggest(unknown[0], known)}")
+    method = check(method_config, tree.get("method") or {}, "method.")
+    return check(RunConfig, {**tree, "method": method})
+
+
+def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
+    """One mistake in words: which key, what was given, what is allowed."""
+    place = [str(part) for part in item["loc"]]
+    # a discriminated union puts the chosen kind into the path
+    key = prefix + ".".join(place)
+    if item["type"] == "extra_forbidden":
+        return f"no setting {key!r}{suggest(place[-1], _keys_beside(model, place))}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item.get("input")
+    shown = f" (given: {given!r})" if not isinstance(given, dict | BaseModel) else ""
+    return f"{key}: {message}{shown}" if key else f"{message}{shown}"
+
+
+def _keys_beside(model: type[BaseModel], place: list[str]) -> list[str]:
+    """The keys that are allowed where a wrong one stands."""
+    current: list[type[BaseModel]] = [model]
+    for part in place[:-1]:
+        fields = [m.model_fields[part].annotation for m in current if part in m.model_fields]
+        if fields:
+            current = [m for annotation in fields for m in _models(annotation)]
+        else:
+            # the name of a union's kind: keep its member
+            current = [m for m in current if _kind(m) == part] or current
+    return sorted({name for m in current for name in m.model_fields})
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for argument in get_args(annotation) for m in _models(argument)]
+
+
+def _kind(model: type[BaseModel]) -> Any:
+    return model.model_fields["kind"].default if "kind" in model.model_fields else None
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
+    """Every setting of a model as (key, default, meaning), groups opened."""
+    rows = []
+    for name, info in model.model_fields.items():
+        inner = _models(info.annotation)
+        if len(inner) == 1:
+            rows += describe(inner[0], f"{prefix}{name}.")
+        elif inner:
+            for option in inner:
+                rows += describe(option, f"{prefix}{name}[{_kind(option)}].")
+        else:
+            default = "required" if info.is_required() else repr(info.get_default())
+            rows.append((prefix + name, default, info.description or ""))
+    return rows

@@ -1,0 +1,122 @@
+"""From planned samples to pixels: the one stage that reads files, a plain callable.
+
+It runs in this process, in a thread, or as a Ray Data actor, and gives the same rows in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from configs.schema import DataConfig
+from pipeline.images import Images, decode_image
+from pipeline.index import Index
+from pipeline.plan import Plan, PlannedSample, Position, Unit
+from pipeline.source import Source
+from pipeline.video import FrameRequest, read_plan
+
+TIME_LIMIT_S = 600.0
+"""Longest time that one video may take; a decoder that hangs costs no more than this."""
+CHUNK_BYTES = 256 * 2**20
+"""Frames of at most this size are decoded together, so that a long video needs no more memory."""
+IMAGE_ROWS = 256
+"""Images that travel together."""
+Rows = dict[str, np.ndarray]
+"""Samples as columns: `sample` int64 [n], `instance` int64 [n], `frames` uint8 [n, F, H, W, 3],
+the sampler's targets [n, ...], and `refused` str [n]: empty, or why the sample has no frames."""
+
+
+@dataclass
+class DecodeStage:
+    """Units of work in, decoded samples out, one batch of rows an event.
+
+    Every planned sample comes out exactly once: with its frames, or with the reason why not.
+    """
+
+    plan: Plan
+    source: Source
+    data: DataConfig
+    done: Position
+
+    def __call__(self, unit: Unit) -> Iterator[Rows]:
+        """The samples of a unit that are not done, in order."""
+        pending: list[PlannedSample] = []
+        for samples in self.plan.samples(unit, self.source):
+            pending += [sample for sample in samples if sample.number not in self.done]
+            # images are one sample an event: gather them into batches worth transporting
+            if not self.plan.images or len(pending) >= IMAGE_ROWS:
+                yield from self._chunks(pending)
+                pending = []
+        yield from self._chunks(pending)
+
+    def _chunks(self, samples: list[PlannedSample]) -> Iterator[Rows]:
+        if samples:
+            height, width = self.data.frame_shape
+            size = max(1, CHUNK_BYTES // (len(samples[0].request.times_s) * height * width * 3))
+            for start in range(0, len(samples), size):
+                yield self._rows(samples[start : start + size])
+
+    def _rows(self, samples: list[PlannedSample]) -> Rows:
+        shape = self.data.frame_shape
+        count, length = len(samples), len(samples[0].request.times_s)
+        frames = np.zeros((count, length, *shape, 3), dtype=np.uint8)
+        refused = [""] * count
+        if isinstance(self.source, Index):
+            self._read_videos(self.source, samples, frames, refused)
+        else:
+            self._read_images(self.source, samples, frames, refused)
+        rows: Rows = {
+            "sample": np.array([s.number for s in samples], dtype=np.int64),
+            "instance": np.array([s.event for s in samples], dtype=np.int64),
+            "frames": frames,
+            "refused": np.array(refused),
+        }
+        for name in samples[0].request.targets:
+            rows[name] = np.stack([s.request.targets[name] for s in samples])
+        return rows
+
+    def _read_videos(
+        self, index: Index, samples: list[PlannedSample], frames: np.ndarray, refused: list[str]
+    ) -> None:
+        """Fill `frames`, each video read once for all samples of its event."""
+        event = index.event(samples[0].event)
+        for view, video in enumerate(event.videos):
+            slots = [np.flatnonzero(s.request.views == view) for s in samples]
+            requests = [
+                FrameRequest(n, samples[n].request.times_s[slot])
+                for n, slot in enumerate(slots)
+                if len(slot)
+            ]
+            if not requests:
+                continue
+            run = read_plan(
+                video.uri,
+                requests,
+                self.data.frame_shape,
+                backend=self.data.backend,
+                stream=video.stream,
+                fit="cover",
+                time_limit_s=TIME_LIMIT_S,
+            )
+            for clip in run:
+                number = cast(int, clip.request_id)
+                frames[number, slots[number]] = clip.frames
+            for request_id, reason in run.failures.items():
+                number = cast(int, request_id)
+                detail = f" ({run.error})" if run.error else ""
+                refused[number] = refused[number] or f"{video.video_id}: {reason}{detail}"
+
+    @staticmethod
+    def _read_images(
+        images: Images, samples: list[PlannedSample], frames: np.ndarray, refused: list[str]
+    ) -> None:
+        for n, sample in enumerate(samples):
+            try:
+                frames[n, 0] = decode_image(images.encoded(sample.event), frames.shape[2:4])
+            except (OSError, ValueError) as error:
+                refused[n] = f"{images.names[sample.event]}: {error}"
+
+

@@ -1,0 +1,63 @@
+"""How Ray is started and asked for resources: one place for its settings and its known faults."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.index import default_workers
+
+
+@contextmanager
+def ray_session() -> Iterator[float]:
+    """A connection to the cluster that RAY_ADDRESS names, or a local instance that ends with it.
+
+    Yields the cluster's logical CPUs. A connection that stands already is used and left open.
+    """
+    # read by ray when it is imported: no usage report, no metrics agents, quiet workers
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray  # noqa: PLC0415 - seconds to import
+
+    started = not ray.is_initialized()
+    if started:
+        local = {} if "RAY_ADDRESS" in os.environ else {
+            "num_cpus": default_workers(),
+            "include_dashboard": False,
+            # socket paths have a short limit: a long TMPDIR would break them
+            "_temp_dir": None if len(tempfile.gettempdir()) < 40 else "/tmp/ray",
+        }
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    quiet_data()
+    try:
+        yield float(ray.cluster_resources().get("CPU", 1))
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def quiet_data() -> None:
+    """Settings of Ray Data for this process: rows in order, blocks kept whole, no bars."""
+    import ray.data  # noqa: PLC0415
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
+    # a damaged video is a row with a reason; an exception is a fault and ends the run
+    context.max_errored_blocks = 0
+    for name in ("ray.data", "ray.train", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def gpu_count() -> int:
+    """GPUs that the connected cluster has."""
+    import ray  # noqa: PLC0415
+
+    return int(ray.cluster_resources().get("GPU", 0))

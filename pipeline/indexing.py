@@ -1,0 +1,244 @@
+"""How an index is made: find the videos, probe them in parallel, group the views, write Parquet."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import InputError, UsageError
+from pipeline.index import SCHEMA, relative_name
+from pipeline.storage import Folder, is_remote, local_path
+from pipeline.video import VideoInfo, probe
+
+SUFFIXES = frozenset(
+    ".mp4 .mov .m4v .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .mxf .gif".split()
+)
+"""File endings that a folder is searched for; a file named outright may have any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file of the corpus: its stable name and where it is."""
+
+    video_id: str
+    uri: str
+    bytes: int
+
+
+def find_videos(sources: Iterable[str]) -> list[Found]:
+    """All videos of folders (searched to any depth), files, globs and URIs, by name.
+
+    A video's id is its path within its source. Raises InputError when a source does not exist or
+    holds no video, and when two sources give two files one id.
+    """
+    found: dict[str, Found] = {}
+    for source in sources:
+        files = list(_find_remote(source) if is_remote(source) else _find_local(source))
+        if not files:
+            raise InputError(
+                f"{source} holds no video (looked for {' '.join(sorted(SUFFIXES))}, at any depth)"
+            )
+        for file in files:
+            other = found.setdefault(file.video_id, file)
+            if other.uri != file.uri:
+                raise InputError(
+                    f"two files would be called {file.video_id!r}: {other.uri} and {file.uri}; "
+                    "index their common parent folder instead"
+                )
+    return [found[name] for name in sorted(found)]
+
+
+def _find_local(source: str) -> Iterator[Found]:
+    path = local_path(source)
+    if path.is_dir():
+        root, paths = path, (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    elif path.exists():
+        root, paths = path.parent, iter([path])
+    elif glob.has_magic(str(path)):
+        fixed = path
+        while glob.has_magic(str(fixed)):
+            fixed = fixed.parent
+        root, paths = fixed, map(Path, glob.iglob(str(path), recursive=True))
+    else:
+        raise InputError(f"no such file or folder: {source}")
+    for file in paths:
+        if file.is_file():
+            yield Found(relative_name(file, root), str(file.absolute()), file.stat().st_size)
+
+
+def _find_remote(source: str) -> Iterator[Found]:
+    from pyarrow import fs  # noqa: PLC0415 - only remote sources pay for it
+
+    scheme = source.partition("://")[0]
+    try:
+        filesystem, base = fs.FileSystem.from_uri(source)
+        info = filesystem.get_file_info(base)
+        if info.type == fs.FileType.NotFound:
+            raise InputError(f"no such file or folder: {source}")
+        if info.is_file:
+            yield Found(info.base_name, source, info.size)
+            return
+        for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
+            if item.is_file and PurePosixPath(item.path).suffix.lower() in SUFFIXES:
+                name = PurePosixPath(item.path).relative_to(base).as_posix()
+                yield Found(name, f"{scheme}://{item.path}", item.size)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot list {source}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a video stands among its event's views."""
+
+    event: str
+    view: str
+    clock_offset_s: float = 0.0
+    clock_rate: float = 1.0
+
+
+def group_views(names: list[str], views: str | None) -> dict[str, Placement]:
+    """The event and view of every video id.
+
+    views: None (each video is its own event), a regular expression with the named groups `event`
+    and `view` searched for in the id, or the path of a CSV with the columns `video_id,event,view`
+    and optionally `clock_offset_s,clock_rate`. A video that it does not cover is its own event.
+    Raises UsageError when it covers none, or gives two videos one view of one event.
+    """
+    if views is None:
+        return {name: Placement(name, "0") for name in names}
+    rule = _read_placements(views) if views.lower().endswith(".csv") else _match_placements(views)
+    placed = {name: rule(name) for name in names}
+    if names and not any(placed.values()):
+        raise UsageError(f"--views {views} covers none of the videos (first: {names[0]!r})")
+    result: dict[str, Placement] = {}
+    taken: dict[tuple[str, str], str] = {}
+    for name, placement in placed.items():
+        placement = placement or Placement(name, "0")
+        other = taken.setdefault((placement.event, placement.view), name)
+        if other != name:
+            raise UsageError(
+                f"--views {views} gives {other!r} and {name!r} the same event "
+                f"{placement.event!r} and view {placement.view!r}"
+            )
+        result[name] = placement
+    return result
+
+
+def _match_placements(expression: str) -> Callable[[str], Placement | None]:
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise UsageError(f"--views {expression} is no regular expression: {error}") from error
+    if not {"event", "view"} <= pattern.groupindex.keys():
+        raise UsageError(
+            f"--views {expression} must name the groups (?P<event>...) and (?P<view>...)"
+        )
+
+    def place(name: str) -> Placement | None:
+        match = pattern.search(name)
+        if match is None:
+            return None
+        # what stands before the match keeps equal names of different folders apart
+        return Placement(name[: match.start("event")] + match["event"], match["view"])
+
+    return place
+
+
+def _read_placements(location: str) -> Callable[[str], Placement | None]:
+    path = local_path(location)
+    if not path.is_file():
+        raise InputError(f"no such file: {location}")
+    rows: dict[str, Placement] = {}
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        absent = {"video_id", "event", "view"} - set(reader.fieldnames or ())
+        if absent:
+            raise InputError(f"{location} lacks the column {', '.join(sorted(absent))}")
+        for line, row in enumerate(reader, start=2):
+            try:
+                offset = float(row.get("clock_offset_s") or 0)
+                rate = float(row.get("clock_rate") or 1)
+            except ValueError as error:
+                raise InputError(f"{location}, line {line}: {error}") from error
+            if not 0.5 <= rate <= 2:
+                raise InputError(f"{location}, line {line}: clock_rate {rate} is not in [0.5, 2]")
+            rows[row["video_id"]] = Placement(row["event"], row["view"], offset, rate)
+    return rows.get
+
+
+def make_index(
+    sources: list[str],
+    *,
+    views: str | None = None,
+    motion: str = "packets",
+    workers: int = 1,
+    progress: Callable[[int, int, float], None] = lambda done, total, seconds: None,
+) -> pa.Table:
+    """Find, probe and group: the index as a table, one row a file, sorted by id.
+
+    progress: called with (files done, files in all, seconds of video seen).
+    """
+    found = find_videos(sources)
+    placed = group_views([file.video_id for file in found], views)
+    rows: list[dict] = []
+    seconds = 0.0
+    for file, info in probe_all(found, motion=motion, workers=workers):
+        rows.append(_row(file, placed[file.video_id], info))
+        seconds += info.duration_s
+        progress(len(rows), len(found), seconds)
+    rows.sort(key=lambda row: row["video_id"])
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _row(file: Found, placement: Placement, info: VideoInfo) -> dict:
+    values = {"stream": 0, **asdict(info), **asdict(placement), **asdict(file)}
+    return {name: values[name] for name in SCHEMA.names}
+
+
+def probe_all(
+    found: list[Found], *, motion: str = "packets", workers: int = 1
+) -> Iterator[tuple[Found, VideoInfo]]:
+    """Probe files in processes, in the order of completion.
+
+    A file that kills its process is probed again alone, and reported when it does so again.
+    """
+    if workers <= 1 or len(found) == 1:
+        yield from ((file, probe(file.uri, motion=motion)) for file in found)  # type: ignore[arg-type]
+        return
+    open_files = {file.video_id: file for file in found}
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            jobs = {pool.submit(probe, file.uri, motion=motion): file for file in found}  # type: ignore[arg-type]
+            for job in as_completed(jobs):
+                info = job.result()
+                yield open_files.pop(jobs[job].video_id), info
+    except BrokenProcessPool:
+        for file in open_files.values():
+            yield file, _probe_alone(file, motion)
+
+
+def _probe_alone(file: Found, motion: str) -> VideoInfo:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(probe, file.uri, motion=motion).result()  # type: ignore[arg-type]
+        except BrokenProcessPool:
+            return VideoInfo(status="unreadable", error="the demuxer crashed on this file")
+
+
+def write_index(table: pa.Table, location: str) -> None:
+    """Write the index whole, or not at all."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    folder, _, name = location.rpartition("/")
+    Folder(folder or ".").write(name, buffer.getvalue())

@@ -1,0 +1,254 @@
+"""How a training run is started and watched: prepared, then trained here or on Ray."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import yaml
+
+from configs.errors import InputError, MareyError, SettingError, UsageError
+from configs.schema import RunConfig
+from models.method import methods
+from pipeline.checkpoint import load_state, position_of
+from pipeline.engine import gpu_count, ray_session
+from pipeline.index import default_workers
+from pipeline.plan import make_plan
+from pipeline.held_out import build_probe
+from pipeline.record import SUMMARY, read_metrics
+from pipeline.source import open_source
+from pipeline.storage import Folder, is_remote, local_path, sweep
+from pipeline.stream import Budget, budget, rows_of_shard, stream_here, stream_ray
+from pipeline.train import Job, train
+
+Watch = Callable[[list[dict[str, Any]]], None]
+"""Called now and then with the lines of metrics that are new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that may start: everything has been checked."""
+
+    job: Job
+    data: str
+    probe_data: str | None
+    resumed_step: int
+
+
+def prepare(
+    config: RunConfig, data: str, run: str, *, resume: bool = False, probe_data: str | None = None
+) -> Prepared:
+    """Check data, plan and run folder, and write `config.yaml`.
+
+    Raises InputError when the data cannot be used, UsageError when the folder holds a run and
+    `resume` is not set, SettingError when a resumed run would change what it depends on.
+    """
+    source = open_source(data)
+    source.check_present()
+    if probe_data is not None:
+        open_source(probe_data).check_present()
+    trainer = config.trainer
+    sampling = methods()[config.name].samples(config.method)
+    plan = make_plan(source, sampling, seed=trainer.seed, epochs=trainer.epochs)
+    if trainer.steps is not None:
+        plan.epochs = math.ceil(trainer.steps * trainer.batch_size / plan.samples_per_epoch)
+    folder = Folder(run)
+    provenance = {"method": config.name, "data": data, "data_digest": source.digest}
+    settings = {"config": config.model_dump(mode="json"), "provenance": provenance}
+    if folder.exists("config.yaml"):
+        if not resume:
+            raise UsageError(f"{run} holds a run already; give --resume to go on, or another -o")
+        _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
+    folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
+    sweep(folder)
+    sweep(folder, "checkpoints")
+    state = load_state(folder)
+    return Prepared(
+        Job(config, plan, run, provenance), data, probe_data, int(state["step"]) if state else 0
+    )
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
+    """A resumed run must ask for the same samples and weights; where it runs may change."""
+    free = {"trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
+            "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
+            "trainer.probe_every", "trainer.max_failures", "data.decode_actors",
+            "data.prefetch_batches", "data.backend"}  # fmt: skip
+    old, new = _flat(before["config"]), _flat(now["config"])
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in free]
+    if changed:
+        key = changed[0]
+        raise SettingError(
+            f"--resume: {key} was {old.get(key)!r} in {run} and is {new.get(key)!r} now; "
+            "start a new run to change it"
+        )
+    if before["provenance"]["data_digest"] != now["provenance"]["data_digest"]:
+        raise InputError(f"--resume: the data are not those that {run} was started on")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def run_training(
+    prepared: Prepared, *, engine: Literal["ray", "local"] = "ray", watch: Watch | None = None
+) -> dict[str, Any]:
+    """Train to the end; returns the run's summary.
+
+    engine: `ray` (decoding actors and trainers in processes of their own, on this machine or a
+    cluster) or `local` (everything in this process: for debugging and tests).
+    """
+    folder = Folder(prepared.job.run)
+    with _watching(folder, prepared.resumed_step, watch):
+        if engine == "local":
+            _train_here(prepared)
+        else:
+            _train_on_ray(prepared)
+
+    return json.loads(folder.read(SUMMARY))
+
+
+def _train_here(prepared: Prepared) -> None:
+    job = prepared.job
+    if job.config.trainer.workers != 1:
+        raise SettingError("--engine local trains in one process: trainer.workers must be 1")
+    source = open_source(prepared.data)
+    train(
+        job,
+        lambda done: stream_here(job.plan, source, job.config.data, done),
+        build_probe(prepared.probe_data, job.config) if prepared.probe_data else None,
+    )
+
+
+def _train_on_ray(prepared: Prepared) -> None:
+    with ray_session() as cpus:
+        from ray.train import FailureConfig, RunConfig as RayRunConfig, ScalingConfig  # noqa: PLC0415
+        from ray.train.torch import TorchTrainer  # noqa: PLC0415
+
+        from pipeline.ordered import OrderedShards  # noqa: PLC0415
+
+        config = prepared.job.config
+        trainer = config.trainer
+        use_gpu = trainer.device == "cuda" or (trainer.device == "auto" and gpu_count() > 0)
+        if trainer.device == "cuda" and gpu_count() < trainer.workers:
+            raise SettingError(
+                f"trainer.workers={trainer.workers} with trainer.device=cuda needs as many GPUs; "
+                f"the cluster has {gpu_count()}"
+            )
+        share = budget(cpus, trainer.workers, config.data.decode_actors)
+        lowest = trainer.min_workers or trainer.workers
+        storage, name = _ray_storage(prepared.job.run)
+        fit = TorchTrainer(
+            _worker,
+            train_loop_config={"prepared": prepared},
+            scaling_config=ScalingConfig(
+                num_workers=(lowest, trainer.workers) if lowest < trainer.workers else trainer.workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": share.trainer_cpus} | ({"GPU": 1} if use_gpu else {}),
+            ),
+            run_config=RayRunConfig(
+                name=name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=trainer.max_failures),
+            ),
+            datasets={"train": lambda: _dataset(prepared, share)},
+            dataset_config=OrderedShards(),
+        )
+        try:
+            fit.fit()
+        except Exception as error:
+            raise _cause(error) from error
+    if not is_remote(prepared.job.run):
+        shutil.rmtree(local_path(prepared.job.run) / name, ignore_errors=True)
+
+
+def _ray_storage(run: str) -> tuple[str, str]:
+    """Where Ray Train keeps its own state: beside ours, removed when the run is done."""
+    base = run if is_remote(run) else str(local_path(run).absolute())
+    return base, "ray"
+
+
+def _dataset(prepared: Prepared, share: Budget) -> Any:
+    """The samples that are left. Called whenever workers start, also after a failure."""
+    from pipeline.engine import quiet_data  # noqa: PLC0415
+
+    quiet_data()
+    done = position_of(load_state(Folder(prepared.job.run)))
+    return stream_ray(prepared.job.plan, prepared.data, prepared.job.config.data, done, share)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One training process under Ray Train."""
+    import ray.train  # noqa: PLC0415
+
+    prepared: Prepared = config["prepared"]
+    context = ray.train.get_context()
+    # Ray sets one thread to a logical CPU; a trainer without a GPU wants its share of the machine
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, default_workers() // context.get_local_world_size()))
+    shard = ray.train.get_dataset_shard("train")
+    data = prepared.job.config.data
+    probe = None
+    if prepared.probe_data and context.get_world_rank() == 0:
+        probe = build_probe(prepared.probe_data, prepared.job.config)
+    # the dataset was built without the samples that the latest checkpoint holds
+    train(prepared.job, lambda done: rows_of_shard(shard, data.prefetch_batches), probe)
+
+
+def _cause(error: Exception) -> Exception:
+    """The error that a worker raised on purpose, if that is what ended the run."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for inner in getattr(seen, "worker_failures", {}).values():
+            root = inner
+            while root is not None:
+                if isinstance(root, MareyError):
+                    return root
+                root = getattr(root, "cause", None) or root.__cause__
+        if isinstance(seen, MareyError):
+            return seen
+        seen = seen.__cause__
+    return error
+
+
+@contextmanager
+def _watching(folder: Folder, step: int, watch: Watch | None) -> Iterator[None]:
+    """Read new lines of metrics in a thread, and hand them on."""
+    if watch is None:
+        yield
+        return
+    seen = step
+    over = threading.Event()
+
+    def look() -> None:
+        nonlocal seen
+        fresh = [line for line in read_metrics(folder) if line["step"] > seen]
+        if fresh:
+            seen = fresh[-1]["step"]
+            watch(fresh)
+
+    def poll() -> None:
+        while not over.wait(1.0):
+            look()
+
+    thread = threading.Thread(target=poll, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()

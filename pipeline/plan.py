@@ -1,0 +1,189 @@
+"""What a run will see: every sample of every epoch, numbered, before anything is decoded.
+
+The plan is a pure function of (source, sampling, seed). Samples are numbered in the order in
+which they are planned: sample n of epoch e has the number `e * samples_per_epoch + n`. A run's
+position is the set of numbers that it has trained on, so that resuming skips without decoding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from configs.errors import InputError
+from configs.sampling import Sampling
+from pipeline.sampling import SampleRequest, build_sampler, event_rng
+from pipeline.source import Source
+
+UNIT_FRAMES = 2048
+"""Frames that one unit of work spans at most, unless a single event has more."""
+IMAGE_CHUNK = 1024
+"""Neighbouring images that stay together in the shuffled order, for locality of reads."""
+NAMED_REFUSALS = 1000
+"""Refused events that a plan names; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Consecutive events of one epoch's order: the unit of work, of retry and of transport."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSample:
+    """A sample's number, the event it comes from, and the frames it needs."""
+
+    number: int
+    event: int
+    request: SampleRequest
+
+
+@dataclass
+class Plan:
+    """All samples of a run, by number. Build one with `make_plan`."""
+
+    sampling: Sampling
+    seed: int
+    epochs: int
+    events: np.ndarray
+    """int64 [E]: positions of the eligible events in the source."""
+    counts: np.ndarray
+    """int64 [E]: samples that each gives in an epoch."""
+    frames: np.ndarray
+    """int64 [E]: frames of each event's videos, the measure of work."""
+    images: bool
+    refused: dict[str, int] = field(default_factory=dict)
+    """Reason code -> events that give no sample."""
+    refused_names: list[tuple[str, str]] = field(default_factory=list)
+    _order: tuple[int, np.ndarray] | None = field(default=None, repr=False)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples that one pass over the source gives."""
+        return int(self.counts.sum())
+
+    @property
+    def total(self) -> int:
+        """Samples of the whole run."""
+        return self.epochs * self.samples_per_epoch
+
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 [E]: the order in which an epoch visits the eligible events."""
+        if self._order is None or self._order[0] != epoch:
+            rng = event_rng(self.seed, epoch, "order of events")
+            if self.images:
+                starts = np.arange(0, len(self.events), IMAGE_CHUNK)
+                chunks = [
+                    start + rng.permutation(min(IMAGE_CHUNK, len(self.events) - start))
+                    for start in rng.permutation(starts)
+                ]
+                order = np.concatenate(chunks)
+            else:
+                order = rng.permutation(len(self.events))
+            self._order = (epoch, order)
+        return self._order[1]
+
+    def first_numbers(self, epoch: int) -> np.ndarray:
+        """int64 [E + 1]: the number of the first sample at each place of an epoch's order."""
+        offsets = np.concatenate([[0], np.cumsum(self.counts[self.order(epoch)])])
+        return offsets + epoch * self.samples_per_epoch
+
+    def units(self, done: Position | None = None) -> Iterator[Unit]:
+        """All units of the run in order, without those that are wholly done."""
+        for epoch in range(self.epochs):
+            if done is not None and done.below >= (epoch + 1) * self.samples_per_epoch:
+                continue
+            numbers = self.first_numbers(epoch)
+            for start, stop in _cut(self.frames[self.order(epoch)], UNIT_FRAMES):
+                if done is None or not done.has_range(int(numbers[start]), int(numbers[stop])):
+                    yield Unit(epoch, start, stop)
+
+    def samples(self, unit: Unit, source: Source) -> Iterator[list[PlannedSample]]:
+        """The samples of a unit, one list an event, in the order of their numbers."""
+        sampler = build_sampler(self.sampling)
+        numbers = self.first_numbers(unit.epoch)
+        order = self.order(unit.epoch)
+        for place in range(unit.start, unit.stop):
+            event = int(self.events[order[place]])
+            value = source.event(event)
+            requests = sampler.plan(value, event_rng(self.seed, unit.epoch, value.event_id))
+            first = int(numbers[place])
+            if len(requests) != int(numbers[place + 1]) - first:
+                raise RuntimeError(f"the sampler broke its count for {value.event_id}")
+            yield [PlannedSample(first + n, event, r) for n, r in enumerate(requests)]
+
+
+def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> Plan:
+    """Ask every event of the source what it gives.
+
+    Raises InputError, naming the reasons, when no event gives a sample.
+    """
+    sampler = build_sampler(sampling)
+    events, counts, frames = [], [], []
+    refused: Counter[str] = Counter()
+    names: list[tuple[str, str]] = []
+    for number in range(len(source)):
+        event = source.event(number)
+        count, reason = sampler.count(event)
+        if count:
+            events.append(number)
+            counts.append(count)
+            frames.append(sum(video.frames for video in event.videos))
+            continue
+        refused[reason] += 1
+        if len(names) < NAMED_REFUSALS:
+            names.append((event.event_id, reason))
+    if not events:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in refused.most_common())
+        raise InputError(
+            f"none of the {len(source)} events of {source.location} gives a sample of kind "
+            f"{sampling.kind!r} ({reasons or 'the index is empty'})"
+        )
+    arrays = [np.array(values, dtype=np.int64) for values in (events, counts, frames)]
+    images = source.kind == "image"
+    return Plan(sampling, seed, epochs, *arrays, images, dict(refused), names)
+
+
+def _cut(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Cut a row of sizes into runs [start, stop) of at most `limit`, at least one item each."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        yield start, stop
+        start = stop
+
+
+class Position:
+    """The sample numbers that a run has used: all below a mark, and some above it."""
+
+    def __init__(self, below: int = 0, ahead: Iterable[int] = ()) -> None:
+        self.below = below
+        self.ahead = set(ahead)
+
+    def __contains__(self, number: int) -> bool:
+        return number < self.below or number in self.ahead
+
+    def __len__(self) -> int:
+        return self.below + len(self.ahead)
+
+    def has_range(self, start: int, stop: int) -> bool:
+        """Whether all of [start, stop) is used."""
+        return stop <= self.below or all(n in self.ahead for n in range(max(start, self.below), stop))
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """Note samples as used. Raises RuntimeError when one is used twice: a sample counts once."""
+        for number in numbers:
+            if number in self:
+                raise RuntimeError(f"sample {number} arrived twice")
+            self.ahead.add(number)
+        while self.below in self.ahead:
+            self.ahead.remove(self.below)
+            self.below += 1

@@ -1,0 +1,109 @@
+"""What a run tells while it goes on: metrics, first samples, the exported encoder, its end."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from models.encoder import Encoder
+from pipeline.checkpoint import export_encoder
+from pipeline.plan import Position
+from pipeline.storage import Folder, is_remote, local_path
+from pipeline.stream import Sample
+
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+SHOWN_SAMPLES = 12
+"""First samples of a run that are kept as pictures for its report."""
+
+
+class Record:
+    """Files of a run folder, written by the first training process.
+
+    `metrics.jsonl` has one JSON object a line; lines after the step that a run resumes from are
+    dropped, so that every curve has one value a step. TensorBoard gets the same numbers where the
+    run folder is local.
+    """
+
+    def __init__(
+        self, run: Folder, step: int, total: int, chance: Mapping[str, float]
+    ) -> None:
+        self._run = run
+        self._total = total
+        before = [line for line in read_metrics(run) if line["step"] <= step]
+        self._time_s = before[-1]["time_s"] if before else 0.0
+        self._started = time.perf_counter()
+        lines = "".join(json.dumps(line) + "\n" for line in before)
+        run.write(METRICS, lines.encode())
+        run.write("chance.json", json.dumps(dict(chance)).encode())
+        run.remove(SUMMARY)
+        self._board = None
+        if not is_remote(run.location):
+            from tensorboardX import SummaryWriter  # noqa: PLC0415 - slow to import
+
+            self._board = SummaryWriter(str(local_path(run.location) / "tensorboard"), purge_step=step)
+
+    def _line(self, step: int, values: dict[str, Any]) -> None:
+        spent = round(self._time_s + time.perf_counter() - self._started, 3)
+        line = {"step": step, "total": self._total, "time_s": spent, **values}
+        self._run.append(METRICS, (json.dumps(line) + "\n").encode())
+
+    def metrics(self, step: int, epoch: int, rate: float, values: dict[str, float]) -> None:
+        """One line of training metrics."""
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        self._line(step, {"epoch": epoch, "lr": rate, **rounded})
+        self._plot("train", step, values | {"lr": rate})
+
+    def probe(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of the online probe."""
+        self._line(step, {"probe": dict(values)})
+        self._plot("probe", step, values)
+
+    def _plot(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{group}/{name}", value, step)
+            self._board.flush()
+
+    def samples(self, samples: list[Sample]) -> None:
+        """The first samples of the run, as the trainer got them."""
+        shown = samples[:SHOWN_SAMPLES]
+        columns = {name: np.stack([s[name] for s in shown]) for name in shown[0] if name != "refused"}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **columns)  # type: ignore[arg-type]
+        self._run.write("samples.npz", buffer.getvalue())
+
+    def export(self, encoder: Encoder, provenance: dict[str, Any]) -> None:
+        """The encoder as it stands."""
+        export_encoder(self._run, encoder, provenance)
+
+    def finish(self, step: int, position: Position, refused: Counter[str]) -> None:
+        """The run is over: its summary is written last."""
+        summary = {
+            "step": step,
+            "samples": len(position) - sum(refused.values()),
+            "refused": dict(refused.most_common()),
+            "time_s": round(self._time_s + time.perf_counter() - self._started, 3),
+        }
+        self._run.write(SUMMARY, json.dumps(summary, indent=1).encode())
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(run: Folder) -> list[dict[str, Any]]:
+    """All lines of a run's metrics; a last line cut off by a kill is left out."""
+    if not run.exists(METRICS):
+        return []
+    lines = []
+    for line in run.read(METRICS).decode().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines

@@ -1,0 +1,67 @@
+"""Pairs of frames close in time within one view (TCN, single-view; Sermanet et al., section 3.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from configs.sampling import TimePairsSampling
+from pipeline.index import Event, Video
+from pipeline.sampling.base import SampleRequest, frame_time, shots, target_arrays, usable
+
+
+class TimePairsSampler:
+    """N anchors and a positive for each, all from one range of one shot of one view.
+
+    Anchors are distinct frames; the positive of anchor t is another frame t' with
+    0 < |t - t'| <= `positive_s`. Every sample's range reaches over more than `negative_s`, so
+    that negatives exist. Frames: first the N anchors in temporal order, then their positives.
+    Targets: `time_s` [2N], `view` [2N].
+    """
+
+    def __init__(self, config: TimePairsSampling) -> None:
+        self.config = config
+        self.num_frames = 2 * config.pairs
+
+    def _windows(self, video: Video) -> list[tuple[int, int]]:
+        """Shots long enough for N anchors with negatives, as [first, stop) frame numbers."""
+        needed = max(self.config.pairs, int(np.ceil(self.config.negative_s * video.fps)) + 2)
+        return [(a, b) for a, b in shots(video) if b - a >= needed]
+
+    def _reach(self, video: Video) -> int:
+        return int(self.config.positive_s * video.fps + 1e-6)
+
+    def count(self, event: Event) -> tuple[int, str]:
+        """`per_video` samples for each view that has a long enough shot."""
+        reason = usable(event)
+        if reason:
+            return 0, reason
+        fit = [v for v in event.videos if v.frames and self._windows(v) and self._reach(v) >= 1]
+        return (len(fit) * self.config.per_video, "" if fit else "too_short")
+
+    def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
+        """Draw a shot by its length, a range in it, anchors without replacement, positives."""
+        requests = []
+        for view, video in enumerate(event.videos):
+            windows = self._windows(video) if video.frames else []
+            reach = self._reach(video) if windows else 0
+            for _ in range(self.config.per_video if reach >= 1 else 0):
+                numbers = self._draw(windows, reach, video.fps, rng)
+                views = np.full(self.num_frames, view)
+                times_s = frame_time(video, numbers)
+                requests.append(SampleRequest(views, times_s, target_arrays(event, views, times_s)))
+        return requests
+
+    def _draw(
+        self, windows: list[tuple[int, int]], reach: int, fps: float, rng: np.random.Generator
+    ) -> np.ndarray:
+        lengths = np.array([stop - first for first, stop in windows], dtype=np.float64)
+        first, stop = windows[rng.choice(len(windows), p=lengths / lengths.sum())]
+        span = min(stop - first, max(self.config.pairs, int(self.config.window_s * fps)))
+        first = int(rng.integers(first, stop - span + 1))
+        anchors = np.sort(rng.choice(span, self.config.pairs, replace=False)) + first
+        low = np.maximum(anchors - reach, first)
+        high = np.minimum(anchors + reach, first + span - 1)
+        # uniform over the neighbours within reach, the anchor itself left out
+        positives = rng.integers(low, high)
+        positives += positives >= anchors
+        return np.concatenate([anchors, positives])

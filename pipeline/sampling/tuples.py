@@ -1,0 +1,126 @@
+"""Ordered and misordered three-frame tuples (Shuffle and Learn; Misra et al. 2016, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from configs.sampling import TuplesSampling
+from pipeline.index import Event, Video
+from pipeline.sampling.base import SampleRequest, frame_time, shots, target_arrays, usable
+
+MIN_GAP_S = 0.2
+"""In a short shot span and gap shrink together, the gap to no less than this."""
+
+
+class TuplesSampler:
+    """Tuples (b, c, d) in order, or (b, a, d) and (b, e, d) with a before b or e after d.
+
+    Only the middle frame tells them apart. Windows of high motion are drawn more often. Every
+    tuple is reversed with probability 1/2, which keeps its label. Targets: `label` [] (1: in
+    order), `time_s` [3], `view` [3].
+    """
+
+    num_frames = 3
+
+    def __init__(self, config: TuplesSampling) -> None:
+        self.config = config
+
+    def _fit(self, video: Video, length: int) -> tuple[int, int] | None:
+        """(span, gap) in frames that fit a shot of that length, or None."""
+        span = self.config.max_span_s * video.fps
+        gap = self.config.min_gap_s * video.fps
+        shrink = min(1.0, (length - 1) / (span + gap))
+        shrunk_gap = gap * shrink
+        if shrink < 1 and shrunk_gap < MIN_GAP_S * video.fps:
+            return None
+        span_frames, gap_frames = int(span * shrink), max(1, int(shrunk_gap))
+        # c needs room strictly between b and d even in the shortest tuple
+        return (span_frames, gap_frames) if span_frames >= 4 else None
+
+    def _windows(self, video: Video) -> list[tuple[int, int, int, int, float]]:
+        """Windows to draw from: [first, stop), span, gap, weight (summed motion)."""
+        windows = []
+        if video.frames <= 0 or video.fps <= 0:
+            return windows
+        motion = _frame_motion(video) if self.config.motion_weighted else np.ones(video.frames)
+        total = np.concatenate([[0.0], np.cumsum(motion)])
+        for first, stop in shots(video):
+            fit = self._fit(video, stop - first)
+            if fit is None:
+                continue
+            length = min(stop - first, fit[0] + 2 * fit[1] + 1)
+            hop = max(1, length // 4)
+            for start in range(first, stop - length + 1, hop):
+                weight = float(total[start + length] - total[start])
+                windows.append((start, start + length, *fit, weight))
+        return windows
+
+    def count(self, event: Event) -> tuple[int, str]:
+        """`per_video` tuples for every view that is long enough and moves."""
+        reason = usable(event)
+        if reason:
+            return 0, reason
+        windows = [self._windows(video) for video in event.videos]
+        if not any(windows):
+            return 0, "too_short"
+        moving = sum(any(w[-1] > 0 for w in one) for one in windows)
+        return moving * self.config.per_video, "" if moving else "no_motion"
+
+    def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
+        """Draw windows by motion, tuples by the paper's inequalities, labels by their share."""
+        requests = []
+        for view, video in enumerate(event.videos):
+            windows = self._windows(video)
+            weights = np.array([w[-1] for w in windows])
+            if not weights.any():
+                continue
+            for _ in range(self.config.per_video):
+                first, stop, span, gap, _w = windows[
+                    rng.choice(len(windows), p=weights / weights.sum())
+                ]
+                positive = rng.random() >= self.config.negative_share
+                numbers = _draw(first, stop, span, gap, positive, rng)
+                if rng.random() < 0.5:
+                    numbers = numbers[::-1]
+                views = np.full(3, view)
+                times_s = frame_time(video, numbers)
+                targets = target_arrays(event, views, times_s)
+                targets["label"] = np.int64(positive)
+                requests.append(SampleRequest(views, times_s, targets))
+        return requests
+
+
+def _draw(
+    first: int, stop: int, span: int, gap: int, positive: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Frame numbers [3] inside [first, stop): b < d with d - b in [span/2, span], and the middle.
+
+    The middle of a positive keeps a quarter of the tuple's length from either end; that of a
+    negative lies `gap` to `span` frames outside, on a side that has room.
+    """
+    length = stop - first
+    longest = min(span, length - 1 - (0 if positive else gap))
+    distance = int(rng.integers(max(4, min(span // 2, longest)), max(longest, 4) + 1))
+    if positive:
+        b = int(rng.integers(first, stop - distance))
+        quarter = max(1, distance // 4)
+        return np.array([b, rng.integers(b + quarter, b + distance - quarter + 1), b + distance])
+    # at least one side always has room, since distance + gap < length
+    before = rng.random() < 0.5
+    if before:
+        b = int(rng.integers(first + gap, stop - distance))
+        middle = rng.integers(max(first, b - span), b - gap + 1)
+    else:
+        b = int(rng.integers(first, stop - distance - gap))
+        d = b + distance
+        middle = rng.integers(d + gap, min(stop - 1, d + span) + 1)
+    return np.array([b, middle, b + distance])
+
+
+def _frame_motion(video: Video) -> np.ndarray:
+    """The motion profile at every frame, float64 [frames]; uniform where none was measured."""
+    if len(video.motion) == 0:
+        return np.ones(video.frames)
+    where = (np.arange(video.frames) + 0.5) / video.fps * video.motion_hz
+    profile = np.asarray(video.motion, dtype=np.float64)
+    return profile[np.clip(where.astype(int), 0, len(profile) - 1)]

@@ -1,0 +1,26 @@
+"""What `--data` may be: an index of videos, a table of images, or a folder of images."""
+
+from __future__ import annotations
+
+from configs.errors import InputError
+from pipeline.images import ImageFolder, Images, ImageTable, has_images, is_image_table
+from pipeline.index import Index
+from pipeline.storage import is_remote, local_path
+
+Source = Index | Images
+
+
+def open_source(location: str) -> Source:
+    """Open whatever stands at a location. Raises InputError saying what it could be."""
+    if not is_remote(location):
+        path = local_path(location)
+        if path.is_dir():
+            if has_images(path):
+                return ImageFolder(location)
+            raise InputError(
+                f"{location} is a folder without images; for videos, first run "
+                f"`marey index {location} -o index.parquet` and give that file"
+            )
+        if not path.is_file():
+            raise InputError(f"no such file or folder: {location}")
+    return ImageTable(location) if is_image_table(location) else Index.load(location)

@@ -1,0 +1,172 @@
+"""The stage graph: the same stages in one process, or as Ray Data actors into Ray Train.
+
+    units of work -> DecodeStage -> rows -> (shuffle) -> batches
+
+Rows arrive in the plan's order from either engine when one trainer reads them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from configs.schema import DataConfig
+from pipeline.decode import DecodeStage, Rows
+from pipeline.index import default_workers
+from pipeline.plan import Plan, Position, Unit
+from pipeline.source import Source, open_source
+
+if TYPE_CHECKING:
+    import ray.data
+
+SHUFFLE_BYTES = 512 * 2**20
+"""A shuffle buffer holds at most this many bytes of frames."""
+MAX_BLOCKS = 4096
+"""Ray Data keeps state for every input block: a longer plan puts several units into one."""
+Sample = dict[str, np.ndarray]
+"""One row: the columns of `Rows` without their first dimension."""
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def split_rows(rows: Rows) -> Iterator[Sample]:
+    """Rows one by one; frames are copied, so that a block is not kept alive by one of its rows."""
+    for n in range(len(rows["sample"])):
+        sample = {name: column[n] for name, column in rows.items()}
+        sample["frames"] = np.array(sample["frames"])
+        yield sample
+
+
+def shuffled(samples: Iterable[Sample], size: int, rng: np.random.Generator) -> Iterator[Sample]:
+    """Mix a stream through a buffer of `size` samples; a function of the stream and the seed."""
+    buffer: list[Sample] = []
+    room = size
+    for sample in samples:
+        if len(buffer) >= room:
+            place = int(rng.integers(len(buffer)))
+            yield buffer[place]
+            buffer[place] = sample
+            continue
+        buffer.append(sample)
+        room = min(size, max(1, SHUFFLE_BYTES // max(1, sample["frames"].nbytes)))
+    for place in rng.permutation(len(buffer)):
+        yield buffer[place]
+
+
+def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Runs of `size` samples; the last may be shorter."""
+    iterator = iter(samples)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def ahead(function: Callable[[U], Iterable[T]], items: Iterable[U], threads: int) -> Iterator[T]:
+    """Run `function` on the next items in threads, and give what it gives in the items' order.
+
+    At most `threads` items are under way or waiting to be taken.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
+        jobs: deque = deque()
+        source = iter(items)
+        try:
+            for item in source:
+                jobs.append(pool.submit(lambda item=item: list(function(item))))
+                if len(jobs) >= threads:
+                    yield from jobs.popleft().result()
+            while jobs:
+                yield from jobs.popleft().result()
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+def stream_here(
+    plan: Plan, source: Source, data: DataConfig, done: Position | None = None
+) -> Iterator[Sample]:
+    """The samples of a plan, decoded in threads of this process, in order."""
+    done = done or Position()
+    stage = DecodeStage(plan, source, data, done)
+    threads = data.decode_actors or default_workers()
+    for rows in ahead(stage, plan.units(done), threads):
+        yield from split_rows(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How a cluster's logical CPUs are shared, so that trainer and actors leave a slot free.
+
+    Ray Data waits for ever when actors hold every logical CPU and a task needs one.
+    """
+
+    trainer_cpus: float
+    actors: int
+    actor_cpus: float
+
+
+def budget(cpus: float, workers: int, actors: int | None = None) -> Budget:
+    """Share `cpus` among `workers` trainers and the decoding actors, keeping a tenth free.
+
+    Where there are fewer than two CPUs to a worker all take fractions, and the kernel shares.
+    """
+    trainer = min(1.0, cpus / (4 * workers))
+    left = 0.9 * cpus - trainer * workers
+    count = actors or max(1, math.floor(left + 1e-9))
+    share = min(1.0, left / count)
+    # two decimals: Ray counts in ten-thousandths, and sums must stay below the total
+    return Budget(math.floor(trainer * 100) / 100, count, max(0.01, math.floor(share * 100) / 100))
+
+
+class RayDecode:
+    """`DecodeStage` as a Ray Data actor: rows of (epoch, start, stop) in, samples out."""
+
+    def __init__(self, plan: Plan, location: str, data: DataConfig, done: Position) -> None:
+        import cv2  # noqa: PLC0415 - set in the actor's process only
+
+        cv2.setNumThreads(1)
+        self._stage = DecodeStage(plan, open_source(location), data, done)
+
+    def __call__(self, units: dict[str, np.ndarray]) -> Iterator[Rows]:
+        columns = (units["epoch"], units["start"], units["stop"])
+        for epoch, start, stop in zip(*columns, strict=True):
+            yield from self._stage(Unit(int(epoch), int(start), int(stop)))
+
+
+def stream_ray(
+    plan: Plan, location: str, data: DataConfig, done: Position, share: Budget
+) -> ray.data.Dataset:
+    """The samples of a plan as a Ray Data dataset: lazily decoded, in the plan's order."""
+    import ray.data  # noqa: PLC0415 - seconds to import; only this engine pays
+
+    return ray.data.from_arrow(unit_blocks(plan.units(done))).map_batches(
+        RayDecode,
+        fn_constructor_args=(plan, location, data, done),
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
+        num_cpus=share.actor_cpus,
+    )
+
+
+def unit_blocks(units: Iterable[Unit]) -> list[pa.Table]:
+    """Units as input blocks: one a block, or evenly several where there are very many.
+
+    The blocks are data in the object store, not read tasks: no task ever needs a CPU slot.
+    """
+    values = np.array([(u.epoch, u.start, u.stop) for u in units], dtype=np.int64).reshape(-1, 3)
+    pieces = np.array_split(values, max(1, min(len(values), MAX_BLOCKS)))
+    return [pa.table({"epoch": p[:, 0], "start": p[:, 1], "stop": p[:, 2]}) for p in pieces]
+
+
+def rows_of_shard(shard: Any, prefetch: int) -> Iterator[Sample]:
+    """The samples of one trainer's Ray Data shard."""
+    for rows in shard.iter_batches(
+        batch_size=None, prefetch_batches=prefetch, batch_format="numpy"
+    ):
+        yield from split_rows(rows)

@@ -1,0 +1,323 @@
+"""THE trainer: one loop for every method, in one process or under Ray Train.
+
+It never names a method. Read `train` from top to bottom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from configs.errors import InputError, MareyError
+from configs.schema import RunConfig
+from models.encoder import Encoder
+from models.method import Method, Progress, methods
+from pipeline.checkpoint import load_state, position_of, save_state
+from pipeline.optim import build_optimizer, learning_rate
+from pipeline.plan import Plan, Position
+from pipeline.record import Record
+from pipeline.storage import Folder
+from pipeline.stream import Sample, batches, shuffled
+
+MAX_EMPTY = 1000
+"""Samples refused in a row, from the first on, after which a run stops: nothing can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a training process needs to know, beside its samples."""
+
+    config: RunConfig
+    plan: Plan
+    run: str
+    provenance: dict[str, Any]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        trainer = self.config.trainer
+        return trainer.steps or math.ceil(self.plan.total / trainer.batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The samples of one optimiser step in one process."""
+
+    batches: list[list[Sample]]
+    """One batch for each round of accumulation."""
+    shared: bool
+    """Whether every process holds these same samples (the last steps of a run)."""
+
+    @property
+    def first(self) -> int:
+        """The lowest sample number of the step."""
+        return min(int(sample["sample"]) for batch in self.batches for sample in batch)
+
+
+def build_method(config: RunConfig) -> Method:
+    """Encoder and method with the weights of the run's seed."""
+    torch.manual_seed(config.trainer.seed)
+    return methods()[config.name](Encoder(config.encoder), config.method)
+
+
+def train(
+    job: Job,
+    stream: Callable[[Position], Iterable[Sample]],
+    probe: Callable[[Encoder], dict[str, float]] | None = None,
+) -> None:
+    """Train from the latest checkpoint, or from nothing, to the end of the plan.
+
+    stream: gives this process's samples, without those that a position holds.
+    probe: an evaluation of the encoder, run now and then by rank 0.
+    """
+    rank, world = _place()
+    trainer = job.config.trainer
+    device = _device(trainer.device)
+    total = job.total_steps
+    per_round = max(1, trainer.batch_size // (world * trainer.accumulate))
+
+    method = build_method(job.config).to(device).train()
+    optimizer = build_optimizer(method, trainer.optimizer)
+    state = load_state(Folder(job.run))
+    position, step = position_of(state), 0
+    if state is not None:
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    model: nn.Module = method
+    if world > 1:
+        model = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
+    compute = torch.compile(model) if trainer.compile else model
+    record = Record(Folder(job.run), step, total, method.chance) if rank == 0 else None
+    probe_every = trainer.probe_every or max(1, math.ceil(total / 10))
+    if record and probe and step == 0:
+        record.probe(0, probe(method.encoder))
+
+    def checkpoint() -> None:
+        merge = [fresh] if world == 1 else _gather(fresh)
+        position.add(number for numbers in merge for number in numbers)
+        fresh.clear()
+        if rank == 0:
+            content = {"method": method.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(Folder(job.run), step, content, position)
+            record.export(method.encoder, job.provenance | {"step": step})
+        if world > 1:
+            dist.barrier()
+
+    fresh: list[int] = []
+    meter = Meter()
+    epoch = -1
+    rng = np.random.default_rng([trainer.seed, rank, len(position)])
+    arriving = accepted(stream(position), fresh, meter.refused)
+    mixed = shuffled(arriving, job.config.data.shuffle_buffer, rng)
+    rounds = in_step(mixed, per_round, trainer.accumulate, world, meter)
+    while step < total and (work := next(rounds, None)) is not None:
+        if record and step == 0:
+            record.samples(work.batches[0])
+        progress = Progress(step, total, work.first // job.plan.samples_per_epoch)
+        if progress.epoch > epoch:
+            epoch = progress.epoch
+            method.before_epoch(progress)
+        rate = learning_rate(trainer.optimizer, step, total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(_seed(trainer.seed, step, rank))
+        forward_backward(model, compute, method, work.batches, device, trainer.precision, meter)
+        if trainer.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(method.parameters(), trainer.optimizer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        method.after_step(Progress(step, total, epoch))
+        if rank == 0 or not work.shared:
+            fresh.extend(int(sample["sample"]) for batch in work.batches for sample in batch)
+        if step % trainer.log_every == 0 or step == total:
+            values = meter.take(world, step)
+            if record:
+                record.metrics(step, epoch, rate, values)
+        if record and probe and (step % probe_every == 0 or step == total):
+            record.probe(step, probe(method.encoder))
+        if step % trainer.checkpoint_every == 0 and step < total:
+            checkpoint()
+    checkpoint()
+    if step == 0:
+        raise InputError(f"no sample could be read ({_reasons(meter.refused)})")
+    if record:
+        record.finish(step, position, meter.refused)
+
+
+def forward_backward(
+    model: nn.Module,
+    compute: nn.Module,
+    method: Method,
+    round_batches: list[list[Sample]],
+    device: torch.device,
+    precision: str,
+    meter: Meter,
+) -> None:
+    """Accumulate the gradient of the mean loss over the rounds of one step."""
+    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    for number, samples in enumerate(round_batches, start=1):
+        last = number == len(round_batches)
+        # only the last round's backward exchanges gradients
+        exchange = last or not isinstance(model, DistributedDataParallel)
+        quiet = contextlib.nullcontext() if exchange else model.no_sync()
+        with quiet:
+            batch = collate(samples, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                with torch.no_grad():
+                    batch = method.augment(batch)
+                values = compute(batch)
+            (values["loss"] / len(round_batches)).backward()
+        meter.add(values, len(samples))
+
+
+def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
+    """Samples to one batch of tensors on the device; frames stay uint8 [B, F, H, W, 3]."""
+    batch = {}
+    for name in samples[0]:
+        if name in ("sample", "refused"):
+            continue
+        tensor = torch.from_numpy(np.stack([sample[name] for sample in samples]))
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        batch[name] = tensor.to(device, non_blocking=True)
+    return batch
+
+
+def accepted(stream: Iterable[Sample], fresh: list[int], refused: Counter[str]) -> Iterator[Sample]:
+    """Samples that have frames; those that were refused are counted and never asked for again.
+
+    Raises InputError when the first `MAX_EMPTY` samples are all refused.
+    """
+    empty = 0
+    for sample in stream:
+        reason = str(sample["refused"])
+        if not reason:
+            empty = -MAX_EMPTY
+            yield sample
+            continue
+        refused[reason] += 1
+        fresh.append(int(sample["sample"]))
+        empty += 1
+        if empty >= MAX_EMPTY:
+            raise InputError(f"the first {empty} samples cannot be read ({_reasons(refused)})")
+
+
+def in_step(
+    samples: Iterator[Sample], size: int, accumulate: int, world: int, meter: Meter
+) -> Iterator[Work]:
+    """What each optimiser step trains on, as many steps in every process.
+
+    When some process has no full step left, all of them train on the union of what is left, step
+    by step, so that nothing is dropped and gradients are those of one process.
+    """
+    stepwise = batches(samples, size * accumulate)
+    while True:
+        with meter.waiting():
+            mine = next(stepwise, [])
+        shared = world > 1 and _smallest(len(mine)) < size * accumulate
+        if shared:
+            mine = [sample for part in _gather(mine) for sample in part]
+        if not mine:
+            return
+        yield Work([mine[n : n + size] for n in range(0, len(mine), size)], shared)
+
+
+class Meter:
+    """Sums of metrics, and of the time spent waiting for data, since the last log line."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._rounds = self._samples = 0
+        self._waited = 0.0
+        self._started = time.perf_counter()
+
+    def add(self, values: dict[str, Tensor], samples: int) -> None:
+        """Add one round's values, without waiting for the device."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._rounds += 1
+        self._samples += samples
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside counts as waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def take(self, world: int, step: int) -> dict[str, float]:
+        """Means over rounds and processes since the last call, samples/s, share of waiting.
+
+        Raises MareyError when the loss is not a finite number.
+        """
+        names = sorted(self._sums)
+        means = torch.stack([self._sums[name] for name in names]) / self._rounds
+        elapsed = time.perf_counter() - self._started
+        if world > 1:
+            dist.all_reduce(means)
+            means /= world
+        values = dict(zip(names, means.tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            raise MareyError(
+                f"the loss is {values['loss']} at step {step}; lower trainer.optimizer.lr, or set "
+                "trainer.optimizer.clip_norm=1"
+            )
+        values["samples_per_s"] = self._samples * world / elapsed
+        values["data_wait"] = self._waited / elapsed
+        values["refused"] = float(sum(self.refused.values()))
+        self._clear()
+        return values
+
+
+def _place() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise MareyError("trainer.device=cuda, but torch sees no CUDA device (`marey doctor`)")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """The seed of one step's augmentation, so that a resumed step draws as the first did."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _smallest(value: int) -> int:
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MIN)
+    return int(tensor)
+
+
+def _gather(value: list) -> list[list]:
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, value)
+    return parts
+
+
+def _reasons(refused: Counter[str]) -> str:
+    return "; ".join(f"{reason} ({n})" for reason, n in refused.most_common(3))
