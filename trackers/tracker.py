@@ -37,7 +37,8 @@ class State(IntEnum):
 class Track:
     """Boxes followed through one clip, in the clip's own frame order whatever the direction.
 
-    boxes: float32 [T, B, 4], xywh in pixels; NaN before the start, the last valid box after the end.
+    boxes: float32 [T, B, 4], xywh in pixels; NaN before the start, the last valid
+        box after the end.
     score: float32 [T, B], the tracker's own scale, higher is better; NaN before the start.
     state: uint8 [T, B], values of `State`.
     reason: why each of the B tracks ended; "" while it did not.
@@ -196,7 +197,9 @@ def refusal(frame: NDArray[np.uint8], box: NDArray[np.float32], gate: Gate) -> s
     x1, y1 = np.ceil(box[:2] + box[2:]).astype(int)
     inside = frame[y0:y1, x0:x1]
     step = 1 + max(inside.shape[:2]) // 64  # a sparse grid measures contrast well enough
-    grey = inside[::step, ::step].astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    grey = inside[::step, ::step].astype(np.float32) @ np.array(
+        [0.299, 0.587, 0.114], dtype=np.float32
+    )
     return "textureless" if grey.std() < gate.min_texture else ""
 
 
@@ -244,7 +247,7 @@ def _check(request: Request, boxes: NDArray[np.float32]) -> None:
 _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {}
 
 
-def register(name: str, module: str, constructor: str, **settings: Any) -> None:
+def register(name: str, module: str, constructor: str, /, **settings: Any) -> None:
     """Makes `build(name)` call `module.constructor(**settings)`."""
     _REGISTRY[name] = (module, constructor, settings)
 
@@ -254,7 +257,7 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
-def build(name: str, **settings: Any) -> Tracker:
+def build(name: str, /, **settings: Any) -> Tracker:
     """The tracker called `name`; `settings` override its own.
 
     Raises SettingError for an unknown name or setting, DependencyError where a package is missing.

@@ -1,0 +1,131 @@
+"""How good is a tracker against ground truth? The one-pass evaluation of the OTB benchmark.
+
+Wu, Lim and Yang, "Online Object Tracking: A Benchmark", CVPR 2013: start with the first true box,
+run to the end, never help. The start frame is counted, as the benchmark's toolkit does.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from trackers import Tracker, iou
+
+PRECISION_PX = 20
+SUCCESS_STEPS = np.linspace(0.0, 1.0, 21)
+# First frames that the benchmark leaves out (sequence name -> number of the first frame used).
+FIRST_FRAME = {"David": 300}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """frames: uint8 [T, H, W, 3] RGB; truth: float32 [T, 4] xywh, 0-based, NaN where unknown."""
+
+    name: str
+    frames: NDArray[np.uint8]
+    truth: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One tracker on one sequence (or the mean over sequences, named "mean")."""
+
+    tracker: str
+    sequence: str
+    success_auc: float  # mean share of frames with IoU > t over t = 0, 0.05 ... 1
+    precision: float  # share of frames with centre error <= 20 px
+    mean_iou: float
+    boxes_per_s: float  # tracked frames a second of the one box
+
+
+def evaluate_otb(root: Path | str, trackers: Mapping[str, Tracker]) -> list[Score]:
+    """Runs every tracker over every sequence folder in `root`; the last rows are the means.
+
+    root: holds folders with `img/*.jpg` and `groundtruth_rect.txt`. Trackers should be built with
+    `persistent=True`: a track that ends is scored with its last box.
+    Raises InputError if there is no sequence.
+    """
+    sequences = [read_sequence(folder) for folder in sequence_folders(root)]
+    rows: list[Score] = []
+    for name, tracker in trackers.items():
+        own = [score_sequence(name, tracker, sequence) for sequence in sequences]
+        rows += [*own, _mean(name, own)]
+    return rows
+
+
+def sequence_folders(root: Path | str) -> list[Path]:
+    """The folders below `root` that hold a sequence, sorted by name."""
+    found = sorted(path.parent for path in Path(root).glob("*/groundtruth_rect*.txt"))
+    if not found:
+        raise InputError(f"{root}: no folder with groundtruth_rect.txt and img/ in it")
+    return list(dict.fromkeys(found))
+
+
+def read_sequence(folder: Path) -> Recording:
+    """Reads one OTB sequence folder; boxes become 0-based."""
+    lines = (folder / "groundtruth_rect.txt").read_text().split("\n")
+    rows = [line.replace(",", " ").split() for line in lines if line.strip()]
+    try:
+        truth = np.array(rows, dtype=np.float32).reshape(-1, 4)
+    except ValueError as error:
+        raise InputError(f"{folder}/groundtruth_rect.txt: four numbers a line expected") from error
+    truth[:, :2] -= 1.0
+    images = sorted((folder / "img").glob("*.jpg"))
+    if folder.name in FIRST_FRAME:
+        images = images[FIRST_FRAME[folder.name] - 1 :]
+    count = min(len(images), len(truth))
+    if not count:
+        raise InputError(f"{folder}: no images in img/ or no boxes")
+    frames = []
+    for path in images[:count]:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise InputError(f"{path}: not readable as an image")
+        frames.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    return Recording(folder.name, np.stack(frames).astype(np.uint8), truth[:count])
+
+
+def score_sequence(name: str, tracker: Tracker, sequence: Recording) -> Score:
+    """One pass of `tracker` over `sequence`."""
+    began = time.perf_counter()
+    track = tracker.track(sequence.frames, sequence.truth[:1])
+    seconds = time.perf_counter() - began
+    auc, precision, mean_iou = otb_scores(track.boxes[:, 0], sequence.truth)
+    speed = len(sequence.frames) / max(seconds, 1e-9)
+    return Score(name, sequence.name, auc, precision, mean_iou, speed)
+
+
+def otb_scores(
+    boxes: NDArray[np.floating], truth: NDArray[np.floating]
+) -> tuple[float, float, float]:
+    """Success AUC, precision at 20 px and mean IoU of boxes against `truth`, both [T, 4] xywh.
+
+    Frames whose truth is NaN or empty are skipped.
+    """
+    known = np.isfinite(truth).all(axis=1) & (truth[:, 2:] > 0).all(axis=1)
+    boxes, truth = boxes[known].astype(np.float64), truth[known].astype(np.float64)
+    overlap = iou(boxes, truth)
+    error = np.linalg.norm(
+        boxes[:, :2] + boxes[:, 2:] / 2 - truth[:, :2] - truth[:, 2:] / 2, axis=1
+    )
+    success = (overlap[None, :] > SUCCESS_STEPS[:, None]).mean(axis=1)
+    return float(success.mean()), float((error <= PRECISION_PX).mean()), float(overlap.mean())
+
+
+def _mean(name: str, scores: Sequence[Score]) -> Score:
+    def over(values: list[float]) -> float:
+        return float(np.mean(values))
+
+    return Score(
+        name,
+        "mean",
+        over([s.success_auc for s in scores]),
+        over([s.precision for s in scores]),
+        over([s.mean_iou for s in scores]),
+        over([s.boxes_per_s for s in scores]),
+    )

@@ -1,0 +1,158 @@
+"""How do OpenCV's trackers keep our contract? Adapters with the corrections they need.
+
+Names are resolved when a tracker is built: KCF and CSRT exist in the contrib wheels only, MOSSE and
+MedianFlow under `cv2.legacy` there, MIL everywhere. Every correction below is an observed behaviour
+of OpenCV 4.14 and 5.0 (`docs/tracking.md`).
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import DependencyError
+from trackers.tracker import Gate, Job, Tracker, inside_share
+
+
+class _Native(Protocol):
+    def init(self, image: NDArray[np.uint8], boundingBox: Any) -> bool | None: ...  # noqa: N803
+    def update(self, image: NDArray[np.uint8]) -> tuple[bool, Any]: ...
+
+
+# Learns in its first `update`, at the unmoved box, from whatever frame that is given.
+_WARM_UP = {"KCF"}
+# Searches inside the box only: it is given a box this many times larger about the same centre.
+_GROW = {"MOSSE": 2.0}
+_GROWN_LIMIT = 0.5  # a jump of half the window or more is a failure reported as success
+KCF_MAX_AREA = 80 * 80  # above, KCF halves the resolution and positions are quantised to 2 px
+
+
+class OpenCVTracker(Tracker):
+    """One OpenCV tracker object a box."""
+
+    def __init__(self, name: str, *, persistent: bool = False, gate: Gate | None = None) -> None:
+        """name: KCF, CSRT, MOSSE, MedianFlow or MIL. persistent: go on after a failure, with the
+        last box, for one-pass evaluation.
+
+        Raises DependencyError where this OpenCV has no such tracker.
+        """
+        self.name, self.persistent = name, persistent
+        self.gate = gate or Gate()
+        self._create, self._legacy = _resolve(name)
+
+    def _follow(self, jobs: list[Job]) -> None:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # one box cannot use more; workers run side by side
+        try:
+            for job in jobs:
+                for b in job.pending:
+                    self._follow_one(job, b)
+        finally:
+            cv2.setNumThreads(threads)
+
+    def _follow_one(self, job: Job, b: int) -> None:
+        start = int(job.start[b])
+        given = job.boxes[start, b].astype(np.float64)
+        grow = _GROW.get(self.name, 1.0)
+        shrink = 1.0
+        if self.name == "KCF":
+            # Half a frame halves what is searched; a whole one at a size KCF takes as it is does not.
+            shrink = min(1.0, float(np.sqrt((KCF_MAX_AREA - 1) / (given[2] * given[3]))))
+        centre, size = given[:2] + given[2:] / 2.0, given[2:] * grow
+        box = np.concatenate([centre - size / 2.0, size]) * shrink
+        native_box = box if self._legacy else np.maximum(np.round(box), 1.0)
+        residue = box - native_box  # given back to every answer
+        native = self._create()
+        first = _image(job.frames[start], shrink)
+        try:
+            ok = native.init(first, _as_rect(native_box, self._legacy))
+            if ok is False:
+                job.end(start, b, "refused")
+                return
+            if self.name in _WARM_UP:
+                native.update(first)
+        except cv2.error:
+            job.end(start, b, "refused")
+            return
+        before = given
+        for t in range(start + 1, len(job.frames)):
+            try:
+                ok, answer = native.update(_image(job.frames[t], shrink))
+            except cv2.error:
+                ok, answer = False, (0, 0, 0, 0)
+            if not ok:
+                if self.persistent:
+                    job.follow(t, b, before, 0.0)
+                    continue
+                job.end(t, b, "low_score")
+                return
+            found = (np.asarray(answer, dtype=np.float64) + residue) / shrink
+            middle, extent = found[:2] + found[2:] / 2.0, found[2:] / grow
+            box_now = np.concatenate([middle - extent / 2.0, extent])
+            jump = np.abs(middle - (before[:2] + before[2:] / 2.0))
+            window = given[2:] * (2.0 if self.name == "KCF" else 2.5)
+            if not self.persistent:
+                if np.any(jump >= _GROWN_LIMIT * window):
+                    job.end(t, b, "jump")
+                    return
+                if inside_share(box_now, job.size) < self.gate.min_inside_later:
+                    job.end(t, b, "out_of_frame")
+                    return
+            job.follow(t, b, box_now, 1.0)
+            before = box_now
+
+
+def available() -> dict[str, bool]:
+    """Which of the trackers this module adapts are in the installed OpenCV."""
+    found = {}
+    for name in ("KCF", "CSRT", "MOSSE", "MedianFlow", "MIL"):
+        try:
+            _resolve(name)
+            found[name] = True
+        except DependencyError:
+            found[name] = False
+    return found
+
+
+def _resolve(name: str) -> tuple[Callable[[], _Native], bool]:
+    """(constructor, is it of the legacy interface)."""
+    modern = getattr(cv2, f"Tracker{name}_create", None)
+    if modern is not None:
+        return modern, False
+    modern = getattr(getattr(cv2, f"Tracker{name}", None), "create", None)
+    if modern is not None:
+        return modern, False
+    legacy = getattr(getattr(cv2, "legacy", None), f"Tracker{name}_create", None)
+    if legacy is not None:
+        return legacy, True
+    raise DependencyError(
+        f"OpenCV {cv2.__version__} as installed has no Tracker{name}: KCF, CSRT, MOSSE and "
+        "MedianFlow are in opencv-contrib-python-headless (install it instead of, not beside, "
+        "opencv-python-headless); marey's own trackers need neither"
+    )
+
+
+def _as_rect(box: NDArray[np.float64], legacy: bool) -> tuple[float, ...] | tuple[int, ...]:
+    return tuple(float(v) for v in box) if legacy else tuple(int(v) for v in box)
+
+
+def _image(frame: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
+    """BGR, as OpenCV's trackers expect, resized by `shrink`."""
+    image = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
+    if shrink < 1.0:
+        # both axes by exactly `shrink`: warpAffine keeps the scale that a rounded size would bend
+        size = (int(np.ceil(frame.shape[1] * shrink)), int(np.ceil(frame.shape[0] * shrink)))
+        offset = 0.5 / shrink - 0.5
+        matrix = np.array([[1.0 / shrink, 0.0, offset], [0.0, 1.0 / shrink, offset]])
+        if shrink < 0.5:
+            image = cv2.GaussianBlur(image, (0, 0), 0.4 / shrink)
+        image = cv2.warpAffine(
+            image,
+            matrix,
+            size,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+    return np.asarray(image, dtype=np.uint8)
