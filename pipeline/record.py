@@ -19,6 +19,8 @@ from pipeline.stream import Sample
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+UNTRAINED = "untrained"
+"""Subfolder with the encoder as it was before the first step, the baseline of every evaluation."""
 SHOWN_SAMPLES = 12
 """First samples of a run that are kept as pictures for its report."""
 
@@ -79,9 +81,10 @@ class Record:
         np.savez_compressed(buffer, **columns)  # type: ignore[arg-type]
         self._run.write("samples.npz", buffer.getvalue())
 
-    def export(self, encoder: Encoder, provenance: dict[str, Any]) -> None:
+    def export(self, encoder: Encoder, provenance: dict[str, Any], subfolder: str = "") -> None:
         """The encoder as it stands."""
-        export_encoder(self._run, encoder, provenance)
+        folder = Folder(self._run.join(subfolder)) if subfolder else self._run
+        export_encoder(folder, encoder, provenance)
 
     def finish(self, step: int, position: Position, refused: Counter[str]) -> None:
         """The run is over: its summary is written last."""

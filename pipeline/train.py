@@ -26,7 +26,7 @@ from models.method import Method, Progress, methods
 from pipeline.checkpoint import load_state, position_of, save_state
 from pipeline.optim import build_optimizer, learning_rate
 from pipeline.plan import Plan, Position
-from pipeline.record import Record
+from pipeline.record import UNTRAINED, Record
 from pipeline.storage import Folder
 from pipeline.stream import Sample, batches, shuffled
 
@@ -99,10 +99,13 @@ def train(
     if world > 1:
         model = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
     compute = torch.compile(model) if trainer.compile else model
-    record = Record(Folder(job.run), step, total, method.chance) if rank == 0 else None
+    chance = {**method.chance, **getattr(probe, "chance", {})}
+    record = Record(Folder(job.run), step, total, chance) if rank == 0 else None
     probe_every = trainer.probe_every or max(1, math.ceil(total / 10))
-    if record and probe and step == 0:
-        record.probe(0, probe(method.encoder))
+    if record and step == 0:
+        record.export(method.encoder, job.provenance | {"step": 0}, UNTRAINED)
+        if probe:
+            record.probe(0, probe(method.encoder))
 
     def checkpoint() -> None:
         merge = [fresh] if world == 1 else _gather(fresh)

@@ -1,0 +1,244 @@
+"""The `marey` command: words in, one call out. Each command imports only what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from configs.errors import MareyError
+
+DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+"""Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
+
+Result = tuple[int, dict[str, Any]]
+"""What a command gives back: exit code, and the figures that --json prints."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    parser = build_parser()
+    options = parser.parse_args(words)
+    try:
+        code, figures = options.run(options)
+    except MareyError as error:
+        print(f"marey {options.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"marey {options.command}: interrupted", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        return FAILED
+    if options.json:
+        print(json.dumps(figures))
+    return code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="marey",
+        description="Temporal self-supervision from video: index, train, embed, evaluate.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with some inputs refused.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], Result], text: str):
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        made.add_argument("--json", action="store_true", help="print one line of figures at the end")
+        return made
+
+    index = command("index", _index, "Describe a corpus of videos without decoding it.")
+    index.add_argument("source", nargs="+", help="folder, file, glob or URI (s3://, gs://)")
+    index.add_argument("-o", "--out", required=True, help="index to write (.parquet)")
+    index.add_argument(
+        "--views", help="regular expression with groups event and view, or a CSV of placements"
+    )
+    index.add_argument(
+        "--motion", choices=("packets", "vectors", "flow", "none"), default="packets",
+        help="how the motion profile is measured (packets: free; the others decode)",
+    )  # fmt: skip
+    index.add_argument("--workers", type=int, help="processes (default: one a core)")
+
+    train = command("train", _train, "Train a method on an index, shards or images.")
+    train.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
+    train.add_argument("--data", required=True, help="index, image table or image folder")
+    train.add_argument("-o", "--out", required=True, help="run folder")
+    train.add_argument("--probe", help="held-out index or image table for the online probe")
+    train.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
+    train.add_argument("--engine", choices=("ray", "local"), default="ray")
+    train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
+
+    embed = command("embed", _embed, "Write an embedding for every frame of a corpus.")
+    embed.add_argument("encoder", help="run folder")
+    embed.add_argument("--data", required=True, help="index, image table or image folder")
+    embed.add_argument("-o", "--out", required=True, help="folder of embeddings")
+    embed.add_argument("--fps", type=float, default=1.0, help="frames a second (0: every frame)")
+    embed.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    embed.add_argument("--engine", choices=("ray", "local"), default="ray")
+
+    evaluate = command("eval", _eval, "Measure how good embeddings are.")
+    evaluate.add_argument("protocol", help="knn, linear, alignment, retrieval, geometry")
+    evaluate.add_argument("embeddings", help="folder of embeddings")
+    evaluate.add_argument("--gallery", help="training embeddings, for knn and linear")
+    evaluate.add_argument("--labels", help="folder of JSON files, or a CSV or Parquet table")
+    evaluate.add_argument("--baseline", help="embeddings to stand beside (untrained encoder)")
+    evaluate.add_argument("settings", nargs="*", metavar="key=value", help="e.g. k=20")
+
+    report = command("report", _report, "One page with pictures of a run, index or embeddings.")
+    report.add_argument("target", help="run folder, index, shards or folder of embeddings")
+    report.add_argument("-o", "--out", required=True, help="page to write (.html)")
+
+    methods = command("methods", _methods, "List the methods, or the settings of one.")
+    methods.add_argument("name", nargs="?", help="method or preset")
+
+    command("doctor", _doctor, "Say what is installed, what is missing, and what to do about it.")
+
+    demo = command("demo", _demo, "The whole job on a generated corpus, or on your own videos.")
+    demo.add_argument("--videos", help="folder of your own videos")
+    demo.add_argument("--views", help="grouping of your own videos, as for `marey index`")
+    demo.add_argument("-o", "--out", default="demo", help="folder for everything (default: demo)")
+    return parser
+
+
+def _index(options: argparse.Namespace) -> Result:
+    from collections import Counter  # noqa: PLC0415
+
+    from pipeline.index import default_workers  # noqa: PLC0415
+    from pipeline.indexing import make_index, write_index  # noqa: PLC0415
+    from pipeline.progress import Progress  # noqa: PLC0415
+
+    bar = Progress("index", "videos")
+    table = make_index(
+        options.source,
+        views=options.views,
+        motion=options.motion,
+        workers=options.workers or default_workers(),
+        progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
+    )
+    bar.close()
+    write_index(table, options.out)
+    states = Counter(table["status"].to_pylist())
+    bad = [row for row in table.select(["video_id", "status", "error"]).to_pylist() if row["error"]]
+    for row in bad:
+        print(f"{row['status']}: {row['video_id']}: {row['error']}", file=sys.stderr)
+    minutes = sum(table["duration_s"].to_pylist()) / 60
+    events = len(set(table["event"].to_pylist()))
+    print(
+        f"{len(table)} videos, {events} events, {minutes:.1f} minutes -> {options.out}",
+        file=sys.stderr,
+    )
+    figures = {"videos": len(table), "events": events, "minutes": minutes, "status": dict(states)}
+    return (REFUSED if bad else DONE), figures
+
+
+def _train(options: argparse.Namespace) -> Result:
+    from configs.load import override, read_preset, run_config, suggest  # noqa: PLC0415
+    from models.method import find_method  # noqa: PLC0415
+    from pipeline.launch import prepare, run_training  # noqa: PLC0415
+    from pipeline.progress import Progress  # noqa: PLC0415
+
+    tree = override(read_preset(options.method), options.settings)
+    # a finished run's config.yaml starts another: its provenance is not a setting
+    method = find_method(tree["name"], suggest)
+    config = run_config(tree, method.Config)
+    prepared = prepare(
+        config, options.data, options.out, resume=options.resume, probe_data=options.probe
+    )
+    plan, total = prepared.job.plan, prepared.job.total_steps
+    print(
+        f"{config.name}: {len(plan.events)} events, {plan.samples_per_epoch} samples an epoch, "
+        f"{total} steps" + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items()),
+        file=sys.stderr,
+    )
+    bar = Progress(config.name, "steps", total, prepared.resumed_step)
+
+    def watch(lines: list[dict[str, Any]]) -> None:
+        metrics = [line for line in lines if "loss" in line]
+        probes = [line["probe"] for line in lines if "probe" in line]
+        shown = {"loss": metrics[-1]["loss"], "data_wait": metrics[-1]["data_wait"]} if metrics else {}
+        bar.update(lines[-1]["step"], total, **shown, **(probes[-1] if probes else {}))
+
+    summary = run_training(prepared, engine=options.engine, watch=watch)
+    bar.close()
+    for reason, count in list(summary["refused"].items())[:20]:
+        print(f"refused: {reason} ({count} samples)", file=sys.stderr)
+    print(f"{summary['step']} steps in {summary['time_s']:.0f} s -> {options.out}", file=sys.stderr)
+    refused = bool(summary["refused"] or plan.refused)
+    return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
+
+
+def _embed(options: argparse.Namespace) -> Result:
+    from pipeline.embed import embed  # noqa: PLC0415
+    from pipeline.progress import Progress  # noqa: PLC0415
+
+    bar = Progress("embed", "parts")
+    result = embed(
+        options.encoder,
+        options.data,
+        options.out,
+        rate=options.fps,
+        dtype=options.dtype,
+        engine=options.engine,
+        progress=lambda done, total, frames: bar.update(done, total, frames=frames),
+    )
+    bar.close()
+    for reason, count in list(result.refused.items())[:20]:
+        print(f"refused: {reason} ({count} frames)", file=sys.stderr)
+    print(f"{result.frames} frames -> {options.out}", file=sys.stderr)
+    figures = {"frames": result.frames, "refused": result.refused}
+    return (REFUSED if result.refused else DONE), figures
+
+
+def _eval(options: argparse.Namespace) -> Result:
+    from configs.load import override  # noqa: PLC0415
+    from pipeline.evaluate.run import render, run_eval  # noqa: PLC0415
+
+    figures = run_eval(
+        options.protocol,
+        options.embeddings,
+        labels=options.labels,
+        gallery=options.gallery,
+        baseline=options.baseline,
+        **override({}, options.settings),
+    )
+    print(render(figures), file=sys.stderr if options.json else sys.stdout)
+    return DONE, figures
+
+
+def _report(options: argparse.Namespace) -> Result:
+    from pipeline.report import write_report  # noqa: PLC0415
+
+    write_report(options.target, options.out)
+    print(f"-> {options.out}", file=sys.stderr)
+    return DONE, {"page": options.out}
+
+
+def _methods(options: argparse.Namespace) -> Result:
+    from pipeline.catalogue import describe_method, list_methods  # noqa: PLC0415
+
+    text, figures = describe_method(options.name) if options.name else list_methods()
+    print(text, file=sys.stderr if options.json else sys.stdout)
+    return DONE, figures
+
+
+def _doctor(options: argparse.Namespace) -> Result:
+    from pipeline.doctor import examine, render  # noqa: PLC0415
+
+    findings = examine()
+    print(render(findings), file=sys.stderr if options.json else sys.stdout)
+    bad = any(finding.state == "missing" for finding in findings)
+    return (FAILED if bad else DONE), {f.name: {"state": f.state, "found": f.found} for f in findings}
+
+
+def _demo(options: argparse.Namespace) -> Result:
+    from pipeline.demo import run_demo  # noqa: PLC0415
+
+    return DONE, run_demo(options.out, videos=options.videos, views=options.views)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

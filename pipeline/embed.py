@@ -1,0 +1,330 @@
+"""Frame embeddings of a whole corpus, through Ray, to partitioned Parquet; resumable, exactly once."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from configs.errors import InputError, UsageError
+from pipeline.checkpoint import load_encoder
+from pipeline.engine import gpu_count, ray_session
+from pipeline.images import Images, decode_image
+from pipeline.index import Index, default_workers
+from pipeline.source import open_source
+from pipeline.storage import Folder, sweep
+from pipeline.stream import ahead, budget
+from pipeline.video import FrameRequest, read_plan
+
+PART_FRAMES = 1024
+"""Frames that one part file holds at most."""
+META = "meta.json"
+"""Written last: a folder without it is unfinished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of the result: frames [start, stop) of each of a few videos (or images)."""
+
+    number: int
+    pieces: tuple[tuple[int, int, int, int], ...]
+    """(event, view, first frame, stop frame) at the chosen rate."""
+
+    @property
+    def name(self) -> str:
+        """File name of the finished part."""
+        return f"parts/part-{self.number:06d}.parquet"
+
+
+def frame_times(frames: int, fps: float, rate: float) -> np.ndarray:
+    """Times (seconds, float64) at which a video is embedded: every 1/rate, frame middles.
+
+    At most one time a frame: a rate above the video's own gives every frame once.
+    """
+    wanted = min(rate, fps) if rate > 0 else fps
+    count = max(1, math.floor(frames / fps * wanted + 1e-6))
+    numbers = np.floor(np.arange(count) * fps / wanted + 1e-6)
+    return (np.minimum(numbers, frames - 1) + 0.5) / fps
+
+
+def parts(source: Index | Images, rate: float) -> Iterator[Part]:
+    """Cut a corpus into parts of at most `PART_FRAMES` frames, in the source's order."""
+    pieces: list[tuple[int, int, int, int]] = []
+    room, number = PART_FRAMES, 0
+    for event in range(len(source)):
+        for view, video in enumerate(source.event(event).videos):
+            if video.frames <= 0 or video.fps <= 0:
+                continue
+            start, count = 0, len(frame_times(video.frames, video.fps, rate))
+            while start < count:
+                stop = min(count, start + room)
+                pieces.append((event, view, start, stop))
+                room -= stop - start
+                start = stop
+                if room == 0:
+                    yield Part(number, tuple(pieces))
+                    pieces, room, number = [], PART_FRAMES, number + 1
+    if pieces:
+        yield Part(number, tuple(pieces))
+
+
+@dataclass
+class ReadPart:
+    """A part in, its frames out: columns of one length, with the frames that could be read."""
+
+    source: Index | Images
+    rate: float
+    shape: tuple[int, int]
+    backend: str = "pyav"
+
+    def __call__(self, part: Part) -> dict[str, np.ndarray]:
+        """Rows `frames` uint8 [n, H, W, 3] and their keys; `refused` rows keep their keys."""
+        columns: dict[str, list[Any]] = {name: [] for name in _KEYS}
+        labels = self.source.labels() if isinstance(self.source, Images) else None
+        images: list[np.ndarray] = []
+        for event_number, view, start, stop in part.pieces:
+            event = self.source.event(event_number)
+            video = event.videos[view]
+            times_s = frame_times(video.frames, video.fps, self.rate)[start:stop]
+            frames, refused = self._read(event_number, view, times_s)
+            images.append(frames)
+            count = len(times_s)
+            columns["video_id"] += [video.video_id] * count
+            columns["event"] += [video.event] * count
+            columns["view"] += [video.view] * count
+            columns["frame"] += np.floor(times_s * video.fps).astype(int).tolist()
+            columns["time_s"] += ((times_s - video.clock_offset_s) / video.clock_rate).tolist()
+            if labels is not None:
+                columns["label"] += [labels[event_number]] * count
+            columns["refused"] += refused
+        columns["part"] = [part.number] * len(columns["frame"])
+        return {name: np.array(v) for name, v in columns.items() if v} | {"frames": np.concatenate(images)}
+
+    def _read(self, event: int, view: int, times_s: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        frames = np.zeros((len(times_s), *self.shape, 3), dtype=np.uint8)
+        refused = [""] * len(times_s)
+        if isinstance(self.source, Images):
+            try:
+                frames[0] = decode_image(self.source.encoded(event), self.shape)
+            except (OSError, ValueError) as error:
+                refused[0] = str(error)
+            return frames, refused
+        video = self.source.event(event).videos[view]
+        # one request a frame: a damaged one costs only itself
+        requests = [FrameRequest(n, times_s[n : n + 1]) for n in range(len(times_s))]
+        run = read_plan(
+            video.uri, requests, self.shape, backend=self.backend, stream=video.stream, fit="cover"  # type: ignore[arg-type]
+        )
+        for clip in run:
+            frames[clip.request_id] = clip.frames[0]  # type: ignore[index]
+        for number, reason in run.failures.items():
+            refused[number] = reason if run.error is None else run.error  # type: ignore[index]
+        return frames, refused
+
+
+_COLUMNS = {
+    "video_id": pa.string(),
+    "event": pa.string(),
+    "view": pa.string(),
+    "frame": pa.int64(),
+    "time_s": pa.float64(),
+    "label": pa.int64(),
+}
+_KEYS = (*_COLUMNS, "refused")
+
+
+class EmbedPart:
+    """A part's frames in, its Parquet file written, its counts out."""
+
+    def __init__(self, encoder_run: str, out: str, dtype: str) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            # Ray allows one thread to a logical CPU; the only encoder may use the machine
+            torch.set_num_threads(default_workers())
+        encoder, _ = load_encoder(encoder_run)
+        self.encoder = encoder.to(self.device)
+        self.out = Folder(out)
+        self.dtype = np.dtype(dtype)
+
+    @torch.inference_mode()
+    def embed(self, frames: np.ndarray, batch: int = 128) -> np.ndarray:
+        """uint8 [n, H, W, 3] -> [n, D]; independent of the batch that a frame is in."""
+        vectors = [
+            self.encoder(self.encoder.preprocess(torch.from_numpy(frames[n : n + batch]).to(self.device)))
+            for n in range(0, len(frames), batch)
+        ]
+        return torch.cat(vectors).float().cpu().numpy().astype(self.dtype)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Embed and write one part: under a temporary name, then renamed."""
+        number = int(rows["part"][0])
+        good = rows["refused"] == ""
+        table = pa.table(
+            {
+                name: pa.array(rows[name][good].tolist(), kind)
+                for name, kind in _COLUMNS.items()
+                if name in rows
+            }
+            | {"embedding": self._vectors(rows["frames"][good])}
+        )
+        reasons = Counter(
+            f"{video}: {reason}"
+            for video, reason in zip(rows["video_id"], rows["refused"], strict=True)
+            if reason
+        )
+        about = {"rows": str(len(table)), "refused": json.dumps(dict(reasons))}
+        buffer = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(about), buffer, compression="zstd")
+        self.out.write(Part(number, ()).name, buffer.getvalue())
+        return {
+            "part": np.array([number]),
+            "rows": np.array([len(table)]),
+            "refused": np.array([json.dumps(dict(reasons))]),
+        }
+
+    def _vectors(self, frames: np.ndarray) -> pa.Array:
+        width = self.encoder.out_dim
+        vectors = self.embed(frames) if len(frames) else np.empty((0, width), self.dtype)
+        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What an embedding run gave."""
+
+    frames: int
+    refused: dict[str, int]
+
+
+def embed(
+    encoder_run: str,
+    data: str,
+    out: str,
+    *,
+    rate: float = 1.0,
+    dtype: Literal["float32", "float16"] = "float32",
+    engine: Literal["ray", "local"] = "ray",
+    progress: Callable[[int, int, int], None] = lambda done, total, frames: None,
+) -> Embedded:
+    """Embed every video of an index (or every image of a table) at `rate` frames/s (0: all).
+
+    Writes `out/parts/*.parquet` (video_id, event, view, frame, time_s in the event's clock, label
+    where the source has them, embedding) and last `out/meta.json`. Parts that a killed run left
+    are kept. Raises UsageError when `out` is finished already or belongs to another encoder.
+    """
+    source = open_source(data)
+    source.check_present()
+    _, about = load_encoder(encoder_run)
+    todo = list(parts(source, rate))
+    if not todo:
+        raise InputError(f"{data} has no frame to embed: no video of it is readable")
+    folder = Folder(out)
+    key = {
+        "encoder": encoder_run, "encoder_sha256": about["sha256"], "data": data,
+        "data_digest": source.digest, "fps": rate, "dtype": dtype, "dim": about["out_dim"],
+    }  # fmt: skip
+    _claim(folder, key)
+    done = [part for part in todo if folder.exists(part.name)]
+    left = [part for part in todo if not folder.exists(part.name)]
+    counts = [_counts(folder, part) for part in done]
+    size = about["architecture"]["image_size"]
+    read = ReadPart(source, rate, (size, size))
+    run = _run_here if engine == "local" else _run_on_ray
+    progress(len(done), len(todo), sum(rows for rows, _ in counts))
+    for rows, reasons in run(left, read, data, encoder_run, out, dtype):
+        counts.append((rows, reasons))
+        progress(len(counts), len(todo), sum(rows for rows, _ in counts))
+    refused: Counter[str] = Counter()
+    for _, reasons in counts:
+        refused.update(reasons)
+    frames = sum(rows for rows, _ in counts)
+    meta = {**key, "format": 1, "frames": frames, "parts": len(todo), "refused": dict(refused),
+            "preprocessing": about["preprocessing"]}  # fmt: skip
+    folder.write(META, json.dumps(meta, indent=1).encode())
+    folder.remove("unfinished.json")
+    return Embedded(frames, dict(refused))
+
+
+def _claim(folder: Folder, key: dict[str, Any]) -> None:
+    """Make sure that a folder is empty, or holds parts of exactly this work."""
+    if folder.exists(META):
+        raise UsageError(f"{folder.location} holds finished embeddings already; give another -o")
+    if folder.exists("unfinished.json"):
+        if json.loads(folder.read("unfinished.json")) != key:
+            raise UsageError(
+                f"{folder.location} holds an unfinished run of another encoder, corpus or rate; "
+                "give another -o, or remove it"
+            )
+        sweep(folder, "parts")
+    elif folder.names("parts"):
+        raise UsageError(f"{folder.location} holds files of something else; give another -o")
+    else:
+        folder.write("unfinished.json", json.dumps(key).encode())
+
+
+def _counts(folder: Folder, part: Part) -> tuple[int, dict[str, int]]:
+    metadata = pq.read_schema(io.BytesIO(folder.read(part.name))).metadata
+    return int(metadata[b"rows"]), json.loads(metadata[b"refused"])
+
+
+Counts = Iterator[tuple[int, dict[str, int]]]
+
+
+def _run_here(
+    left: list[Part], read: ReadPart, data: str, encoder_run: str, out: str, dtype: str
+) -> Counts:
+    write = EmbedPart(encoder_run, out, dtype)
+    for rows in ahead(lambda part: [read(part)], left, default_workers()):
+        counts = write(rows)
+        yield int(counts["rows"][0]), json.loads(str(counts["refused"][0]))
+
+
+class RayRead:
+    """`ReadPart` as a Ray Data actor; parts travel as JSON."""
+
+    def __init__(self, data: str, rate: float, shape: tuple[int, int]) -> None:
+        self._read = ReadPart(open_source(data), rate, shape)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        number, pieces = json.loads(str(rows["part"][0]))
+        return self._read(Part(number, tuple(tuple(piece) for piece in pieces)))
+
+
+def _run_on_ray(
+    left: list[Part], read: ReadPart, data: str, encoder_run: str, out: str, dtype: str
+) -> Counts:
+    if not left:
+        return
+    with ray_session() as cpus:
+        import ray.data  # noqa: PLC0415
+
+        gpus = gpu_count()
+        share = budget(cpus, max(1, gpus))
+        # a part's frames must reach the encoder as one block
+        ray.data.DataContext.get_current().target_max_block_size = 4 * 2**30
+        blocks = [pa.table({"part": [json.dumps([p.number, p.pieces])]}) for p in left]
+        dataset = ray.data.from_arrow(blocks).map_batches(
+            RayRead,
+            fn_constructor_args=(data, read.rate, read.shape),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
+            num_cpus=share.actor_cpus,
+        ).map_batches(
+            EmbedPart,
+            fn_constructor_args=(encoder_run, out, dtype),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
+            num_cpus=share.trainer_cpus,
+            num_gpus=1 if gpus else 0,
+        )  # fmt: skip
+        for row in dataset.iter_rows():
+            yield int(row["rows"]), json.loads(row["refused"])

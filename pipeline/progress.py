@@ -1,0 +1,65 @@
+"""How long work is shown: one line with count, rate and time left, redrawn or logged."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line now and then, so that logs stay readable."""
+
+    LOG_SECONDS = 10.0
+
+    def __init__(self, what: str, unit: str, total: int = 0, start: int = 0) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            desc=what,
+            unit=unit,
+            total=total or None,
+            initial=start,
+            file=sys.stderr,
+            disable=not self._terminal,
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+        self._what, self._unit = what, unit
+        self._start, self._began = start, time.monotonic()
+        self._logged = self._began - self.LOG_SECONDS + 1
+
+    def update(self, done: int, total: int, **shown: Any) -> None:
+        """Set how much is done; `shown` are further figures."""
+        if self._terminal:
+            self._bar.total = total
+            self._bar.set_postfix({k: _short(v) for k, v in shown.items()}, refresh=False)
+            self._bar.update(done - self._bar.n)
+            return
+        now = time.monotonic()
+        if now - self._logged < self.LOG_SECONDS and done < total:
+            return
+        self._logged = now
+        rate = (done - self._start) / max(1e-9, now - self._began)
+        left = f", {_clock((total - done) / rate)} left" if rate > 0 and done < total else ""
+        extra = "".join(f", {name} {_short(value)}" for name, value in shown.items())
+        print(
+            f"{self._what}: {done}/{total} {self._unit}, {rate:.3g}/s{left}{extra}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leave the last state standing."""
+        self._bar.close()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
