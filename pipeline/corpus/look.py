@@ -137,7 +137,7 @@ class Set:
         )
         first, second = _colour(rng, (0.7, 1.0), 0.95), _colour(rng, (0.0, 0.4), 0.95)
         clutter: list[Capsule | Box] = []
-        for _ in range(rng.integers(3, 6)):
+        for _ in range(rng.integers(2, 5)):
             angle = rng.uniform(1.3, 2 * np.pi - 1.3)
             place = rng.uniform(0.6, 1.05) * np.array([np.cos(angle), np.sin(angle)])
             size = rng.uniform(0.05, 0.12)
@@ -170,10 +170,10 @@ class Shot:
     def __init__(self, stage: Set, view: int, size: int, rng: np.random.Generator) -> None:
         self._stage = stage
         self._rng = rng
-        side = (-1) ** view * (0.75 + 0.5 * (view // 2))
-        azimuth = side + rng.uniform(-0.22, 0.22)
-        elevation = (0.42 if view % 2 == 0 else 0.66) + rng.uniform(-0.1, 0.1)
-        distance = rng.uniform(2.25, 2.65)
+        side = (-1) ** view * (0.62 + 0.5 * (view // 2))
+        azimuth = side + rng.uniform(-0.1, 0.1)
+        elevation = (0.42 if view % 2 == 0 else 0.66) + rng.uniform(-0.05, 0.05)
+        distance = rng.uniform(2.3, 2.5)
         around = np.array(
             [
                 np.cos(elevation) * np.cos(azimuth),
@@ -181,13 +181,13 @@ class Shot:
                 np.sin(elevation),
             ]
         )
-        target = np.array([0.22, 0.0, 0.33]) + rng.uniform(-0.06, 0.06, 3)
+        target = np.array([0.22, 0.0, 0.33]) + rng.uniform(-0.03, 0.03, 3)
         self._camera = Camera(
             target + distance * around,
             target,
-            np.deg2rad(rng.uniform(37, 43)),
+            np.deg2rad(rng.uniform(38.5, 41.5)),
             size,
-            roll=rng.uniform(-0.06, 0.06),
+            roll=rng.uniform(-0.03, 0.03),
         )
         self._gain = (rng.uniform(0.85, 1.15) * rng.uniform(0.9, 1.1, 3)).astype(np.float32)
         self._noise = rng.uniform(0.8, 2.2)

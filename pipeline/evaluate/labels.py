@@ -1,0 +1,179 @@
+"""Which label has each embedded frame? Labels from JSON files, from a table, or from the source.
+
+Three forms are read:
+- a folder of `<event>.json` files, each {"fps", "phases", "frames": [{"phase": 2, ...}, ...]};
+- a CSV or Parquet table with the columns video_id, time_s, label: the row nearest in time holds,
+  up to `tolerance_s` away;
+- the `label` column of the embeddings, where their source was a labelled image table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from configs.errors import InputError, SettingError
+from pipeline.evaluate.embeddings import Embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """One value a frame: `values` object [n], None where a frame has no label."""
+
+    values: NDArray[np.object_]
+    source: str
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which frames have a label, bool [n]."""
+        return np.array([value is not None for value in self.values], dtype=bool)
+
+    def numeric(self) -> NDArray[np.float64] | None:
+        """The known values as float64 [m, K] regression targets; None where they are classes.
+
+        Numbers are targets when they are fractional or come in lists; whole numbers are classes.
+        """
+        values = list(self.values[self.known])
+        if not values or isinstance(values[0], str):
+            return None
+        try:
+            table = np.array(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            return None
+        if table.ndim == 1:
+            if np.all(table == np.round(table)):
+                return None
+            table = table[:, None]
+        return table
+
+
+def encode_classes(values: NDArray[np.object_]) -> tuple[NDArray[np.int64], list[str]]:
+    """Class numbers int64 [n] and the names they stand for, in order (numbers by value)."""
+    keys = sorted(set(values.tolist()), key=lambda key: (isinstance(key, str), key))
+    number = {key: index for index, key in enumerate(keys)}
+    return np.array([number[key] for key in values.tolist()], np.int64), [str(key) for key in keys]
+
+
+def load_labels(
+    path: Path | None,
+    embeddings: Embeddings,
+    *,
+    attribute: str = "phase",
+    tolerance_s: float = 0.5,
+) -> Labels:
+    """Labels of the frames of `embeddings`, from a folder, a table or (None) the embeddings.
+
+    `attribute` names the key of a frame in JSON files, or the label column of a table (`label`
+    where the table has no such column). Raises InputError when nothing matches.
+    """
+    if path is None:
+        if embeddings.label is None:
+            raise InputError(
+                "no labels: give --labels (a folder of JSON files or a CSV/Parquet table); "
+                "these embeddings carry no label column"
+            )
+        return Labels(embeddings.label, "embeddings")
+    if not path.exists():
+        raise InputError(f"{path}: no such labels folder or table")
+    if path.is_dir():
+        values = _from_json(path, embeddings, attribute)
+    else:
+        values = _from_table(path, embeddings, attribute, tolerance_s)
+    labels = Labels(values, str(path))
+    if not labels.known.any():
+        videos = ", ".join(sorted(set(embeddings.video_id.tolist()))[:3])
+        raise InputError(f"{path}: no label matches the embedded videos (e.g. {videos})")
+    return labels
+
+
+def _from_json(folder: Path, embeddings: Embeddings, attribute: str) -> NDArray[np.object_]:
+    files: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.json")):
+        relative = file.relative_to(folder).with_suffix("").as_posix()
+        for key in {relative, file.stem}:
+            files.setdefault(key, []).append(file)
+    values = np.full(len(embeddings), None, dtype=object)
+    for event in np.unique(embeddings.event):
+        file = _file_of(event, files)
+        if file is None:
+            continue
+        state = _read_json(file)
+        frames, fps = state["frames"], float(state["fps"])
+        for row in np.flatnonzero(embeddings.event == event):
+            # a frame is shown from n / fps on: its start and its middle both mean frame n
+            number = math.floor(float(embeddings.time_s[row]) * fps + 0.01)
+            if 0 <= number < len(frames):
+                if attribute not in frames[number]:
+                    raise SettingError(
+                        f"{file}: frames have no {attribute!r}; "
+                        f"there are {', '.join(sorted(frames[number]))}"
+                    )
+                values[row] = _plain(frames[number][attribute])
+    return values
+
+
+def _file_of(event: str, files: dict[str, list[Path]]) -> Path | None:
+    """The label file of an event: by its full name, else by the last part of it."""
+    name = PurePosixPath(event)
+    for key in (event, name.with_suffix("").as_posix(), name.name, name.stem):
+        found = files.get(key, [])
+        if len(found) > 1:
+            raise InputError(f"two label files for event {event}: {found[0]}, {found[1]}")
+        if found:
+            return found[0]
+    return None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not JSON: {error}") from error
+    if not isinstance(state, dict) or not {"fps", "frames"} <= state.keys():
+        raise InputError(f"{file}: a label file is an object with fps and frames")
+    return state
+
+
+def _plain(value: Any) -> Any:
+    """Lists become tuples, so that a label can be a key and an array of labels stays flat."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _from_table(
+    path: Path, embeddings: Embeddings, attribute: str, tolerance_s: float
+) -> NDArray[np.object_]:
+    try:
+        table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: not a CSV or Parquet table: {error}") from error
+    column = attribute if attribute in table.column_names else "label"
+    missing = [n for n in ("video_id", "time_s", column) if n not in table.column_names]
+    if missing:
+        raise InputError(
+            f"{path}: no column {', '.join(missing)}; a label table has video_id, time_s and label"
+        )
+    video = np.array([str(name) for name in table.column("video_id").to_pylist()], dtype=object)
+    time_s = table.column("time_s").to_numpy().astype(np.float64)
+    label = np.empty(len(video), dtype=object)
+    label[:] = [_plain(value) for value in table.column(column).to_pylist()]
+    values = np.full(len(embeddings), None, dtype=object)
+    for name in np.unique(embeddings.video_id):
+        rows = np.flatnonzero(embeddings.video_id == name)
+        known = np.flatnonzero(video == name)
+        if not len(known):
+            continue
+        known = known[np.argsort(time_s[known], kind="stable")]
+        middle = (time_s[known][1:] + time_s[known][:-1]) / 2
+        pick = known[np.searchsorted(middle, embeddings.time_s[rows])]
+        near = np.abs(time_s[pick] - embeddings.time_s[rows]) <= tolerance_s
+        values[rows[near]] = label[pick[near]]
+    return values
