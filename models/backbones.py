@@ -118,6 +118,9 @@ def _tiny(stages: int | None) -> tuple[nn.Module, int]:
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, _ResidualBlock):
+            # Blocks begin as their shortcuts: features are then informative before any training.
+            nn.init.zeros_(module.second[1].weight)
     return trunk, _TINY_WIDTHS[kept - 1]
 
 

@@ -1,0 +1,127 @@
+"""SimCLR: two augmented crops of one image attract, crops of other images repel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig, augment_frames
+from models.distributed import gather_rows, mean_over_ranks, rank
+from models.encoder import Encoder
+from models.heads import mlp
+from models.losses import info_nce_terms
+from models.method import Batch, Method, register
+
+
+class SimCLRConfig(MethodConfig):
+    """SimCLR, versions 1 and 2."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images are contrasted."""
+    head: Literal["v1", "v2"] = "v1"
+    """Projector of two layers (v1) or three (v2)."""
+    head_dim: int | None = Field(None, ge=1, le=16_384)
+    """Width of the projector's hidden layers; unset: that of the representation."""
+    projection_dim: int = Field(128, ge=2, le=8192)
+    """Width of the space in which crops are compared."""
+    temperature: float = Field(0.1, gt=0, le=10)
+    """Temperature of the softmax (0.5 for CIFAR, appendix B.9)."""
+    instance_s: float = Field(10.0, ge=0)
+    """Frames of one video closer than this are too alike to repel each other."""
+    min_negatives: int = Field(1, ge=1)
+    """Crops left with fewer negatives than this are skipped."""
+    augment: AugmentConfig = AugmentConfig(
+        crop_scale=(0.08, 1.0),
+        flip=0.5,
+        jitter=0.8,
+        brightness=0.8,
+        contrast=0.8,
+        saturation=0.8,
+        hue=0.2,
+        grayscale=0.2,
+        blur=0.5,
+    )
+    """How each crop is varied (appendix A)."""
+
+
+@register
+class SimCLR(Method):
+    """Contrastive learning of crops; what is exported is the representation before the projector.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `time_s` float32
+    [B, F]; `instance` int64 [B].
+    """
+
+    name = "simclr"
+    paper = (
+        "Chen, Kornblith, Norouzi, Hinton, A Simple Framework for Contrastive Learning of Visual "
+        "Representations, ICML 2020, arXiv 2002.05709 (v2: arXiv 2006.10029)"
+    )
+    Config = SimCLRConfig
+    config: SimCLRConfig
+
+    def __init__(self, encoder: Encoder, config: SimCLRConfig) -> None:
+        super().__init__(encoder, config)
+        hidden = [config.head_dim or encoder.out_dim] * (1 if config.head == "v1" else 2)
+        self.projector = mlp(
+            encoder.out_dim, *hidden, config.projection_dim, norm=True, norm_out=True
+        )
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Crops that say nothing of each other: log(candidates) nats of loss, 0 of information."""
+        return {"information": 0.0}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [2 B F, 3, S, S] (all first crops, then all second), in place of
+        `frames`."""
+        rest = {key: value for key, value in batch.items() if key != "frames"}
+        frames = batch["frames"].flatten(0, 1).repeat(2, 1, 1, 1)
+        images = augment_frames(frames, self.encoder.config.image_size, self.config.augment)
+        return {**rest, "images": self.encoder.normalize(images)}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        projected = functional.normalize(self.projector(self.encoder(batch["images"])).float())
+        frames_each = batch["time_s"].shape[1]
+        instance = batch["instance"].repeat_interleave(frames_each).repeat(2)
+        time_s = batch["time_s"].flatten().repeat(2)
+        positive, negative = crop_masks(instance, time_s, self.config.instance_s)
+        enough = negative.sum(dim=1) >= self.config.min_negatives
+        terms, counted, hit = info_nce_terms(
+            projected, gather_rows(projected), positive, negative, self.config.temperature
+        )
+        counted = counted & enough
+        loss = mean_over_ranks(terms, counted)
+        candidates = torch.log1p(negative.sum(dim=1).float())
+        return {
+            "loss": loss,
+            "top1": mean_over_ranks(hit.float(), counted),
+            "information": mean_over_ranks(candidates, counted) - loss.detach(),
+            "embedding_std": projected.detach().std(dim=0).mean(),
+            "valid": counted.float().mean(),
+        }
+
+
+def crop_masks(instance: Tensor, time_s: Tensor, instance_s: float) -> tuple[Tensor, Tensor]:
+    """Which crops of all ranks attract and repel this rank's: bool [R, W R], (positive, negative).
+
+    instance: int64 [R], time_s: float32 [R], both the first crops and then the second of the
+    same images. A crop's partner attracts it; crops of the same instance within `instance_s` of
+    it, among them itself, are neither.
+    """
+    rows = torch.arange(len(instance), device=instance.device)
+    partner = rank() * len(rows) + rows.roll(len(rows) // 2)
+    every_instance, every_time = gather_rows(instance), gather_rows(time_s)
+    columns = torch.arange(len(every_instance), device=instance.device)
+    positive = columns[None, :] == partner[:, None]
+    same = instance[:, None] == every_instance[None, :]
+    near = (time_s[:, None] - every_time[None, :]).abs() <= instance_s
+    return positive, ~(same & near)

@@ -1,0 +1,84 @@
+"""Shuffle and Learn: is a tuple of three frames in valid temporal order?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.sampling import TuplesSampling
+from models.augment import AugmentConfig, augment_frames
+from models.encoder import Encoder
+from models.heads import mlp
+from models.method import Batch, Method, register
+
+
+class ShuffleAndLearnConfig(MethodConfig):
+    """Temporal order verification."""
+
+    sampling: TuplesSampling = TuplesSampling()
+    """Which tuples are drawn; by default three in four are out of order (section 3.1)."""
+    hidden: tuple[int, ...] = (128, 64)
+    """Widths of the classifier on the three concatenated embeddings."""
+    augment: AugmentConfig = AugmentConfig(
+        crop_scale=(0.7, 1.0), jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, blur=0.3
+    )
+    """One crop for the tuple, colours and blur for each frame: compression varies with a frame's
+    place among the keyframes, and must not give the order away."""
+
+
+@register
+class ShuffleAndLearn(Method):
+    """Temporal order verification on three-frame tuples.
+
+    Batch: `frames` uint8 [B, 3, H, W, 3]; `label` int64 [B], 1 for a valid order, 0 for a
+    displaced middle frame.
+    """
+
+    name = "shuffle_and_learn"
+    paper = (
+        "Misra, Zitnick, Hebert, Shuffle and Learn: Unsupervised Learning using Temporal Order "
+        "Verification, ECCV 2016, arXiv 1603.08561"
+    )
+    Config = ShuffleAndLearnConfig
+    config: ShuffleAndLearnConfig
+
+    def __init__(self, encoder: Encoder, config: ShuffleAndLearnConfig) -> None:
+        super().__init__(encoder, config)
+        self.classifier = mlp(3 * encoder.out_dim, *config.hidden, 2, norm=True)
+        share = config.sampling.negative_share
+        self.register_buffer(
+            "class_weight", torch.tensor([0.5 / share, 0.5 / (1 - share)]), persistent=False
+        )
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Balanced accuracy of any constant answer; accuracy of the better constant answer."""
+        share = self.config.sampling.negative_share
+        return {"balanced_accuracy": 0.5, "accuracy": max(share, 1 - share)}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 3, 3, S, S], in place of `frames`."""
+        rest = {key: value for key, value in batch.items() if key != "frames"}
+        size = self.encoder.config.image_size
+        images = augment_frames(batch["frames"].flatten(0, 1), size, self.config.augment, shared=3)
+        return {**rest, "images": self.encoder.normalize(images).unflatten(0, (-1, 3))}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        label = batch["label"]
+        embeddings = self.encoder(batch["images"].flatten(0, 1)).unflatten(0, (-1, 3))
+        logits = self.classifier(embeddings.flatten(1)).float()
+        # The weights follow the sampler's shares, not those of the batch, so that the mean over
+        # ranks is the loss of the whole batch.
+        terms = functional.cross_entropy(logits, label, reduction="none")
+        hit = (logits.argmax(dim=1) == label).float()
+        recalls = [hit[label == kind].mean() for kind in (0, 1)]
+        return {
+            "loss": (terms * self.class_weight[label]).mean(),
+            "accuracy": hit.mean(),
+            "balanced_accuracy": torch.stack(recalls).nanmean(),
+        }

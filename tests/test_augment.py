@@ -1,0 +1,239 @@
+"""Does batched augmentation draw and compute what the reference transforms do?"""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torchvision.transforms import v2
+
+from configs.encoder import EncoderConfig
+from models import color
+from models.augment import AugmentConfig, augment_frames, random_boxes
+from models.encoder import Encoder
+from models.resample import gaussian_blur, resample, resize_weights
+
+EVERYTHING = AugmentConfig(
+    crop_scale=(0.2, 1.0),
+    flip=0.5,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    grayscale=0.2,
+    blur=0.5,
+)
+
+
+@pytest.fixture
+def frames() -> Tensor:
+    """Smooth random pictures, uint8 [8, 48, 64, 3]."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(8, 3, 6, 8, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, (48, 64), mode="bicubic")
+    return (fine.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
+
+
+def _floats(frames: Tensor) -> Tensor:
+    return frames.permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.mark.parametrize("box", [(3, 5, 40, 30), (0, 0, 64, 48), (20, 10, 9, 11)])
+@pytest.mark.parametrize("size", [16, 32, 80])
+def test_a_resized_crop_equals_the_antialiased_reference(
+    frames: Tensor, box: tuple[int, int, int, int], size: int
+) -> None:
+    left, top, wide, high = box
+    ones = torch.ones(len(frames))
+    rows = resize_weights(top * ones, high * ones, 48, size)
+    columns = resize_weights(left * ones, wide * ones, 64, size)
+    reference = v2.functional.resized_crop(
+        _floats(frames), top, left, high, wide, [size, size], antialias=True
+    )
+    torch.testing.assert_close(
+        resample(frames, rows, columns), reference.clamp(0, 1), atol=2e-4, rtol=0
+    )
+
+
+def test_mirrored_columns_mirror_the_image(frames: Tensor) -> None:
+    zeros, length = torch.zeros(8), torch.full((8,), 48.0)
+    rows = resize_weights(zeros, length, 48, 24)
+    mirror = torch.arange(8) % 2 == 0
+    plain = resample(frames, rows, resize_weights(zeros, length, 64, 24))
+    mirrored = resample(frames, rows, resize_weights(zeros, length, 64, 24, mirror=mirror))
+    torch.testing.assert_close(mirrored[::2], plain[::2].flip(3))
+    assert torch.equal(mirrored[1::2], plain[1::2])
+
+
+def test_zooming_out_shows_black_around_the_whole_picture() -> None:
+    white = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
+    weights = resize_weights(torch.tensor([-32.0]), torch.tensor([96.0]), 32, 30)
+    image = resample(white, weights, weights)[0, 0]
+    torch.testing.assert_close(image[10:20, 10:20], torch.ones(10, 10))
+    image[10:20, 10:20] = 0
+    assert image.max() == 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "reference", "amounts"),
+    [
+        (color.adjust_brightness, v2.functional.adjust_brightness, (0.0, 0.6, 1.0, 1.7)),
+        (color.adjust_contrast, v2.functional.adjust_contrast, (0.0, 0.6, 1.0, 1.7)),
+        (color.adjust_saturation, v2.functional.adjust_saturation, (0.0, 0.6, 1.0, 1.7)),
+        (color.adjust_hue, v2.functional.adjust_hue, (-0.5, -0.1, 0.0, 0.2)),
+    ],
+)
+def test_colour_operations_equal_the_reference(frames: Tensor, ours, reference, amounts) -> None:
+    images = _floats(frames[:4])
+    images[0, :, :4] = 0.5  # grey pixels have no hue
+    expected = torch.stack([reference(i, a) for i, a in zip(images, amounts, strict=True)])
+    torch.testing.assert_close(ours(images, torch.tensor(amounts)), expected, atol=1e-5, rtol=0)
+
+
+def test_grayscale_equals_the_reference(frames: Tensor) -> None:
+    images = _floats(frames)
+    torch.testing.assert_close(
+        color.grayscale(images), v2.functional.rgb_to_grayscale(images), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("radius", [1, 3, 30])
+def test_blur_equals_the_reference(frames: Tensor, radius: int) -> None:
+    images = _floats(frames)[:3, :, :32, :32]
+    sigma = torch.tensor([0.1, 0.8, 2.0])
+    taps = 2 * radius + 1
+    expected = torch.stack(
+        [
+            v2.functional.gaussian_blur(i, [taps, taps], [s, s])
+            for i, s in zip(images, sigma.tolist(), strict=True)
+        ]
+    )
+    torch.testing.assert_close(gaussian_blur(images, sigma, radius), expected, atol=1e-5, rtol=0)
+
+
+def test_boxes_have_the_distribution_of_the_reference() -> None:
+    torch.manual_seed(0)
+    scale, ratio, count = (0.2, 1.0), (3 / 4, 4 / 3), 1500
+    ours = random_boxes(count, 48, 80, scale, ratio)
+    image = torch.zeros(3, 48, 80)
+    drawn = [v2.RandomResizedCrop.make_params(v2.RandomResizedCrop(1, scale, ratio), [image])
+             for _ in range(count)]  # fmt: skip
+    theirs = torch.tensor(
+        [[p["left"], p["top"], p["width"], p["height"]] for p in drawn], dtype=torch.float
+    )
+    error = (ours.var(0) / count + theirs.var(0) / count).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 4 * error).all()
+    torch.testing.assert_close(ours.std(0), theirs.std(0), rtol=0.06, atol=0)
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, 0] + ours[:, 2] <= 80).all()
+    assert (ours[:, 1] + ours[:, 3] <= 48).all()
+
+
+def test_a_crop_that_cannot_fit_is_the_largest_centred_one() -> None:
+    boxes = random_boxes(3, 10, 100, (0.9, 1.0), (3 / 4, 4 / 3))
+    assert boxes.tolist() == [[43.0, 0.0, 13.0, 10.0]] * 3
+
+
+def test_outputs_have_the_moments_of_the_reference(frames: Tensor) -> None:
+    torch.manual_seed(0)
+    count = 300
+    jitter = v2.ColorJitter(0.4, 0.4, 0.4, 0.1)
+    reference = v2.Compose(
+        [
+            v2.RandomResizedCrop(16, (0.2, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([jitter], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.RandomApply([v2.GaussianBlur(3, (0.1, 2.0))], 0.5),
+        ]
+    )
+    picture = frames[:1]
+    theirs = torch.stack([reference(_floats(picture)[0]) for _ in range(count)])
+    ours = augment_frames(picture.expand(count, -1, -1, -1), 16, EVERYTHING)
+    assert ours.shape == theirs.shape
+    channel_ours, channel_theirs = ours.mean((2, 3)), theirs.mean((2, 3))
+    error = (channel_ours.var(0) / count + channel_theirs.var(0) / count).sqrt()
+    assert ((channel_ours.mean(0) - channel_theirs.mean(0)).abs() < 4 * error).all()
+    torch.testing.assert_close(channel_ours.std(0), channel_theirs.std(0), rtol=0.2, atol=0)
+    contrast_ours, contrast_theirs = ours.std((2, 3)).mean(), theirs.std((2, 3)).mean()
+    torch.testing.assert_close(contrast_ours, contrast_theirs, rtol=0.06, atol=0)
+
+
+def test_images_stay_in_range_and_differ(frames: Tensor) -> None:
+    torch.manual_seed(0)
+    images = augment_frames(frames[:1].expand(32, -1, -1, -1), 24, EVERYTHING)
+    assert images.shape == (32, 3, 24, 24)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert len(torch.unique(images.flatten(1), dim=0)) == 32
+
+
+def test_a_seed_fixes_the_augmentation(frames: Tensor) -> None:
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(augment_frames(frames, 24, EVERYTHING))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_switched_off_it_is_the_evaluation_preprocessing(frames: Tensor) -> None:
+    square = augment_frames(frames, 48, AugmentConfig())
+    assert torch.allclose(square, _floats(frames)[..., 8:56], atol=1e-6)
+    encoder = Encoder(EncoderConfig(image_size=24))
+    halved = encoder.normalize(augment_frames(frames, 24, AugmentConfig()))
+    # Evaluation resizes before it crops, so that the outermost columns see beyond the square.
+    inner = (..., slice(1, -1))
+    torch.testing.assert_close(halved[inner], encoder.preprocess(frames)[inner])
+
+
+def test_frames_of_a_group_share_their_crop_but_not_their_colours(frames: Tensor) -> None:
+    torch.manual_seed(0)
+    group = frames[:1].expand(6, -1, -1, -1)
+    cropped = augment_frames(group, 24, AugmentConfig(crop_scale=(0.1, 0.5), flip=0.5), shared=3)
+    assert torch.equal(cropped[0], cropped[1])
+    assert torch.equal(cropped[3], cropped[5])
+    assert not torch.equal(cropped[0], cropped[3])
+    varied = augment_frames(group, 24, AugmentConfig(jitter=1.0, brightness=0.5), shared=3)
+    assert not torch.equal(varied[0], varied[1])
+    with pytest.raises(ValueError, match="groups of 4"):
+        augment_frames(group, 24, AugmentConfig(), shared=4)
+
+
+def test_zoom_goes_in_and_out_about_the_centre() -> None:
+    torch.manual_seed(0)
+    white = torch.full((400, 32, 32, 3), 255, dtype=torch.uint8)
+    images = augment_frames(white, 30, AugmentConfig(zoom=0.5))
+    share = images[:, 0].mean((1, 2))  # of the picture that is not black
+    black = (share < 1).float().mean().item()
+    assert black == pytest.approx(0.25, abs=0.07)  # half of the half that is zoomed
+    assert share.min() == pytest.approx(1 / 9, abs=0.03)
+    torch.testing.assert_close(images, images.flip(3))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"crop_scale": (0.5, 1.2)},
+        {"crop_scale": (0.0, 1.0)},
+        {"blur_sigma": (2.0, 1.0)},
+        {"zoom": 0.5, "crop_scale": (0.5, 1.0)},
+        {"flip": 1.5},
+        {"hue": 0.6},
+        {"sharpness": 1.0},
+    ],
+)
+def test_settings_out_of_range_are_refused(setting: dict) -> None:
+    with pytest.raises(ValidationError):
+        AugmentConfig(**setting)
+
+
+def test_log_aspect_is_uniform() -> None:
+    """Neither tall nor wide crops are preferred."""
+    torch.manual_seed(0)
+    boxes = random_boxes(4000, 200, 200, (0.1, 0.5), (0.5, 2.0))
+    log_aspect = (boxes[:, 2] / boxes[:, 3]).log()
+    assert log_aspect.mean().item() == pytest.approx(0, abs=0.03)
+    assert log_aspect.std().item() == pytest.approx(2 * math.log(2) / math.sqrt(12), rel=0.05)
