@@ -1,0 +1,107 @@
+"""Do the measures of geometry hold their closed forms, and do alarms ring exactly when due?"""
+
+import numpy as np
+import pytest
+
+from pipeline.evaluate.geometry import align, diagnose, participation_ratio, rankme, uniformity
+from pipeline.evaluate.statistics import split_by_group, video_interval
+
+
+def sphere(rng, n, d):
+    x = rng.normal(size=(n, d))
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_identical_views_align_to_zero_and_opposite_ones_to_four():
+    x = sphere(np.random.default_rng(0), 50, 6)
+    assert align(x, 3 * x) == pytest.approx(0, abs=1e-9)
+    assert align(x, -x) == pytest.approx(4, abs=1e-6)
+
+
+def test_uniformity_equals_the_slow_formulation_and_its_reference_values():
+    rng = np.random.default_rng(1)
+    x = sphere(rng, 40, 5)
+    pairs = [(x[i] - x[j]) @ (x[i] - x[j]) for i in range(40) for j in range(i + 1, 40)]
+    assert uniformity(x) == pytest.approx(np.log(np.mean(np.exp(-2 * np.array(pairs)))), abs=1e-6)
+    assert uniformity(np.ones((30, 8))) == pytest.approx(0, abs=1e-6)
+    assert uniformity(sphere(rng, 1500, 3)) == pytest.approx(-2.08, abs=0.01)
+    assert uniformity(sphere(rng, 1500, 128)) == pytest.approx(-3.938, abs=0.002)
+
+
+def test_rankme_of_known_matrices_and_its_invariances():
+    rng = np.random.default_rng(2)
+    assert rankme(np.eye(7)) == pytest.approx(7)
+    assert rankme(np.outer(rng.normal(size=40), rng.normal(size=9))) == pytest.approx(1, abs=1e-4)
+    clusters = np.eye(12)[np.repeat(np.arange(5), 20)]
+    assert rankme(clusters) == pytest.approx(5)
+    x = rng.normal(size=(200, 10)) * np.arange(1, 11)
+    turn = np.linalg.qr(rng.normal(size=(10, 10)))[0]
+    assert rankme(1000 * x @ turn) == pytest.approx(rankme(x), rel=1e-6)
+    assert rankme(x + 100, centred=True) == pytest.approx(rankme(x, centred=True), rel=1e-6)
+    assert rankme(x + 100) < 3
+    assert rankme(np.zeros((5, 3))) == 1
+
+
+def test_rankme_and_participation_of_gaussian_features_match_published_bias():
+    x = np.random.default_rng(3).normal(size=(4096, 128))
+    assert rankme(x) == pytest.approx(127.5, abs=0.2)
+    assert participation_ratio(x) == pytest.approx(124.1, abs=0.5)
+    assert rankme(x + 10) == pytest.approx(25.7, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "alarms"),
+    [
+        ("isotropic", []),
+        ("constant", ["collapse", "cone", "dimensional_collapse", "dead_units"]),
+        ("rank two", ["dimensional_collapse"]),
+        ("cone", ["collapse", "cone", "dimensional_collapse"]),
+        ("dead", ["dead_units"]),
+    ],
+)
+def test_exactly_the_due_alarms_ring(kind, alarms):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(1000, 64)).astype(np.float32)
+    if kind == "constant":
+        x = np.repeat(x[:1], 1000, axis=0)
+    elif kind == "rank two":
+        x = x[:, :2] @ rng.normal(size=(2, 64))
+    elif kind == "cone":
+        x = 0.01 * x + rng.normal(size=64)
+    elif kind == "dead":
+        x[:, :20] = 0
+    assert diagnose(x)["alarms"] == alarms
+
+
+def test_diagnostics_equal_their_definitions():
+    x = np.random.default_rng(5).normal(size=(60, 8)) + 0.5
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosine = [unit[i] @ unit[j] for i in range(60) for j in range(60) if i != j]
+    figures = diagnose(x)
+    assert figures["mean_cosine"] == pytest.approx(np.mean(cosine), abs=1e-6)
+    assert figures["normalised_std"] == pytest.approx(np.sqrt(8) * unit.std(0).mean(), abs=1e-6)
+
+
+def test_the_interval_redraws_videos_not_frames():
+    rng = np.random.default_rng(6)
+    per_video = rng.uniform(size=25)
+    video = np.repeat(np.arange(25), 4).astype(str).astype(object)
+    values = np.repeat(per_video, 4)
+    low, high = video_interval(values, video)
+    assert low < per_video.mean() < high
+    more = video_interval(np.repeat(values, 10), np.repeat(video, 10))
+    assert np.allclose((low, high), more)
+    assert video_interval(values - values, video) == (0, 0)
+
+
+def test_splits_hold_whole_videos_and_repeat_by_seed():
+    video = np.array([f"v{i % 9}" for i in range(90)], dtype=object)
+    first, second = split_by_group(video, (0.7, 0.3), 0), split_by_group(video, (0.7, 0.3), 0)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert sorted(np.concatenate(first)) == list(range(90))
+    assert not set(video[first[0]]) & set(video[first[1]])
+    assert len(set(video[first[0]])) == 6
+    three = split_by_group(np.array(["a", "b", "c"], dtype=object), (0.98, 0.01, 0.01), 1)
+    assert [len(part) for part in three] == [1, 1, 1]
+    with pytest.raises(ValueError, match="parts"):
+        split_by_group(np.array(["a"], dtype=object), (0.5, 0.5), 1)
