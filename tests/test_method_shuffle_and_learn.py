@@ -1,0 +1,94 @@
+"""Does Shuffle and Learn tell ordered from misordered tuples, and nothing from noise?"""
+
+import pytest
+import torch
+
+from configs.encoder import EncoderConfig
+from models.augment import AugmentConfig
+from models.encoder import Encoder
+from models.method import Batch
+from models.temporal.shuffle_and_learn import ShuffleAndLearn, ShuffleAndLearnConfig
+from tests.learning import draw_dots, train
+
+VARIED = AugmentConfig(crop_scale=(0.8, 1.0), jitter=0.5, brightness=0.2)
+
+
+def _method(augment: AugmentConfig = VARIED, **sampling: float) -> ShuffleAndLearn:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(
+        stages=2, image_size=32, pool="spatial_softmax", pool_norm=True, embedding_dim=8
+    )
+    config = ShuffleAndLearnConfig.model_validate(
+        {"augment": augment, "sampling": {"kind": "tuples", **sampling}}
+    )
+    return ShuffleAndLearn(Encoder(encoder), config)
+
+
+def _tuples(generator: torch.Generator, informative: bool = True) -> Batch:
+    """Dots that cross the picture; a middle frame out of order lies outside the other two."""
+    count = 32
+    label = (torch.rand(count, generator=generator) < 0.25).long()
+    ends = torch.tensor([0.35, 0.65]).repeat(count, 1)
+    ends += 0.1 * (torch.rand(count, 2, generator=generator) - 0.5)
+    outside = torch.rand(count, generator=generator) < 0.5
+    jitter = 0.05 * torch.rand(count, generator=generator)
+    middle = torch.where(
+        label == 1, 0.45 + 2 * jitter, torch.where(outside, 0.1 + jitter, 0.9 - jitter)
+    )
+    if not informative:
+        label = label[torch.randperm(count, generator=generator)]
+    x = torch.stack([ends[:, 0], middle, ends[:, 1]], dim=1)
+    background = (torch.rand(count, 1, 3, generator=generator) * 0.6).expand(-1, 3, -1)
+    y = torch.rand(count, 1, generator=generator).expand(-1, 3) * 0.6 + 0.2
+    frames = draw_dots(x.flatten(), y.flatten(), background.reshape(-1, 3))
+    return {
+        "frames": frames.unflatten(0, (count, 3)),
+        "label": label,
+        "time_s": torch.zeros(count, 3),
+        "instance": torch.arange(count),
+    }
+
+
+def test_it_learns_to_verify_order() -> None:
+    method = _method()
+    metrics = train(method, _tuples, steps=50)
+    assert method.chance["balanced_accuracy"] == 0.5
+    assert metrics["balanced_accuracy"] > 0.75
+    assert metrics["accuracy"] > method.chance["accuracy"]
+
+
+def test_labels_without_information_stay_at_chance() -> None:
+    metrics = train(_method(), lambda g: _tuples(g, informative=False), steps=50)
+    assert metrics["balanced_accuracy"] == pytest.approx(0.5, abs=0.08)
+
+
+def test_both_classes_weigh_the_same() -> None:
+    """A classifier that always says `invalid` with confidence has the loss of its opposite."""
+    method = _method()
+    label = torch.tensor([1, 0, 0, 0])  # the sampler's shares
+    images = torch.zeros(4, 3, 3, 32, 32)
+    losses = []
+    for bias in ([5.0, -5.0], [-5.0, 5.0]):
+        last = method.classifier[-1]
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data = torch.tensor(bias)
+        losses.append(method({"images": images, "label": label})["loss"])
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_batch_of_one_class_has_finite_metrics(label: int) -> None:
+    method = _method()
+    batch = _tuples(torch.Generator().manual_seed(0))
+    metrics = method(method.augment({**batch, "label": torch.full((32,), label)}))
+    assert all(value.isfinite() for value in metrics.values())
+
+
+def test_a_tuple_shares_its_crop_and_each_frame_has_its_own_colours() -> None:
+    batch = _tuples(torch.Generator().manual_seed(0))
+    same = {**batch, "frames": batch["frames"][:, :1].expand(-1, 3, -1, -1, -1)}
+    torch.manual_seed(0)
+    cropped = _method(AugmentConfig(crop_scale=(0.3, 0.6))).augment(same)["images"]
+    assert torch.equal(cropped[:, 0], cropped[:, 2])
+    varied = _method(AugmentConfig(jitter=1.0, brightness=0.4)).augment(same)["images"]
+    assert not torch.equal(varied[:, 0], varied[:, 2])

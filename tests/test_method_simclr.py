@@ -1,0 +1,95 @@
+"""Does SimCLR tell images apart, spare near frames of one video, and learn?"""
+
+import math
+
+import pytest
+import torch
+
+from configs.encoder import EncoderConfig
+from models.augment import AugmentConfig
+from models.contrastive.simclr import SimCLR, SimCLRConfig, crop_masks
+from models.encoder import Encoder
+from models.losses import info_nce, nt_xent
+from models.method import Batch
+from tests.learning import draw_dots, train
+
+# Colours are jittered so widely that only the dot's place can tell two images apart.
+AUGMENT = AugmentConfig(jitter=1.0, brightness=0.8, contrast=0.5, saturation=1.0, hue=0.5)
+
+
+def _method(**settings: object) -> SimCLR:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(stages=2, image_size=32, pool="spatial_softmax", pool_norm=True)
+    config = SimCLRConfig.model_validate(
+        {"projection_dim": 16, "temperature": 0.2, "augment": AUGMENT, **settings}
+    )
+    return SimCLR(Encoder(encoder), config)
+
+
+def _images(generator: torch.Generator) -> Batch:
+    count = 32
+    x, y = 0.1 + 0.8 * torch.rand(2, count, generator=generator)
+    background = torch.rand(count, 3, generator=generator) * 0.6
+    return {
+        "frames": draw_dots(x, y, background)[:, None],
+        "time_s": torch.zeros(count, 1),
+        "instance": torch.arange(count),
+    }
+
+
+@pytest.mark.parametrize("head", ["v1", "v2"])
+def test_it_learns_to_tell_images_apart(head: str) -> None:
+    method = _method(head=head)
+    metrics = train(method, _images, steps=50)
+    assert method.chance["information"] == 0
+    assert metrics["information"] > 1.0  # nats, of log(63) = 4.1
+    assert metrics["top1"] > 0.15  # ten times 1 in 63
+
+
+def test_without_near_frames_it_is_nt_xent() -> None:
+    crops = torch.nn.functional.normalize(torch.randn(2, 6, 4), dim=2)
+    masks = crop_masks(torch.arange(6).repeat(2), torch.zeros(12), instance_s=10.0)
+    flat = crops.flatten(0, 1)
+    torch.testing.assert_close(
+        info_nce(flat, flat, *masks, 0.5).loss, nt_xent(crops[0], crops[1], 0.5).loss
+    )
+
+
+def test_near_frames_of_one_video_do_not_repel() -> None:
+    instance = torch.tensor([4, 4, 4, 7]).repeat(2)
+    time_s = torch.tensor([0.0, 5.0, 20.0, 0.0]).repeat(2)
+    positive, negative = crop_masks(instance, time_s, instance_s=10.0)
+    assert positive.nonzero()[:, 1].tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+    assert negative[0].tolist() == [False, False, True, True] * 2
+    assert negative[2].tolist() == [True, True, False, True] * 2
+
+
+def test_a_near_frame_added_to_the_batch_changes_no_other_term() -> None:
+    """Adding a duplicate of image 0's video leaves image 0's own loss as it was."""
+    method = _method(augment=AugmentConfig()).eval()
+    batch = method.augment(_images(torch.Generator().manual_seed(0)))
+    masks = crop_masks(torch.tensor([0, 0, 1, 2]).repeat(2), torch.zeros(8), 10.0)
+    z = torch.nn.functional.normalize(method.projector(method.encoder(batch["images"])), dim=1)
+    eight = z[[0, 1, 2, 3, 32, 33, 34, 35]]
+    with_near = info_nce(eight[:1], eight, masks[0][:1], masks[1][:1], 0.2).loss
+    kept = [0, 2, 3, 4, 6, 7]
+    without = info_nce(eight[:1], eight[kept], masks[0][:1, kept], masks[1][:1, kept], 0.2).loss
+    torch.testing.assert_close(with_near, without)
+
+
+def test_crops_with_too_few_negatives_are_skipped_and_counted() -> None:
+    method = _method(min_negatives=60)
+    batch = _images(torch.Generator().manual_seed(0))
+    batch["instance"] = torch.tensor([0] * 8 + list(range(8, 32)))  # 8 near frames of one video
+    metrics = method(method.augment(batch))
+    assert metrics["valid"].item() == pytest.approx(24 / 32)
+    nothing = _method(min_negatives=64)(method.augment(batch))
+    assert nothing["loss"].item() == 0
+    assert nothing["loss"].requires_grad
+
+
+def test_the_loss_before_training_is_near_its_chance_value() -> None:
+    method = _method(temperature=10.0)
+    metrics = method(method.augment(_images(torch.Generator().manual_seed(0))))
+    assert metrics["loss"].item() == pytest.approx(math.log(63), abs=0.1)
+    assert metrics["information"].item() == pytest.approx(0, abs=0.1)

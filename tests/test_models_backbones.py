@@ -1,0 +1,118 @@
+"""Do trunks, pooling and the encoder keep their shapes, sizes and promises?"""
+
+import pytest
+import torch
+
+from configs.encoder import EncoderConfig
+from configs.errors import SettingError
+from models.backbones import build_trunk
+from models.encoder import Encoder
+from models.heads import SpatialSoftmax, mlp
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "shape"),
+    [
+        ("tiny", None, (128, 8, 8)),
+        ("tiny", 2, (64, 16, 16)),
+        ("resnet18", None, (512, 2, 2)),
+        ("resnet18", 4, (256, 4, 4)),
+        ("resnet18", 3, (128, 8, 8)),
+        ("vit_tiny_patch16_224", 2, (192, 4, 4)),
+        ("convnext_atto", 3, (160, 4, 4)),
+        ("swin_tiny_patch4_window7_224", 2, (192, 8, 8)),
+    ],
+)
+def test_a_trunk_gives_the_map_it_announces(name: str, stages: int | None, shape: tuple) -> None:
+    trunk, channels = build_trunk(name, stages=stages)
+    features = trunk(torch.randn(2, 3, 64, 64))
+    assert features.shape == (2, *shape)
+    assert channels == shape[0]
+    features.square().mean().backward()
+    unused = [key for key, value in trunk.named_parameters() if value.grad is None]
+    assert unused == []  # a parameter without gradient stops data parallel training
+
+
+def test_a_plain_transformer_lays_its_tokens_out_in_rows() -> None:
+    torch.manual_seed(0)
+    trunk, _ = build_trunk("vit_tiny_patch16_224", stages=1)
+    trunk.eval()
+    image = torch.zeros(1, 3, 64, 64)
+    marked = image.clone()
+    marked[..., 16:32, 48:64] = 3  # patch in row 1, column 3
+    change = (trunk(marked) - trunk(image)).abs().sum(1)[0]
+    assert change.argmax().item() == 1 * 4 + 3
+
+
+def test_the_tiny_trunk_is_small() -> None:
+    trunk, _ = build_trunk("tiny")
+    assert sum(p.numel() for p in trunk.parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "resnet81"}, ["'resnet81'", "resnet18"]),
+        ({"name": "tinyy"}, ["tiny"]),
+        ({"name": "resnet18", "stages": 6}, ["5 stages", "6"]),
+        ({"name": "tiny", "stages": 5}, ["4 stages", "5"]),
+        ({"name": "tiny", "pretrained": True}, ["pretrained"]),
+    ],
+)
+def test_what_does_not_exist_is_refused_by_name(arguments: dict, words: list[str]) -> None:
+    with pytest.raises(SettingError) as caught:
+        build_trunk(**arguments)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_spatial_softmax_finds_where_each_channel_is_active() -> None:
+    features = torch.zeros(1, 3, 5, 9)
+    features[0, 0, 0, 8] = 1  # top right
+    features[0, 1, 2, 4] = 1  # centre
+    features[0, 2, 4, 0] = 1  # bottom left
+    positions = SpatialSoftmax(temperature=0.01)(features)
+    expected = torch.tensor([[1.0, 0.0, -1.0, -1.0, 0.0, 1.0]])
+    torch.testing.assert_close(positions, expected, atol=1e-4, rtol=0)
+
+
+def test_a_flat_map_has_its_mean_position_at_the_centre() -> None:
+    positions = SpatialSoftmax()(torch.ones(2, 4, 8, 8))
+    torch.testing.assert_close(positions, torch.zeros(2, 8), atol=1e-6, rtol=0)
+
+
+def test_spatial_softmax_computes_in_full_precision_and_learns_its_temperature() -> None:
+    pool = SpatialSoftmax(0.1)
+    features = torch.randn(2, 4, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        positions = pool(features.bfloat16())
+    assert positions.dtype == torch.float32
+    torch.testing.assert_close(positions, pool(features.bfloat16().float()))
+    positions.square().sum().backward()
+    assert pool.log_temperature.grad.abs() > 0
+
+
+def test_an_mlp_has_norms_where_it_was_told() -> None:
+    kinds = [type(layer).__name__ for layer in mlp(8, 16, 4, norm=True)]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    head = mlp(8, 16, 4, norm=False, norm_out=True)
+    assert [type(layer).__name__ for layer in head] == ["Linear", "ReLU", "Linear", "BatchNorm1d"]
+    assert head[0].bias is not None
+    assert head[2].bias is None
+    assert [type(layer).__name__ for layer in mlp(8, 4, norm=True)] == ["Linear"]
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (90, 160), (160, 90), (32, 48)])
+def test_the_encoder_takes_frames_of_any_shape(shape: tuple[int, int]) -> None:
+    config = EncoderConfig(pool="spatial_softmax", embedding_dim=16, hidden=(32,), unit_norm=True)
+    encoder = Encoder(config).eval()
+    frames = torch.randint(0, 256, (2, *shape, 3), dtype=torch.uint8)
+    images = encoder.preprocess(frames)
+    assert images.shape == (2, 3, 64, 64)
+    embeddings = encoder(images)
+    assert embeddings.shape == (2, encoder.out_dim)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+
+
+def test_without_an_embedding_the_encoder_gives_its_pooled_vector() -> None:
+    assert Encoder(EncoderConfig()).out_dim == 128
+    assert Encoder(EncoderConfig(pool="spatial_softmax")).out_dim == 256
