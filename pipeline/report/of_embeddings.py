@@ -1,0 +1,163 @@
+"""What embeddings show: figures against a baseline, a map, and what each frame finds elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from configs.errors import MareyError
+from pipeline.evaluate.embeddings import Embeddings, load_embeddings
+from pipeline.evaluate.run import run_eval
+from pipeline.report.choose import paired_events
+from pipeline.report.frames import Fetch, open_fetch
+from pipeline.report.maps import map_section, matrix_section
+from pipeline.report.matches import across_views_section, elsewhere_section
+from pipeline.report.page import Section, number, table, tiles
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line of the table of figures."""
+
+    protocol: str
+    figure: str
+    title: str
+    meaning: str
+    higher_is_better: bool
+    chance: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+_ROWS = (
+    _Row(
+        "alignment", "alignment_error_symmetric", "alignment error",
+        "how far in time the nearest frame of the other view is, as a share of the event",
+        False, "alignment_chance",
+    ),
+    _Row(
+        "retrieval", "hit@1", "same moment found",
+        "the nearest frame of the other view is within 0.2 s",
+        True, "chance@1", (("task", "temporal"),),
+    ),
+    _Row(
+        "alignment", "kendall_tau", "Kendall's tau",
+        "nearest frames in another video keep the order of time", True,
+    ),
+    _Row(
+        "alignment", "phase_error", "phase error",
+        "the nearest frame of another event shows another phase, mean over phases",
+        False, "phase_error_chance",
+    ),
+    _Row(
+        "knn", "accuracy", "kNN accuracy",
+        "the 20 nearest frames of other events tell the label", True, "accuracy_chance",
+    ),
+    _Row("geometry", "rankme", "RankMe", "effective number of dimensions in use", True),
+    _Row(
+        "geometry", "mean_cosine", "mean cosine",
+        "of any two frames; near 1 all point the same way", False,
+    ),
+)  # fmt: skip
+
+
+def embedding_sections(
+    location: str,
+    *,
+    baseline: str | None = None,
+    labels: str | None = None,
+    fetch: Fetch | None = None,
+) -> tuple[str, str, list[Section]]:
+    """Title, subtitle and sections of a folder of embeddings, beside a baseline where given."""
+    trained = load_embeddings(location)
+    sides = [("trained", trained)]
+    if baseline is not None:
+        sides.append(("untrained", _matched(load_embeddings(baseline), trained)))
+    if fetch is None:
+        fetch = _own_fetch(trained)
+    sections = [Section("Figures", _headline(trained) + _figures(location, baseline, labels))]
+    timed = len(np.unique(trained.video_id)) < len(trained)
+    sections.append(map_section(sides, timed))
+    paired = timed and paired_events(trained)
+    if paired:
+        sections.append(matrix_section(sides, paired))
+        sections.append(across_views_section(sides, paired, fetch))
+    sections.append(elsewhere_section(sides, fetch, timed))
+    name = PurePosixPath(location.rstrip("/")).name
+    encoder = trained.meta.get("encoder", "")
+    subtitle = f"{len(trained):,} frames" + (f" by the encoder {encoder}" if encoder else "")
+    return f"Embeddings: {name}", subtitle, [s for s in sections if s.body]
+
+
+def _own_fetch(embeddings: Embeddings) -> Fetch | None:
+    data = embeddings.meta.get("data")
+    if not data:
+        return None
+    try:
+        return open_fetch(str(data))
+    except MareyError:
+        return None
+
+
+def _matched(baseline: Embeddings, trained: Embeddings) -> Embeddings:
+    """The baseline's rows in the order of the trained ones. Frames missing in it are an error."""
+    place = {key: i for i, key in enumerate(zip(baseline.video_id, baseline.frame, strict=True))}
+    wanted = list(zip(trained.video_id, trained.frame, strict=True))
+    absent = [key for key in wanted if key not in place]
+    if absent:
+        from configs.errors import InputError
+
+        raise InputError(
+            f"the baseline lacks {len(absent)} of {len(wanted)} frames "
+            f"(e.g. frame {absent[0][1]} of {absent[0][0]}): embed the same index at the same rate"
+        )
+    return baseline.take(np.array([place[key] for key in wanted]))
+
+
+def _headline(embeddings: Embeddings) -> str:
+    videos = len(np.unique(embeddings.video_id))
+    events = len(np.unique(embeddings.event))
+    digest = str(embeddings.meta.get("encoder_sha256") or "")[:8]
+    return tiles(
+        [
+            (number(len(embeddings)), "frames", ""),
+            (number(videos), "videos", f"{events} events"),
+            (number(embeddings.features.shape[1]), "dimensions", ""),
+            (digest or "unknown", "encoder", "start of its SHA-256" if digest else ""),
+        ]
+    )
+
+
+def _figures(location: str, baseline: str | None, labels: str | None) -> str:
+    """A table of the figures that these embeddings allow; the others are left out."""
+    results: dict[str, dict[str, Any]] = {}
+    lines = []
+    for row in _ROWS:
+        if row.protocol not in results:
+            results[row.protocol] = _try(row, location, baseline, labels)
+        result = results[row.protocol]
+        figures, other = result["figures"], result.get("baseline", {})
+        if row.figure not in figures:
+            continue
+        cells = [row.title, f"<b>{number(figures[row.figure])}</b>"]
+        if baseline is not None:
+            cells.append(number(other[row.figure]))
+        cells += [
+            number(figures[row.chance]) if row.chance in figures else "",
+            "higher" if row.higher_is_better else "lower",
+            row.meaning,
+        ]
+        lines.append(cells)
+    header = ["", "trained", *(["untrained"] if baseline else []), "chance", "better is", "meaning"]
+    return table(header, lines, raw=frozenset([1])) if lines else ""
+
+
+def _try(row: _Row, location: str, baseline: str | None, labels: str | None) -> dict[str, Any]:
+    """The protocol's result, or no figures where these embeddings do not allow it."""
+    settings = dict(row.settings)
+    try:
+        return run_eval(row.protocol, location, labels=labels, baseline=baseline, **settings)
+    except MareyError:
+        return {"figures": {}}

@@ -1,0 +1,224 @@
+"""What a training run shows: did it learn, did it wait, what did it see, how was it set."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from pipeline.report.charts import Curve, line_chart
+from pipeline.report.page import (
+    Section,
+    details,
+    duration,
+    figure,
+    grid,
+    note,
+    number,
+    picture,
+    table,
+    tiles,
+)
+from pipeline.storage import Folder
+
+_NOT_METRICS = frozenset(
+    ["step", "total", "epoch", "time_s", "probe", "data_wait", "samples_per_s"]
+)
+_SHOWN_SAMPLES = 6
+
+
+def run_sections(location: str) -> tuple[str, str, list[Section]]:
+    """Title, subtitle and sections of a run folder. Raises InputError when it has no metrics."""
+    run = Folder(location)
+    if not run.exists("metrics.jsonl"):
+        raise InputError(f"{location}: no metrics.jsonl, so it is no run folder")
+    lines = _lines(run.read("metrics.jsonl").decode())
+    config = yaml.safe_load(run.read("config.yaml")) if run.exists("config.yaml") else {}
+    chance = json.loads(run.read("chance.json")) if run.exists("chance.json") else {}
+    training = [line for line in lines if "loss" in line]
+    probes = [line for line in lines if "probe" in line]
+    if not training:
+        raise InputError(f"{location}: the run has not logged a step yet")
+    settings = config.get("config", config)
+    title = f"{settings.get('name', 'run')}: {PurePosixPath(location.rstrip('/')).name}"
+    data = config.get("provenance", {}).get("data", "")
+    last = training[-1]
+    subtitle = (
+        f"Step {last['step']:,} of {last.get('total', last['step']):,}, {duration(last['time_s'])}"
+    )
+    sections = [Section("Result", _headline(training, probes, chance))]
+    if probes:
+        sections.append(
+            Section(
+                "Probe",
+                _curves([{"step": p["step"], **p["probe"]} for p in probes], chance, dots=True),
+                "The encoder on held-out data, in eval mode, as training went on. The dashed line "
+                "is what random matching scores.",
+            )
+        )
+    sections.append(
+        Section(
+            "Training",
+            _curves(training, chance),
+            "Means over the steps since the line before. The dashed line is the level of chance.",
+        )
+    )
+    sections.append(Section("Speed", _speed(training)))
+    if run.exists("samples.npz"):
+        with np.load(io.BytesIO(run.read("samples.npz"))) as archive:
+            samples = {name: archive[name] for name in archive.files}
+        kind = settings.get("method", {}).get("sampling", {}).get("kind", "")
+        sections.append(
+            Section(
+                "Samples",
+                _samples(samples, kind),
+                "The first samples of the run, as the trainer got them, before augmentation.",
+            )
+        )
+    flat = _flat(config)
+    rows = [(name, str(value)) for name, value in flat.items()]
+    sections.append(Section("Settings", details(f"{len(rows)} settings", table(("", ""), rows))))
+    return title, f"{subtitle}, on {data}" if data else subtitle, sections
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    """The metrics' lines; one cut off by a kill is left out."""
+    lines = []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _headline(
+    training: list[dict[str, Any]], probes: list[dict[str, Any]], chance: Mapping[str, float]
+) -> str:
+    last = training[-1]
+    values = [(number(last["loss"]), "loss", f"from {number(training[0]['loss'])}")]
+    if probes:
+        first, final = probes[0]["probe"], probes[-1]["probe"]
+        for name, value in final.items():
+            if name in chance or name.endswith(("error", "accuracy")):
+                remark = f"from {number(first.get(name, float('nan')))}"
+                if name in chance:
+                    remark += f", chance {number(chance[name])}"
+                values.append((number(value), f"probe {_words(name)}", remark))
+    rates = _later([line["samples_per_s"] for line in training if "samples_per_s" in line])
+    if rates:
+        values.append((number(float(np.mean(rates))), "samples/s", "after the start"))
+    waits = _later([line["data_wait"] for line in training if "data_wait" in line])
+    if waits:
+        values.append(
+            (f"{100 * float(np.mean(waits)):.1f} %", "waiting for data", "after the start")
+        )
+    values.append((duration(last["time_s"]), "time", f"{last['step']:,} steps"))
+    return tiles(values)
+
+
+def _later(values: list[float]) -> list[float]:
+    """All but the first value, which holds the start of the pipeline."""
+    return values[1:] or values
+
+
+def _curves(lines: list[dict[str, Any]], chance: Mapping[str, float], *, dots: bool = False) -> str:
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    # what can be read against chance comes first, then the loss
+    names.sort(key=lambda name: (name not in chance, name != "loss"))
+    charts = []
+    for name in names:
+        if name in _NOT_METRICS:
+            continue
+        rows = [line for line in lines if isinstance(line.get(name), int | float)]
+        x = np.array([line["step"] for line in rows], dtype=np.float64)
+        y = np.array([line[name] for line in rows], dtype=np.float64)
+        # a metric that never moves (a count of refusals at 0) says nothing as a curve
+        if len(y) == 0 or (len(y) > 2 and np.ptp(y) == 0 and name not in chance):
+            continue
+        chart = line_chart(_words(name), [Curve(name, x, y)], chance=chance.get(name), dots=dots)
+        if chart:
+            charts.append(figure(chart))
+    return grid(charts)
+
+
+def _speed(training: list[dict[str, Any]]) -> str:
+    charts = []
+    for name, title, unit, scale in (
+        ("samples_per_s", "samples per second", "", 1.0),
+        ("data_wait", "share of time waiting for data", "%", 100.0),
+    ):
+        rows = [line for line in training if name in line]
+        if rows:
+            x = np.array([line["step"] for line in rows], dtype=np.float64)
+            y = np.array([line[name] for line in rows], dtype=np.float64) * scale
+            charts.append(figure(line_chart(title, [Curve(name, x, y)], unit=unit, floor=0.0)))
+    return grid(charts) + note(
+        "The first value holds the start: workers, decoders and the first batch."
+    )
+
+
+def _samples(samples: dict[str, NDArray[Any]], kind: str) -> str:
+    frames = samples["frames"]
+    shown = min(_SHOWN_SAMPLES, len(frames))
+    blocks = []
+    for index in range(shown):
+        keys = {name: values[index] for name, values in samples.items() if name != "frames"}
+        blocks.append(f"<div>{_sample(frames[index], keys, kind, index)}</div>")
+    wide = frames.shape[1] > 8
+    style = ' style="--smallest:100%"' if wide else ""
+    return f'<div class="samples"{style}>{"".join(blocks)}</div>'
+
+
+def _sample(frames: NDArray[np.uint8], keys: dict[str, NDArray[Any]], kind: str, index: int) -> str:
+    """One sample as a strip of frames; pairs have their positives in a second row."""
+    pairs = kind.endswith("pairs") and len(frames) % 2 == 0
+    label = keys.get("label")
+    text = f"Sample {index + 1}"
+    if label is not None and np.ndim(label) == 0:
+        meaning = {0: "out of order", 1: "in order"} if kind == "tuples" else {}
+        text += f": {meaning.get(int(label), f'label {int(label)}')}"
+    if pairs:
+        text += ": anchors above, positives below"
+    rows = np.split(np.arange(len(frames)), 2) if pairs else [np.arange(len(frames))]
+    # time order makes a strip of pairs readable; tuples keep the order that is to be judged
+    order = (
+        np.argsort(keys["time_s"][rows[0]], kind="stable") if pairs and "time_s" in keys else None
+    )
+    strips = []
+    for row in rows:
+        row = row if order is None else row[order]
+        cells = "".join(
+            f"<div>{picture(frames[n], f'frame {n}')}{_caption(keys, int(n))}</div>" for n in row
+        )
+        strips.append(f'<div class="strip">{cells}</div>')
+    return f"<p>{text}</p>" + figure("".join(strips), wide=True)
+
+
+def _caption(keys: dict[str, NDArray[Any]], index: int) -> str:
+    parts = []
+    if "time_s" in keys and keys["time_s"].ndim == 1:
+        parts.append(f"{float(keys['time_s'][index]):.2f} s")
+    if "view" in keys and keys["view"].ndim == 1:
+        parts.append(f"view {int(keys['view'][index])}")
+    return "<br>".join(parts)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

@@ -1,0 +1,39 @@
+"""All phases of a movement on one plate, as Marey's chronophotographs show them."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_FAINT, _CLEAR = 16.0, 44.0
+"""Difference from the background (of 255) from which a pixel shows, and shows fully."""
+_MOST = 0.35
+"""Share of moving pixels above which the camera is taken to move."""
+_LEAST = 0.005
+"""Share of moving pixels below which nothing happens that a plate could show."""
+
+
+def plate(frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """What moves in each of the frames, on their common background.
+
+    frames: uint8 [T, H, W, 3], T >= 4, evenly spread over the movement. The background is the
+    median over time. Returns uint8 [H, W, 3]; None where the camera moves or nothing does.
+    """
+    if len(frames) < 4:
+        return None
+    values = frames.astype(np.float32)
+    ground = np.median(values, axis=0)
+    apart = np.abs(values - ground).max(axis=-1)
+    apart = np.stack([cv2.GaussianBlur(picture, (0, 0), 0.8) for picture in apart])
+    share = float((apart > _CLEAR).mean())
+    if not _LEAST <= share <= _MOST:
+        return None
+    opacity = np.clip((apart - _FAINT) / (_CLEAR - _FAINT), 0, 1)[..., None]
+    result = ground
+    # earlier phases lie under later ones and are a little fainter
+    for frame, cover, strength in zip(
+        values, opacity, np.linspace(0.75, 1, len(frames)), strict=True
+    ):
+        result = result + strength * cover * (frame - result)
+    return np.clip(result + 0.5, 0, 255).astype(np.uint8)
