@@ -14,13 +14,13 @@ class EncoderConfig(Settings):
     """`tiny` (small, learns on a CPU) or the name of a timm model (`resnet18`, `vit_small...`)."""
     pretrained: bool = False
     """Start from the weights that timm has for the backbone (downloads them)."""
-    stages: int | None = Field(None, ge=1, le=6)
+    stages: int | None = Field(default=None, ge=1, le=6)
     """Keep only this many stages of the trunk; all of them when unset."""
-    image_size: int = Field(64, ge=16, le=1024)
+    image_size: int = Field(default=64, ge=16, le=1024)
     """Side of the square input in pixels."""
     pool: Literal["average", "spatial_softmax"] = "average"
     """How the last feature map becomes a vector; spatial softmax keeps positions."""
-    softmax_temperature: float = Field(0.1, gt=0, le=10)
+    softmax_temperature: float = Field(default=0.1, gt=0, le=10)
     """Initial temperature of the spatial softmax (learnable); small is sharp."""
     pool_norm: bool = False
     """Batch norm on the pooled vector."""
@@ -28,7 +28,7 @@ class EncoderConfig(Settings):
     """Widths of the hidden layers between pooling and embedding, each with norm and ReLU."""
     hidden_norm: bool = True
     """Batch norm in the hidden layers."""
-    embedding_dim: int | None = Field(None, ge=2, le=8192)
+    embedding_dim: int | None = Field(default=None, ge=2, le=8192)
     """Width of the embedding; unset exports the pooled vector itself."""
     unit_norm: bool = False
     """Divide embeddings by their length."""

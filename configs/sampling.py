@@ -16,7 +16,7 @@ class FramesSampling(Settings):
     """Single frames (or images of a folder or table), stratified over the time of a video."""
 
     kind: Literal["frames"] = "frames"
-    per_video: int = Field(1, ge=1, le=10_000)
+    per_video: int = Field(default=1, ge=1, le=10_000)
     """Frames drawn from one video in an epoch, one from each of as many equal time bins."""
 
 
@@ -24,7 +24,7 @@ class TimePairsSampling(Settings):
     """Frame pairs close in time within one view (TCN, single-view)."""
 
     kind: Literal["time_pairs"] = "time_pairs"
-    pairs: int = Field(16, ge=2, le=512)
+    pairs: int = Field(default=16, ge=2, le=512)
     """Anchor/positive pairs in one sample, all from one view of one video."""
     positive_s: Seconds = 0.2
     """A positive lies within this time of its anchor (6 frames at 29 fps in the paper)."""
@@ -32,7 +32,7 @@ class TimePairsSampling(Settings):
     """Frames farther than this are negatives; the band between is ignored."""
     window_s: Seconds = 20.0
     """All frames of a sample come from one range of at most this length."""
-    per_video: int = Field(1, ge=1, le=10_000)
+    per_video: int = Field(default=1, ge=1, le=10_000)
     """Samples drawn from one video in an epoch."""
 
     @model_validator(mode="after")
@@ -48,13 +48,13 @@ class ViewPairsSampling(Settings):
     """Frame pairs at one time from two synchronised views (TCN, multi-view, section 3.1)."""
 
     kind: Literal["view_pairs"] = "view_pairs"
-    pairs: int = Field(16, ge=2, le=512)
+    pairs: int = Field(default=16, ge=2, le=512)
     """Distinct times in one sample; each gives one anchor and one positive from another view."""
     window_s: Seconds = 20.0
     """All times of a sample come from one range of at most this length."""
     anchors: Literal["any_view", "one_view"] = "any_view"
     """Draw the ordered pair of views for every time (any_view) or once a sample (one_view)."""
-    per_event: int = Field(1, ge=1, le=10_000)
+    per_event: int = Field(default=1, ge=1, le=10_000)
     """Samples drawn from one synchronised event in an epoch."""
 
 
@@ -66,9 +66,9 @@ class TuplesSampling(Settings):
     """Largest distance between first and last frame of a tuple (60 frames in the paper)."""
     min_gap_s: Seconds = 0.5
     """Smallest distance of a negative's middle frame from the tuple (15 frames in the paper)."""
-    negative_share: float = Field(0.75, gt=0, lt=1)
+    negative_share: float = Field(default=0.75, gt=0, lt=1)
     """Share of the tuples whose middle frame is out of order."""
-    per_video: int = Field(8, ge=1, le=10_000)
+    per_video: int = Field(default=8, ge=1, le=10_000)
     """Tuples drawn from one video in an epoch."""
     motion_weighted: bool = True
     """Draw windows with probability proportional to their motion, else uniformly."""
@@ -78,13 +78,13 @@ class ClipsSampling(Settings):
     """Runs of frames at a fixed spacing, one or several from one video."""
 
     kind: Literal["clips"] = "clips"
-    num_frames: int = Field(16, ge=1, le=512)
+    num_frames: int = Field(default=16, ge=1, le=512)
     """Frames in one clip."""
     spacing_s: Seconds = 0.1
     """Time between consecutive frames of a clip."""
-    clips: int = Field(1, ge=1, le=16)
+    clips: int = Field(default=1, ge=1, le=16)
     """Clips of one video in one sample."""
-    per_video: int = Field(1, ge=1, le=10_000)
+    per_video: int = Field(default=1, ge=1, le=10_000)
     """Samples drawn from one video in an epoch."""
 
 

@@ -16,12 +16,12 @@ class DataConfig(Settings):
     both. Frames are scaled to cover it and cut to its centre."""
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
     """Decoder."""
-    shuffle_buffer: int = Field(256, ge=1, le=1_000_000)
+    shuffle_buffer: int = Field(default=256, ge=1, le=1_000_000)
     """Samples held back by the trainer to mix those of one video with others (at most 512 MiB of
     them); 1 keeps the plan's order."""
-    prefetch_batches: int = Field(2, ge=1, le=64)
+    prefetch_batches: int = Field(default=2, ge=1, le=64)
     """Batches made ready ahead of the step that uses them."""
-    decode_actors: int | None = Field(None, ge=1, le=100_000)
+    decode_actors: int | None = Field(default=None, ge=1, le=100_000)
     """Decoding actors (threads, without Ray); unset takes what the cluster has beside the
     trainer."""
 
@@ -43,35 +43,35 @@ class OptimizerConfig(Settings):
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
     """Update rule."""
-    lr: float = Field(5e-4, gt=0, le=100)
+    lr: float = Field(default=5e-4, gt=0, le=100)
     """Peak learning rate."""
-    weight_decay: float = Field(1e-4, ge=0, le=10)
+    weight_decay: float = Field(default=1e-4, ge=0, le=10)
     """Decay; never applied to parameters of one dimension (norms, biases)."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of sgd and lars; first beta of adamw."""
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     """Course of the rate after warm-up: falling as half a cosine, torch's one-cycle, or flat."""
-    warmup: float = Field(0.05, ge=0, le=0.9)
+    warmup: float = Field(default=0.05, ge=0, le=0.9)
     """Share of the steps over which the rate rises (one_cycle: share before the peak)."""
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     """Gradients are scaled to at most this norm."""
 
 
 class TrainerConfig(Settings):
     """The loop."""
 
-    epochs: int = Field(10, ge=1, le=100_000)
+    epochs: int = Field(default=10, ge=1, le=100_000)
     """Passes over the corpus; in each, every video gives its samples once."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Stop after this many optimiser steps (also sets the length of the schedule); unset runs
     all epochs."""
-    batch_size: int = Field(2, ge=1, le=65_536)
+    batch_size: int = Field(default=2, ge=1, le=65_536)
     """Samples in one optimiser step, over all workers and accumulation rounds."""
-    accumulate: int = Field(1, ge=1, le=1024)
+    accumulate: int = Field(default=1, ge=1, le=1024)
     """Forward-backward rounds in one step (contrastive negatives stay within a round)."""
-    workers: int = Field(1, ge=1, le=4096)
+    workers: int = Field(default=1, ge=1, le=4096)
     """Training processes (one GPU each where there are GPUs)."""
-    min_workers: int | None = Field(None, ge=1)
+    min_workers: int | None = Field(default=None, ge=1)
     """Go on with as few as this when nodes are lost; unset waits for all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model trains."""
@@ -79,15 +79,15 @@ class TrainerConfig(Settings):
     """`auto`: bfloat16 autocast on CUDA, float32 on the CPU."""
     compile: bool = False
     """Compile the training step with torch.compile."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of plans, weights, augmentation and shuffling."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(default=10, ge=1)
     """Steps between two lines of metrics."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
     """Steps between two checkpoints (one is always written at the end)."""
-    probe_every: int | None = Field(None, ge=1)
+    probe_every: int | None = Field(default=None, ge=1)
     """Steps between two online probes on the held-out data given with --probe; unset: ten a run."""
-    max_failures: int = Field(3, ge=-1, le=1000)
+    max_failures: int = Field(default=3, ge=-1, le=1000)
     """Times that lost workers are replaced before the run fails; -1 never gives up."""
     optimizer: OptimizerConfig = OptimizerConfig()
 

@@ -47,7 +47,7 @@ class AugmentConfig(Settings):
     """Contrast factor from 1 - c to 1 + c."""
     saturation: Amount = 0.0
     """Saturation factor from 1 - s to 1 + s."""
-    hue: float = Field(0.0, ge=0, le=0.5)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
     """Hue turned by -h to h of the colour circle."""
     grayscale: Probability = 0.0
     """Chance of losing all colour."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,41 +33,29 @@ def build_trunk(
         near = difflib.get_close_matches(name, ["tiny", *timm.list_models()], n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise SettingError(f"backbone {name!r} is neither 'tiny' nor a timm model{hint}")
-    # Families differ in the options they know; each of these only widens the accepted input size.
-    for options in ({"strict_img_size": False}, {"dynamic_img_size": True}, {}):
+    model = _create(name, pretrained=pretrained, num_classes=0)
+    if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
+        return _TokenTrunk(model, _checked(name, stages, len(model.blocks))), model.num_features
+    known: list[int] = _create(name, features_only=True).feature_info.channels()
+    kept = _checked(name, stages, len(known))
+    levels = _create(name, pretrained=pretrained, features_only=True, out_indices=(kept - 1,))
+    return _LevelTrunk(levels), known[kept - 1]
+
+
+def _create(name: str, **options: Any) -> Any:
+    """A timm model that accepts images of other sizes than it was made for, if it can."""
+    import timm
+
+    # Families know different options for that, and refuse those of the others.
+    widenings: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
+    for widening in (*widenings, {}):
         try:
-            model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-            break
+            return timm.create_model(name, **options, **widening)
         except TypeError:
             continue
         except RuntimeError as error:
             raise SettingError(f"backbone {name!r} cannot be built: {error}") from error
-    else:
-        raise SettingError(f"backbone {name!r} cannot be built by this version of timm")
-    if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
-        trunk: nn.Module = _TokenTrunk(model, _checked(name, stages, len(model.blocks)))
-        return trunk, int(model.num_features)
-    return _levels(name, stages, pretrained, options)
-
-
-def _levels(
-    name: str, stages: int | None, pretrained: bool, options: dict[str, bool]
-) -> tuple[nn.Module, int]:
-    """A hierarchical timm network, cut after a level of resolution."""
-    import timm
-
-    level = -1 if stages is None else stages - 1
-    try:
-        model = timm.create_model(
-            name, pretrained=pretrained, features_only=True, out_indices=(level,), **options
-        )
-    except (AssertionError, IndexError) as error:
-        whole = timm.create_model(name, features_only=True, **options)
-        count = len(whole.feature_info.channels())  # pyright: ignore
-        _checked(name, stages, count)
-        raise SettingError(f"backbone {name!r} cannot be cut at stage {stages}: {error}") from error
-    channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
-    return _LevelTrunk(model, channels_last), model.feature_info.channels()[-1]  # pyright: ignore
+    raise SettingError(f"backbone {name!r} cannot be built by this version of timm")
 
 
 def _checked(name: str, stages: int | None, count: int) -> int:
@@ -78,10 +67,10 @@ def _checked(name: str, stages: int | None, count: int) -> int:
 class _LevelTrunk(nn.Module):
     """The last kept level of a timm feature network, channels first."""
 
-    def __init__(self, model: nn.Module, channels_last: bool) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
-        self.channels_last = channels_last
+        self.model: Any = model
+        self.channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.model(images)[-1]
@@ -91,9 +80,9 @@ class _LevelTrunk(nn.Module):
 class _TokenTrunk(nn.Module):
     """The patch tokens of a plain transformer, laid out as a map; class tokens are dropped."""
 
-    def __init__(self, model: nn.Module, blocks: int) -> None:
+    def __init__(self, model: Any, blocks: int) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.last = blocks - 1
         model.prune_intermediate_layers([self.last], prune_norm=False, prune_head=True)
 
@@ -129,7 +118,7 @@ def _tiny(stages: int | None) -> tuple[nn.Module, int]:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, _ResidualBlock):
             # Blocks begin as their shortcuts.
-            nn.init.zeros_(module.second[1].weight)
+            nn.init.zeros_(module.norm.weight)
     return trunk, before
 
 
@@ -147,9 +136,8 @@ class _ResidualBlock(nn.Module):
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
         self.first = _convolution(before, width, stride)
-        self.second = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        )
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != width:
             self.shortcut = nn.Sequential(
@@ -157,4 +145,4 @@ class _ResidualBlock(nn.Module):
             )
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.relu(self.second(self.first(features)) + self.shortcut(features))
+        return torch.relu(self.norm(self.second(self.first(features))) + self.shortcut(features))

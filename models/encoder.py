@@ -17,6 +17,9 @@ class Encoder(nn.Module):
     Input: float [N, 3, S, S], normalised (see `normalize`). Output: float [N, `out_dim`].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config

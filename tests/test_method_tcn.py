@@ -120,7 +120,7 @@ def test_a_loss_refuses_embeddings_of_the_wrong_length(loss: str, unit: bool) ->
 
 def _keys(rows: list[tuple[int, int, int, int, float]]) -> FrameKeys:
     sample, pair, instance, view, time_s = (torch.tensor(column) for column in zip(*rows))  # noqa: B905
-    return FrameKeys(sample, pair, instance, view, time_s.float())
+    return FrameKeys(sample, pair, view, instance, view, time_s.float())
 
 
 def _entries(mask: Tensor) -> set[tuple[int, int]]:
@@ -177,6 +177,7 @@ def test_masks_are_symmetric_and_disjoint() -> None:
     keys = FrameKeys(
         sample=pair // 5,
         pair=pair,
+        side=torch.arange(rows) // (rows // 2),
         instance=(pair // 5) % 3,
         view=torch.randint(0, 2, (rows,), generator=generator),
         time_s=torch.rand(rows, generator=generator) * 2,
@@ -191,3 +192,14 @@ def test_masks_are_symmetric_and_disjoint() -> None:
         assert not positive.diagonal().any()
         assert not negative.diagonal().any()
         assert positive.any(dim=1).all()
+
+
+def test_candidates_of_the_other_side_leave_the_own_view_out() -> None:
+    """With the own view's frames all alike, only contrast among `all` frames feels it."""
+    generator = torch.Generator().manual_seed(0)
+    values = {}
+    for candidates in ("other_side", "all"):
+        method = _method(candidates=candidates).eval()
+        values[candidates] = method(method.augment(_two_views(generator)))["loss"].item()
+        generator.manual_seed(0)
+    assert values["all"] > values["other_side"] + 0.5  # log(15 / 8) were both views alike

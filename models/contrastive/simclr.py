@@ -27,15 +27,15 @@ class SimCLRConfig(MethodConfig):
     """Which frames or images are contrasted."""
     head: Literal["v1", "v2"] = "v1"
     """Projector of two layers (v1) or three (v2)."""
-    head_dim: int | None = Field(None, ge=1, le=16_384)
+    head_dim: int | None = Field(default=None, ge=1, le=16_384)
     """Width of the projector's hidden layers; unset: that of the representation."""
-    projection_dim: int = Field(128, ge=2, le=8192)
+    projection_dim: int = Field(default=128, ge=2, le=8192)
     """Width of the space in which crops are compared."""
-    temperature: float = Field(0.1, gt=0, le=10)
+    temperature: float = Field(default=0.1, gt=0, le=10)
     """Temperature of the softmax (0.5 for CIFAR, appendix B.9)."""
-    instance_s: float = Field(10.0, ge=0)
+    instance_s: float = Field(default=10.0, ge=0)
     """Frames of one video closer than this are too alike to repel each other."""
-    min_negatives: int = Field(1, ge=1)
+    min_negatives: int = Field(default=1, ge=1)
     """Crops left with fewer negatives than this are skipped."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.08, 1.0),

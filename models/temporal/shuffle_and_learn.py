@@ -45,6 +45,7 @@ class ShuffleAndLearn(Method):
     )
     Config = ShuffleAndLearnConfig
     config: ShuffleAndLearnConfig
+    class_weight: Tensor
 
     def __init__(self, encoder: Encoder, config: ShuffleAndLearnConfig) -> None:
         super().__init__(encoder, config)

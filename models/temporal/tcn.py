@@ -28,17 +28,20 @@ class TCNConfig(MethodConfig):
     """Where anchors and positives come from."""
     loss: Literal["triplet", "npairs", "lifted", "infonce"] = "triplet"
     """Objective: triplet and infonce need unit embeddings, npairs and lifted free ones."""
-    triplet_margin: float = Field(0.2, gt=0, le=4)
+    triplet_margin: float = Field(default=0.2, gt=0, le=4)
     """Margin between squared distances (section 3)."""
-    lifted_margin: float = Field(1.0, gt=0, le=100)
+    lifted_margin: float = Field(default=1.0, gt=0, le=100)
     """Margin of the lifted structured loss, between distances."""
-    l2: float = Field(0.002, ge=0, le=1)
+    l2: float = Field(default=0.002, ge=0, le=1)
     """Weight of the squared lengths in the n-pairs loss."""
-    temperature: float = Field(0.1, gt=0, le=10)
+    temperature: float = Field(default=0.1, gt=0, le=10)
     """Temperature of infonce."""
+    candidates: Literal["other_side", "all"] = "other_side"
+    """infonce and npairs: an anchor looks among positives and a positive among anchors (of the
+    other view, for pairs of one ordered pair of views), or both among all frames."""
     other_samples: bool = False
     """Frames of other samples of the batch repel too; else only those of the same sample."""
-    same_s: float = Field(0.02, ge=0, le=10)
+    same_s: float = Field(default=0.02, ge=0, le=10)
     """Multi-view: frames of one event closer than this show one instant and never repel."""
     augment: AugmentConfig = AugmentConfig(zoom=0.5, jitter=1.0, brightness=0.125, saturation=0.5)
     """Varied for each frame alone; no flip, since left and right are part of the state."""
@@ -51,6 +54,8 @@ class FrameKeys(NamedTuple):
     """int64, number of the sample in the whole batch."""
     pair: Tensor
     """int64, number of the anchor/positive pair in the whole batch."""
+    side: Tensor
+    """int64, 0 for anchors and 1 for positives."""
     instance: Tensor
     """int64, the source video (single-view) or synchronised event (multi-view)."""
     view: Tensor
@@ -134,7 +139,7 @@ class TCN(Method):
             masks = time_pair_masks(
                 keys, sampling.positive_s, sampling.negative_s, self.config.other_samples
             )
-        objective = self._objective(embeddings, *masks)
+        objective = self._objective(embeddings, *masks, other_side=~_equal(keys.side))
         metrics = {
             "loss": objective.loss,
             "retrieval_top1": _retrieval(embeddings.detach(), keys, masks[1]),
@@ -146,9 +151,11 @@ class TCN(Method):
         return metrics
 
     def _objective(
-        self, embeddings: Tensor, positive: Tensor, negative: Tensor
+        self, embeddings: Tensor, positive: Tensor, negative: Tensor, other_side: Tensor
     ) -> losses.Objective:
         config = self.config
+        if config.loss in ("npairs", "infonce") and config.candidates == "other_side":
+            positive, negative = positive & other_side, negative & other_side
         if config.loss == "triplet":
             return losses.semi_hard_triplet(embeddings, positive, negative, config.triplet_margin)
         if config.loss == "lifted":
@@ -163,10 +170,12 @@ def frame_keys(batch: Batch) -> FrameKeys:
     time_s, view, instance = batch["time_s"], batch["view"], batch["instance"]
     samples, rows = time_s.shape
     sample = torch.arange(samples, device=time_s.device) + rank() * samples
-    pair = torch.arange(rows // 2, device=time_s.device).repeat(2)
+    place = torch.arange(rows, device=time_s.device).repeat(samples)
+    pair = place % (rows // 2)
     return FrameKeys(
         sample=sample.repeat_interleave(rows),
-        pair=(sample[:, None] * (rows // 2) + pair).flatten(),
+        pair=sample.repeat_interleave(rows) * (rows // 2) + pair,
+        side=place // (rows // 2),
         instance=instance.repeat_interleave(rows),
         view=view.flatten(),
         time_s=time_s.flatten(),
@@ -179,12 +188,8 @@ def _retrieval(embeddings: Tensor, keys: FrameKeys, negative: Tensor) -> Tensor:
     An anchor looks among the positives of its sample, a positive among the anchors.
     """
     distance = losses.squared_distances(embeddings, embeddings)
-    pairs = keys.pair[None, :] == keys.pair[:, None]
-    positive = pairs & ~_itself(keys.pair)
-    place = torch.arange(len(distance), device=distance.device)
-    rows = int((keys.sample == keys.sample[0]).sum())
-    side = place % rows < rows // 2
-    candidates = negative & _equal(keys.sample) & (side[:, None] != side[None, :])
+    positive = _equal(keys.pair) & ~_itself(keys.pair)
+    candidates = negative & _equal(keys.sample) & ~_equal(keys.side)
     far = torch.full_like(distance, torch.inf)
     own = torch.where(positive, distance, far).amin(dim=1)
     other = torch.where(candidates, distance, far).amin(dim=1)
