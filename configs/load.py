@@ -39,9 +39,10 @@ def read_preset(name: str) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise SettingError(f"{path} is not YAML: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("config"), dict):
+        content = content["config"]  # what a run has written beside its provenance
     if not isinstance(content, dict) or "name" not in content:
         raise SettingError(f"{path} must be a mapping with the key `name` (the method)")
-    # what a finished run wrote can start another
     return content
 
 
@@ -135,6 +136,8 @@ def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, s
     """Every setting of a model as (key, default, meaning), groups opened."""
     rows = []
     for name, info in model.model_fields.items():
+        if name == "kind":
+            continue
         inner = _models(info.annotation)
         if len(inner) == 1:
             rows += describe(inner[0], f"{prefix}{name}.")

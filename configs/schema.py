@@ -113,5 +113,8 @@ class RunConfig(Settings):
     method: SerializeAsAny[MethodConfig]
     """The method's hyperparameters."""
     encoder: EncoderConfig = EncoderConfig()
+    """The exported network."""
     data: DataConfig = DataConfig()
+    """How samples reach the trainer."""
     trainer: TrainerConfig = TrainerConfig()
+    """The loop."""

@@ -20,7 +20,13 @@ Result = tuple[int, dict[str, Any]]
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     parser = build_parser()
-    options = parser.parse_args(words)
+    options, rest = parser.parse_known_args(words)
+    # argparse takes positional words only in one run; settings may stand anywhere
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong or (rest and not hasattr(options, "settings")):
+        parser.error(f"unrecognized arguments: {' '.join(wrong or rest)}")
+    if rest:
+        options.settings += rest
     try:
         code, figures = options.run(options)
     except MareyError as error:
@@ -142,7 +148,6 @@ def _train(options: argparse.Namespace) -> Result:
     from pipeline.progress import Progress  # noqa: PLC0415
 
     tree = override(read_preset(options.method), options.settings)
-    # a finished run's config.yaml starts another: its provenance is not a setting
     method = find_method(tree["name"], suggest)
     config = run_config(tree, method.Config)
     prepared = prepare(

@@ -312,7 +312,7 @@ def _run_on_ray(
         # a part's frames must reach the encoder as one block
         ray.data.DataContext.get_current().target_max_block_size = 4 * 2**30
         blocks = [pa.table({"part": [json.dumps([p.number, p.pieces])]}) for p in left]
-        dataset = ray.data.from_arrow(blocks).map_batches(
+        dataset = ray.data.from_blocks(blocks).map_batches(
             RayRead,
             fn_constructor_args=(data, read.rate, read.shape),
             batch_size=None,

@@ -11,23 +11,31 @@ from contextlib import contextmanager
 from pipeline.index import default_workers
 
 
+LOGICAL_PER_CORE = 2
+"""Logical CPUs that a local instance counts for each core."""
+
+
 @contextmanager
 def ray_session() -> Iterator[float]:
     """A connection to the cluster that RAY_ADDRESS names, or a local instance that ends with it.
 
-    Yields the cluster's logical CPUs. A connection that stands already is used and left open.
+    Yields the CPUs that a run may budget: a cluster's logical ones, or this machine's cores. A
+    local instance counts two logical CPUs a core, so that while a run budgets the cores there is
+    always a slot for Ray's own tasks, and for new actors while those of a failed attempt still
+    stand: Ray Data waits for ever where there is none. A connection that stands already is used
+    and left open.
     """
     # read by ray when it is imported: no usage report, no metrics agents, quiet workers
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray  # noqa: PLC0415 - seconds to import
 
+    local_instance = "RAY_ADDRESS" not in os.environ
     started = not ray.is_initialized()
     if started:
-        local = {} if "RAY_ADDRESS" in os.environ else {
-            "num_cpus": default_workers(),
+        local = {} if not local_instance else {
+            "num_cpus": LOGICAL_PER_CORE * default_workers(),
             "include_dashboard": False,
             # socket paths have a short limit: a long TMPDIR would break them
             "_temp_dir": None if len(tempfile.gettempdir()) < 40 else "/tmp/ray",
@@ -35,7 +43,8 @@ def ray_session() -> Iterator[float]:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     quiet_data()
     try:
-        yield float(ray.cluster_resources().get("CPU", 1))
+        cpus = float(ray.cluster_resources().get("CPU", 1))
+        yield cpus / LOGICAL_PER_CORE if local_instance else cpus
     finally:
         if started:
             ray.shutdown()

@@ -145,7 +145,8 @@ def stream_ray(
     """The samples of a plan as a Ray Data dataset: lazily decoded, in the plan's order."""
     import ray.data  # noqa: PLC0415 - seconds to import; only this engine pays
 
-    return ray.data.from_arrow(unit_blocks(plan.units(done))).map_batches(
+    # from_arrow would run a task for each block, and wait for a CPU slot to run it in
+    return ray.data.from_blocks(unit_blocks(plan.units(done))).map_batches(
         RayDecode,
         fn_constructor_args=(plan, location, data, done),
         batch_size=None,

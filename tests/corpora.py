@@ -40,14 +40,20 @@ def make_event(*videos: Video) -> Event:
 
 
 def encode_corpus(
-    folder: Path, *, events: int = 4, views: int = 2, num_frames: int = 24, fps: int = 12
+    folder: Path,
+    *,
+    events: int = 4,
+    views: int = 2,
+    num_frames: int = 24,
+    fps: int = 12,
+    size: tuple[int, int] = (64, 64),
 ) -> Path:
     """Encode a corpus of really synchronised views and index it; returns the index."""
     folder.mkdir(parents=True, exist_ok=True)
     for event in range(events):
         for view in range(views):
             name = f"e{event}_v{view}.mp4"
-            encode_video(folder / name, num_frames, fps=fps, gop=8, size=(64, 64))
+            encode_video(folder / name, num_frames, fps=fps, gop=8, size=size)
     table = make_index([str(folder)], views=VIEWS)
     location = folder / "index.parquet"
     write_index(table, str(location))

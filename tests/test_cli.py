@@ -1,0 +1,125 @@
+"""The command line as a user meets it: exit codes, one clear line for an error, nothing half-written."""
+
+import json
+
+import pytest
+
+from pipeline.cli import main
+from tests.corpora import VIEWS, encode_corpus
+from tests.test_train import TREE
+from tests.videos import encode_video
+
+
+@pytest.fixture
+def preset(tmp_path):
+    import yaml
+
+    path = tmp_path / "preset.yaml"
+    path.write_text(yaml.safe_dump(TREE))
+    return str(path)
+
+
+def fails(capsys, *words):
+    """The exit code and the single line that an error prints."""
+    code = main(list(words))
+    error = capsys.readouterr().err.strip()
+    assert code not in (0, 3)
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1, error
+    return code, error
+
+
+def test_index_train_embed_eval_report_one_after_the_other(tmp_path, preset, capsys):
+    encode_corpus(tmp_path / "videos", events=4)
+    index, run, out = (str(tmp_path / name) for name in ("i.parquet", "run", "embeddings"))
+    assert main(["index", str(tmp_path / "videos"), "-o", index, "--views", VIEWS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["events"] == 4
+    train = ["train", preset, "--data", index, "-o", run, "--engine", "local", "trainer.epochs=1"]
+    assert main([*train, "--probe", index, "--json", "trainer.log_every=2"]) == 0
+    assert json.loads(capsys.readouterr().out)["samples"] == 8
+    embed = ["embed", run, "--data", index, "-o", out, "--engine", "local", "--fps", "6", "--json"]
+    assert main(embed) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 4 * 2 * 12
+    assert main(["eval", "alignment", out, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert 0 <= figures["alignment_error_symmetric"] <= 1
+    for target, name in ((run, "run"), (index, "index"), (out, "embeddings")):
+        page = tmp_path / f"{name}.html"
+        assert main(["report", target, "-o", str(page)]) == 0
+        assert page.read_text().startswith("<!doctype html>")
+
+
+def test_an_index_with_bad_files_is_finished_with_code_3_and_lists_them(tmp_path, capsys):
+    encode_video(tmp_path / "a.mp4", 4)
+    (tmp_path / "text.mp4").write_text("no video")
+    assert main(["index", str(tmp_path), "-o", str(tmp_path / "i.parquet")]) == 3
+    assert "unreadable: text.mp4:" in capsys.readouterr().err
+    assert (tmp_path / "i.parquet").exists()
+
+
+def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "i.parquet"
+    for source in ("nothing", "empty"):
+        code, error = fails(capsys, "index", str(tmp_path / source), "-o", str(out))
+        assert code == 1
+        assert source in error
+    assert not out.exists()
+    run = tmp_path / "run"
+    common = ["-o", str(run), "--engine", "local"]
+    code, error = fails(capsys, "train", preset, "--data", str(tmp_path / "no.parquet"), *common)
+    assert (code, "no such file" in error) == (1, True)
+    code, error = fails(capsys, "train", preset, "--data", str(tmp_path / "empty"), *common)
+    assert (code, "marey index" in error) == (1, True)
+    code, error = fails(capsys, "train", preset, "--data", "x", *common, "trainer.batchsize=3")
+    assert (code, "did you mean batch_size" in error) == (2, True)
+    code, error = fails(capsys, "train", preset, "--data", "x", *common, "trainer.batch_size=-3")
+    assert (code, "greater than" in error) == (2, True)
+    code, error = fails(capsys, "train", "tcnn", "--data", "x", *common)
+    assert (code, "tcn" in error) == (2, True)
+    assert not run.exists()
+    code, error = fails(capsys, "embed", str(tmp_path / "empty"), "--data", "x", "-o", str(run))
+    assert code == 1
+    assert not run.exists()
+    code, error = fails(capsys, "eval", "alignmnt", str(tmp_path))
+    assert (code, "alignment" in error) == (2, True)
+    code, error = fails(capsys, "report", str(tmp_path / "empty"), "-o", str(tmp_path / "p.html"))
+    assert code == 1
+    assert not (tmp_path / "p.html").exists()
+
+
+def test_an_index_whose_videos_have_moved_says_so(tmp_path, preset, capsys):
+    index = encode_corpus(tmp_path / "videos", events=2)
+    index = index.rename(tmp_path / "index.parquet")
+    (tmp_path / "videos").rename(tmp_path / "moved")
+    run = str(tmp_path / "run")
+    code, error = fails(capsys, "train", preset, "--data", str(index), "-o", run)
+    assert (code, "were they moved" in error) == (1, True)
+
+
+def test_finished_embeddings_are_not_overwritten(tmp_path, preset, capsys):
+    index = str(encode_corpus(tmp_path / "videos", events=2))
+    run, out = str(tmp_path / "run"), str(tmp_path / "out")
+    words = ["train", preset, "--data", index, "-o", run, "--engine", "local", "trainer.steps=1"]
+    assert main(words) == 0
+    embed = ["embed", run, "--data", index, "-o", out, "--engine", "local"]
+    assert main(embed) == 0
+    capsys.readouterr()
+    assert fails(capsys, *embed)[0] == 2
+
+
+def test_methods_and_doctor_answer(capsys):
+    assert main(["methods"]) == 0
+    assert "arXiv" in capsys.readouterr().out
+    assert main(["methods", "demo", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["trainer.batch_size"] == 2
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["decoder pyav"]["state"] == "ok"
+
+
+def test_wrong_words_exit_with_2(capsys):
+    for words in ([], ["indx"], ["index"], ["train", "tcn", "--data", "x", "-o", "y", "--nope"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+    capsys.readouterr()

@@ -1,0 +1,139 @@
+"""Indexing: every file a row, ids that travel, views grouped, faults named."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from configs.errors import InputError, UsageError
+from pipeline.index import SCHEMA, Index
+from pipeline.indexing import find_videos, group_views, make_index, write_index
+from tests.videos import encode_video
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    encode_video(tmp_path / "a.mp4", 12)
+    encode_video(tmp_path / "sub" / "b.mkv", 24, fps=12)
+    (tmp_path / "text.mp4").write_text("this is no video")
+    (tmp_path / "empty.mov").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("not looked at")
+    return tmp_path
+
+
+def rows(table):
+    return {row["video_id"]: row for row in table.to_pylist()}
+
+
+def test_every_video_file_is_a_row_and_bad_ones_say_why(folder):
+    table = make_index([str(folder)])
+    assert table.schema == SCHEMA
+    got = rows(table)
+    assert list(got) == ["a.mp4", "empty.mov", "sub/b.mkv", "text.mp4"]
+    assert (got["a.mp4"]["frames"], got["a.mp4"]["status"]) == (12, "ok")
+    assert got["sub/b.mkv"]["duration_s"] == pytest.approx(2.0, abs=0.1)
+    for name in ("text.mp4", "empty.mov"):
+        assert got[name]["status"] == "unreadable"
+        assert got[name]["error"]
+        assert got[name]["frames"] == 0
+
+
+def test_processes_give_the_rows_of_one(folder):
+    assert make_index([str(folder)], workers=2).equals(make_index([str(folder)]))
+
+
+def test_ids_do_not_depend_on_where_the_folder_stands(folder, tmp_path_factory):
+    moved = tmp_path_factory.mktemp("moved") / "else"
+    folder.rename(moved)
+    assert [f.video_id for f in find_videos([str(moved)])][0] == "a.mp4"
+    by_glob = {f.video_id for f in find_videos([str(moved / "*.mp4")])}
+    assert by_glob == {"a.mp4", "text.mp4"}
+    assert [f.video_id for f in find_videos([str(moved / "sub" / "b.mkv")])] == ["b.mkv"]
+
+
+def test_sources_that_are_not_there_or_empty_are_named(folder):
+    with pytest.raises(InputError, match=r"no such file or folder: .*nothing"):
+        find_videos([str(folder / "nothing")])
+    (folder / "hollow").mkdir()
+    with pytest.raises(InputError, match=r"hollow holds no video \(looked for"):
+        find_videos([str(folder / "hollow")])
+    with pytest.raises(InputError, match="holds no video"):
+        find_videos([str(folder / "*.webm")])
+
+
+def test_two_sources_may_not_give_one_id(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    encode_video(other / "a.mp4", 4)
+    with pytest.raises(InputError, match=r"two files would be called 'a\.mp4'"):
+        find_videos([str(folder), str(other)])
+
+
+def test_views_are_grouped_by_named_groups():
+    names = ["day/seq1_view0.mp4", "day/seq1_view1.mp4", "night/seq1_view0.mp4", "lone.mp4"]
+    placed = group_views(names, r"(?P<event>seq\d+)_view(?P<view>\d)")
+    assert placed["day/seq1_view0.mp4"].event == placed["day/seq1_view1.mp4"].event == "day/seq1"
+    assert placed["night/seq1_view0.mp4"].event == "night/seq1"
+    assert placed["day/seq1_view1.mp4"].view == "1"
+    assert placed["lone.mp4"].event == "lone.mp4"
+
+
+def test_views_are_grouped_by_a_table_with_clocks(tmp_path):
+    table = tmp_path / "views.csv"
+    table.write_text(
+        "video_id,event,view,clock_offset_s,clock_rate\na.mp4,e,left,0.5,1.0001\nb.mp4,e,right,,\n"
+    )
+    placed = group_views(["a.mp4", "b.mp4"], str(table))
+    assert (placed["a.mp4"].clock_offset_s, placed["a.mp4"].clock_rate) == (0.5, 1.0001)
+    assert (placed["b.mp4"].view, placed["b.mp4"].clock_rate) == ("right", 1.0)
+    table.write_text("video_id,event,view,clock_rate\na.mp4,e,left,7\n")
+    with pytest.raises(InputError, match=r"line 2: clock_rate 7\.0 is not in"):
+        group_views(["a.mp4"], str(table))
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ("(?P<event>x", "no regular expression"),
+        (r"seq\d+", "must name the groups"),
+        (r"(?P<event>zzz)(?P<view>\d)", "covers none"),
+        (r"(?P<event>se)q\d_(?P<view>v)", "same event"),
+    ],
+)
+def test_wrong_groupings_are_refused(views, message):
+    with pytest.raises(UsageError, match=message):
+        group_views(["seq1_view0.mp4", "seq2_view0.mp4"], views)
+
+
+def test_an_index_comes_back_as_it_was_written(folder):
+    table = make_index([str(folder)])
+    write_index(table, str(folder / "out" / "index.parquet"))
+    index = Index.load(str(folder / "out" / "index.parquet"))
+    assert len(index) == 4
+    video = index.event(0).videos[0]
+    assert (video.video_id, video.frames) == ("a.mp4", 12)
+    assert video.motion.dtype == np.float32
+    assert index.digest == Index(table, "").digest
+    assert not list((folder / "out").glob("*.tmp-*"))
+
+
+def test_what_is_no_index_is_refused_by_what_it_lacks(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        Index.load(str(tmp_path / "none.parquet"))
+    (tmp_path / "text.parquet").write_text("no parquet")
+    with pytest.raises(InputError, match="not a Parquet file"):
+        Index.load(str(tmp_path / "text.parquet"))
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match=r"is not an index: it lacks video_id, .* \(it has x\)"):
+        Index.load(str(tmp_path / "other.parquet"))
+
+
+@pytest.mark.data
+def test_all_development_videos_are_rows(shared_data):
+    table = make_index([str(shared_data / "videos")], workers=2)
+    got = rows(table)
+    assert len(got) == 34
+    assert not [name for name, row in got.items() if row["status"] == "unreadable"]
+    assert got["odd/video_90.mov"]["rotation"] % 180 == 90
+    assert got["vtest.avi"]["frames"] == 795

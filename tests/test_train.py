@@ -1,0 +1,223 @@
+"""The trainer, in one process: it learns, resumes, accumulates, refuses, and counts each sample once."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import InputError, MareyError, SettingError, UsageError
+from configs.load import override, run_config
+from configs.schema import OptimizerConfig
+from models.method import methods
+from pipeline.checkpoint import load_encoder, load_state, position_of
+from pipeline.launch import prepare, run_training
+from pipeline.optim import LARS, learning_rate
+from pipeline.record import read_metrics
+from pipeline.storage import Folder
+from pipeline.train import Meter, forward_backward
+from tests.corpora import encode_corpus
+
+TREE = {
+    "name": "tcn",
+    "method": {"loss": "infonce", "sampling": {"kind": "view_pairs", "pairs": 4, "per_event": 2}},
+    "encoder": {"backbone": "tiny", "image_size": 32, "embedding_dim": 8, "unit_norm": True},
+    "data": {"decode_size": 32, "shuffle_buffer": 4},
+    "trainer": {
+        "epochs": 3, "batch_size": 2, "log_every": 1, "checkpoint_every": 3,
+        "optimizer": {"lr": 1e-3},
+    },
+}  # fmt: skip
+
+
+def make_config(*words):
+    return run_config(override(TREE, list(words)), methods()[TREE["name"]].Config)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return str(encode_corpus(tmp_path_factory.mktemp("corpus")))
+
+
+def run(corpus, folder, *words, resume=False, probe=None):
+    prepared = prepare(make_config(*words), corpus, str(folder), resume=resume, probe_data=probe)
+    return prepared, run_training(prepared, engine="local")
+
+
+def weights(folder):
+    return load_encoder(str(folder))[0].state_dict()
+
+
+def equal(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_trains_on_every_sample_once_an_epoch_and_leaves_all_its_files(corpus, tmp_path):
+    prepared, summary = run(corpus, tmp_path / "run", probe=corpus)
+    assert summary["samples"] == prepared.job.plan.total == 3 * 4 * 2
+    folder = Folder(str(tmp_path / "run"))
+    position = position_of(load_state(folder))
+    assert (position.below, position.ahead) == (24, set())
+    lines = read_metrics(folder)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 13))
+    assert {line["epoch"] for line in lines if "loss" in line} == {0, 1, 2}
+    probes = [line["probe"] for line in lines if "probe" in line]
+    assert probes[0].keys() >= {"alignment_error", "rankme"}
+    assert {"alignment_error"} < json.loads(folder.read("chance.json")).keys()
+    samples = np.load(tmp_path / "run" / "samples.npz")
+    assert samples["frames"].shape == (2, 8, 32, 32, 3)
+    assert not equal(weights(tmp_path / "run"), weights(tmp_path / "run" / "untrained"))
+    assert not list((tmp_path / "run").rglob("*.tmp-*"))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(corpus, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(corpus, tmp_path / name, f"trainer.seed={seed}")
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_a_run_that_died_goes_on_from_its_checkpoint_to_the_same_end(corpus, tmp_path, monkeypatch):
+    # without mixing, the order after resuming is that of an uninterrupted run
+    words = ("data.shuffle_buffer=1",)
+    run(corpus, tmp_path / "whole", *words)
+
+    import pipeline.train as loop
+
+    steps = iter(range(100))
+    step = loop.forward_backward
+
+    def dying(*arguments):
+        if next(steps) == 7:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "forward_backward", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "died", *words)
+    monkeypatch.undo()
+    assert load_state(Folder(str(tmp_path / "died")))["step"] == 6
+    with pytest.raises(UsageError, match="--resume"):
+        run(corpus, tmp_path / "died", *words)
+    _, summary = run(corpus, tmp_path / "died", *words, resume=True)
+    assert summary["samples"] == 24
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "died"))
+    lines = [line["step"] for line in read_metrics(Folder(str(tmp_path / "died")))]
+    assert lines == list(range(1, 13))
+
+
+def test_resuming_refuses_other_settings_and_other_data(corpus, tmp_path):
+    run(corpus, tmp_path / "run")
+    with pytest.raises(SettingError, match=r"trainer\.seed was 0"):
+        run(corpus, tmp_path / "run", "trainer.seed=1", resume=True)
+    other = str(encode_corpus(tmp_path / "other", events=2))
+    with pytest.raises(InputError, match="not those"):
+        run(other, tmp_path / "run", resume=True)
+
+
+def test_resuming_a_finished_run_changes_nothing(corpus, tmp_path):
+    _, before = run(corpus, tmp_path / "run")
+    kept = weights(tmp_path / "run")
+    _, after = run(corpus, tmp_path / "run", resume=True)
+    assert after["samples"] == before["samples"]
+    assert equal(kept, weights(tmp_path / "run"))
+
+
+class Toy(torch.nn.Module):
+    """A method without noise or norm: the mean of squares of a scaled input."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor([2.0, -1.0]))
+
+    def augment(self, batch):
+        return batch
+
+    def forward(self, batch):
+        return {"loss": (self.scale * batch["time_s"]).pow(2).mean()}
+
+
+def test_accumulated_rounds_have_the_gradient_of_one_round():
+    rng = np.random.default_rng(0)
+    samples = [{"time_s": rng.normal(size=2).astype(np.float32)} for _ in range(6)]
+
+    def gradient(rounds):
+        toy = Toy()
+        cpu = torch.device("cpu")
+        forward_backward(toy, toy, toy, rounds, cpu, "fp32", Meter())
+        return toy.scale.grad
+
+    assert torch.allclose(gradient([samples]), gradient([samples[:2], samples[2:4], samples[4:]]))
+
+
+def test_a_run_whose_videos_are_all_gone_says_so(tmp_path):
+    location = encode_corpus(tmp_path / "gone", events=2)
+    for video in (tmp_path / "gone").glob("*.mp4"):
+        video.unlink()
+    with pytest.raises(InputError, match="none is at its place"):
+        run(str(location), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_refused_samples_are_counted_and_the_run_ends(tmp_path):
+    location = encode_corpus(tmp_path / "c", events=3)
+    (tmp_path / "c" / "e1_v0.mp4").write_bytes(b"broken")
+    _, summary = run(str(location), tmp_path / "run")
+    assert summary["samples"] == 3 * 2 * 2
+    assert sum(summary["refused"].values()) == 3 * 2
+    assert all("e1_v0.mp4" in reason for reason in summary["refused"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(corpus, tmp_path, monkeypatch):
+    import pipeline.train as loop
+
+    build = loop.build_method
+
+    def broken(config):
+        method = build(config)
+        with torch.no_grad():
+            next(method.parameters()).fill_(float("nan"))
+        return method
+
+    monkeypatch.setattr(loop, "build_method", broken)
+    with pytest.raises(MareyError, match="clip_norm"):
+        run(corpus, tmp_path / "run")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "constant"])
+def test_the_rate_rises_to_its_peak_and_falls_as_named(schedule):
+    config = OptimizerConfig(lr=1.0, schedule=schedule, warmup=0.25)
+    rates = [learning_rate(config, step, 100) for step in range(101)]
+    assert rates[0] < 0.1
+    assert max(rates) == pytest.approx(1.0, abs=1e-6)
+    assert all(a < b for a, b in zip(rates[:25], rates[1:25], strict=False))
+    assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-4)
+
+
+def test_one_cycle_is_torchs():
+    config = OptimizerConfig(lr=0.7, schedule="one_cycle", warmup=0.3)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.7, total_steps=1001, pct_start=0.3)
+    for step in range(0, 1000):
+        assert learning_rate(config, step, 1000) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=2e-3
+        )
+        optimizer.step()
+        torchs.step()
+
+
+def test_lars_scales_matrices_by_trust_and_leaves_biases_plain():
+    torch.manual_seed(0)
+    matrix = torch.nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+    bias = torch.nn.Parameter(torch.randn(4, dtype=torch.float64))
+    start = matrix.detach().clone(), bias.detach().clone()
+    gradient = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    groups = [{"params": [matrix], "weight_decay": 0.1}, {"params": [bias], "weight_decay": 0.0}]
+    optimizer = LARS(groups, lr=0.5, momentum=0.9)
+    matrix.grad, bias.grad = gradient[0].clone(), gradient[1].clone()
+    optimizer.step()
+    update = gradient[0] + 0.1 * start[0]
+    trust = 0.001 * start[0].norm() / update.norm()
+    assert torch.allclose(matrix, start[0] - 0.5 * trust * update)
+    assert torch.allclose(bias, start[1] - 0.5 * gradient[1])
