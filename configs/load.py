@@ -1,7 +1,8 @@
-"""From a preset and `key=value` words to checked settings; a wrong one names the nearest right one."""
+"""From a preset and `key=value` words to checked settings; mistakes name what is allowed."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -59,10 +60,8 @@ def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
             raise SettingError(f"{word!r}: the value is not YAML: {error}") from error
         # YAML reads 1e-3 as a word
         if isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         branch = result
         *parents, leaf = key.split(".")
         for parent in parents:

@@ -39,7 +39,7 @@ class TimePairsSampling(Settings):
     def _margin(self) -> "TimePairsSampling":
         if self.negative_s <= self.positive_s:
             raise ValueError(
-                f"negative_s ({self.negative_s}) must be greater than positive_s ({self.positive_s})"
+                f"negative_s ({self.negative_s}) must exceed positive_s ({self.positive_s})"
             )
         return self
 

@@ -34,7 +34,9 @@ class DataConfig(Settings):
     @model_validator(mode="after")
     def _bounds(self) -> "DataConfig":
         if not all(16 <= side <= 2160 for side in self.frame_shape):
-            raise ValueError(f"decode_size must be within 16 to 2160 pixels, not {self.decode_size}")
+            raise ValueError(
+                f"decode_size must be within 16 to 2160 pixels, not {self.decode_size}"
+            )
         return self
 
 
@@ -96,7 +98,8 @@ class TrainerConfig(Settings):
         share = self.workers * self.accumulate
         if self.batch_size % share:
             raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of workers x accumulate ({share})"
+                f"batch_size ({self.batch_size}) must be a multiple of "
+                f"workers x accumulate ({share})"
             )
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(

@@ -42,7 +42,11 @@ def describe_method(name: str) -> tuple[str, dict[str, Any]]:
     lines = [f"{method.name}: {method.paper}", ""]
     for key, default, meaning in rows:
         value = values.get(key)
-        shown = f"{value!r} (default {default})" if key in values and repr(value) != default else default
+        shown = (
+            f"{value!r} (default {default})"
+            if key in values and repr(value) != default
+            else default
+        )
         lines.append(f"  {key} = {shown}")
         lines.append(f"      {' '.join(meaning.split())}")
     return "\n".join(lines), {"method": method.name, "settings": values}
@@ -51,5 +55,7 @@ def describe_method(name: str) -> tuple[str, dict[str, Any]]:
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat

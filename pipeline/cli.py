@@ -54,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable[[argparse.Namespace], Result], text: str):
         made = commands.add_parser(name, help=text, description=text)
         made.set_defaults(run=run)
-        made.add_argument("--json", action="store_true", help="print one line of figures at the end")
+        made.add_argument(
+            "--json", action="store_true", help="print one line of figures at the end"
+        )
         return made
 
     index = command("index", _index, "Describe a corpus of videos without decoding it.")
@@ -111,11 +113,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _index(options: argparse.Namespace) -> Result:
-    from collections import Counter  # noqa: PLC0415
+    from collections import Counter
 
-    from pipeline.index import default_workers  # noqa: PLC0415
-    from pipeline.indexing import make_index, write_index  # noqa: PLC0415
-    from pipeline.progress import Progress  # noqa: PLC0415
+    from pipeline.index import default_workers
+    from pipeline.indexing import make_index, write_index
+    from pipeline.progress import Progress
 
     bar = Progress("index", "videos")
     table = make_index(
@@ -142,10 +144,10 @@ def _index(options: argparse.Namespace) -> Result:
 
 
 def _train(options: argparse.Namespace) -> Result:
-    from configs.load import override, read_preset, run_config, suggest  # noqa: PLC0415
-    from models.method import find_method  # noqa: PLC0415
-    from pipeline.launch import prepare, run_training  # noqa: PLC0415
-    from pipeline.progress import Progress  # noqa: PLC0415
+    from configs.load import override, read_preset, run_config, suggest
+    from models.method import find_method
+    from pipeline.launch import prepare, run_training
+    from pipeline.progress import Progress
 
     tree = override(read_preset(options.method), options.settings)
     method = find_method(tree["name"], suggest)
@@ -164,7 +166,9 @@ def _train(options: argparse.Namespace) -> Result:
     def watch(lines: list[dict[str, Any]]) -> None:
         metrics = [line for line in lines if "loss" in line]
         probes = [line["probe"] for line in lines if "probe" in line]
-        shown = {"loss": metrics[-1]["loss"], "data_wait": metrics[-1]["data_wait"]} if metrics else {}
+        shown = (
+            {"loss": metrics[-1]["loss"], "data_wait": metrics[-1]["data_wait"]} if metrics else {}
+        )
         bar.update(lines[-1]["step"], total, **shown, **(probes[-1] if probes else {}))
 
     summary = run_training(prepared, engine=options.engine, watch=watch)
@@ -177,8 +181,8 @@ def _train(options: argparse.Namespace) -> Result:
 
 
 def _embed(options: argparse.Namespace) -> Result:
-    from pipeline.embed import embed  # noqa: PLC0415
-    from pipeline.progress import Progress  # noqa: PLC0415
+    from pipeline.embed import embed
+    from pipeline.progress import Progress
 
     bar = Progress("embed", "parts")
     result = embed(
@@ -199,8 +203,8 @@ def _embed(options: argparse.Namespace) -> Result:
 
 
 def _eval(options: argparse.Namespace) -> Result:
-    from configs.load import override  # noqa: PLC0415
-    from pipeline.evaluate.run import render, run_eval  # noqa: PLC0415
+    from configs.load import override
+    from pipeline.evaluate.run import render, run_eval
 
     figures = run_eval(
         options.protocol,
@@ -215,7 +219,7 @@ def _eval(options: argparse.Namespace) -> Result:
 
 
 def _report(options: argparse.Namespace) -> Result:
-    from pipeline.report import write_report  # noqa: PLC0415
+    from pipeline.report import write_report
 
     write_report(options.target, options.out)
     print(f"-> {options.out}", file=sys.stderr)
@@ -223,7 +227,7 @@ def _report(options: argparse.Namespace) -> Result:
 
 
 def _methods(options: argparse.Namespace) -> Result:
-    from pipeline.catalogue import describe_method, list_methods  # noqa: PLC0415
+    from pipeline.catalogue import describe_method, list_methods
 
     text, figures = describe_method(options.name) if options.name else list_methods()
     print(text, file=sys.stderr if options.json else sys.stdout)
@@ -231,16 +235,18 @@ def _methods(options: argparse.Namespace) -> Result:
 
 
 def _doctor(options: argparse.Namespace) -> Result:
-    from pipeline.doctor import examine, render  # noqa: PLC0415
+    from pipeline.doctor import examine, render
 
     findings = examine()
     print(render(findings), file=sys.stderr if options.json else sys.stdout)
     bad = any(finding.state == "missing" for finding in findings)
-    return (FAILED if bad else DONE), {f.name: {"state": f.state, "found": f.found} for f in findings}
+    return (FAILED if bad else DONE), {
+        f.name: {"state": f.state, "found": f.found} for f in findings
+    }
 
 
 def _demo(options: argparse.Namespace) -> Result:
-    from pipeline.demo import run_demo  # noqa: PLC0415
+    from pipeline.demo import run_demo
 
     return DONE, run_demo(options.out, videos=options.videos, views=options.views)
 

@@ -96,7 +96,7 @@ class DecodeStage:
                 video.uri,
                 requests,
                 self.data.frame_shape,
-                backend=self.data.backend,
+                backend=self.data.backend,  # pyright: ignore[reportArgumentType]
                 stream=video.stream,
                 fit="cover",
                 time_limit_s=TIME_LIMIT_S,
@@ -118,5 +118,3 @@ class DecodeStage:
                 frames[n, 0] = decode_image(images.encoded(sample.event), frames.shape[2:4])
             except (OSError, ValueError) as error:
                 refused[n] = f"{images.names[sample.event]}: {error}"
-
-

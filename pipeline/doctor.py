@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+PACKAGES = ("torch", "torchvision", "av", "cv2", "ray", "pyarrow", "timm")
 State = Literal["ok", "optional", "missing"]
 
 
@@ -30,7 +31,7 @@ def examine() -> list[Finding]:
         _python(),
         _cores(),
         _memory(),
-        *(_needed(name) for name in ("torch", "torchvision", "av", "cv2", "ray", "pyarrow", "timm")),
+        *(_needed(name) for name in PACKAGES),
         _pair(),
         _gpu(),
         _decoder("pyav", "av", "python -m pip install av"),
@@ -65,7 +66,7 @@ def _python() -> Finding:
 
 
 def _cores() -> Finding:
-    from pipeline.index import default_workers  # noqa: PLC0415
+    from pipeline.index import default_workers
 
     return Finding("cores", "ok", f"{default_workers()} usable of {os.cpu_count()}")
 
@@ -87,9 +88,9 @@ def _needed(name: str) -> Finding:
 
 def _pair() -> Finding:
     try:
-        import torchvision.ops  # noqa: PLC0415
+        import torchvision.ops
 
-        torchvision.ops.nms
+        assert torchvision.ops.nms
     except Exception as error:
         return Finding(
             "torch with torchvision", "missing", str(error),
@@ -100,7 +101,7 @@ def _pair() -> Finding:
 
 def _gpu() -> Finding:
     try:
-        import torch  # noqa: PLC0415
+        import torch
     except Exception as error:
         return Finding("gpu", "missing", str(error))
     if not torch.cuda.is_available():
@@ -153,7 +154,9 @@ def _shared_memory() -> Finding:
         return Finding("shared memory", "ok", "this system has no /dev/shm; Ray uses files")
     free = shutil.disk_usage("/dev/shm").free / 2**30
     advice = "" if free >= 1 else "in a container, raise --shm-size; Ray is slow with less"
-    return Finding("shared memory", "ok" if free >= 1 else "missing", f"{free:.1f} GiB free", advice)
+    return Finding(
+        "shared memory", "ok" if free >= 1 else "missing", f"{free:.1f} GiB free", advice
+    )
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Frame embeddings of a whole corpus, through Ray, to partitioned Parquet; resumable, exactly once."""
+"""Frame embeddings of a whole corpus, through Ray, to partitioned Parquet: once each, resumable."""
 
 from __future__ import annotations
 
@@ -84,7 +84,6 @@ class ReadPart:
     source: Index | Images
     rate: float
     shape: tuple[int, int]
-    backend: str = "pyav"
 
     def __call__(self, part: Part) -> dict[str, np.ndarray]:
         """Rows `frames` uint8 [n, H, W, 3] and their keys; `refused` rows keep their keys."""
@@ -107,7 +106,9 @@ class ReadPart:
                 columns["label"] += [labels[event_number]] * count
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
-        return {name: np.array(v) for name, v in columns.items() if v} | {"frames": np.concatenate(images)}
+        return {name: np.array(v) for name, v in columns.items() if v} | {
+            "frames": np.concatenate(images)
+        }
 
     def _read(self, event: int, view: int, times_s: np.ndarray) -> tuple[np.ndarray, list[str]]:
         frames = np.zeros((len(times_s), *self.shape, 3), dtype=np.uint8)
@@ -122,7 +123,11 @@ class ReadPart:
         # one request a frame: a damaged one costs only itself
         requests = [FrameRequest(n, times_s[n : n + 1]) for n in range(len(times_s))]
         run = read_plan(
-            video.uri, requests, self.shape, backend=self.backend, stream=video.stream, fit="cover"  # type: ignore[arg-type]
+            video.uri,
+            requests,
+            self.shape,
+            stream=video.stream,
+            fit="cover",  # type: ignore[arg-type]
         )
         for clip in run:
             frames[clip.request_id] = clip.frames[0]  # type: ignore[index]
@@ -159,7 +164,9 @@ class EmbedPart:
     def embed(self, frames: np.ndarray, batch: int = 128) -> np.ndarray:
         """uint8 [n, H, W, 3] -> [n, D]; independent of the batch that a frame is in."""
         vectors = [
-            self.encoder(self.encoder.preprocess(torch.from_numpy(frames[n : n + batch]).to(self.device)))
+            self.encoder(
+                self.encoder.preprocess(torch.from_numpy(frames[n : n + batch]).to(self.device))
+            )
             for n in range(0, len(frames), batch)
         ]
         return torch.cat(vectors).float().cpu().numpy().astype(self.dtype)
@@ -305,7 +312,7 @@ def _run_on_ray(
     if not left:
         return
     with ray_session() as cpus:
-        import ray.data  # noqa: PLC0415
+        import ray.data
 
         gpus = gpu_count()
         share = budget(cpus, max(1, gpus))

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from pipeline.index import default_workers
 
-
 LOGICAL_PER_CORE = 2
 """Logical CPUs that a local instance counts for each core."""
 
@@ -29,17 +28,21 @@ def ray_session() -> Iterator[float]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
-    import ray  # noqa: PLC0415 - seconds to import
+    import ray
 
     local_instance = "RAY_ADDRESS" not in os.environ
     started = not ray.is_initialized()
     if started:
-        local = {} if not local_instance else {
-            "num_cpus": LOGICAL_PER_CORE * default_workers(),
-            "include_dashboard": False,
-            # socket paths have a short limit: a long TMPDIR would break them
-            "_temp_dir": None if len(tempfile.gettempdir()) < 40 else "/tmp/ray",
-        }
+        local = (
+            {}
+            if not local_instance
+            else {
+                "num_cpus": LOGICAL_PER_CORE * default_workers(),
+                "include_dashboard": False,
+                # socket paths have a short limit: a long TMPDIR would break them
+                "_temp_dir": None if len(tempfile.gettempdir()) < 40 else "/tmp/ray",
+            }
+        )
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     quiet_data()
     try:
@@ -52,7 +55,7 @@ def ray_session() -> Iterator[float]:
 
 def quiet_data() -> None:
     """Settings of Ray Data for this process: rows in order, blocks kept whole, no bars."""
-    import ray.data  # noqa: PLC0415
+    import ray.data
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
@@ -66,6 +69,6 @@ def quiet_data() -> None:
 
 def gpu_count() -> int:
     """GPUs that the connected cluster has."""
-    import ray  # noqa: PLC0415
+    import ray
 
     return int(ray.cluster_resources().get("GPU", 0))

@@ -90,9 +90,7 @@ class ImageTable(Images):
         table = pq.read_table(path, memory_map=not is_remote(location)).combine_chunks()
         image = table.column("image").chunk(0)
         self._bytes = image.field("bytes") if pa.types.is_struct(image.type) else image
-        if not (
-            pa.types.is_binary(self._bytes.type) or pa.types.is_large_binary(self._bytes.type)
-        ):
+        if not (pa.types.is_binary(self._bytes.type) or pa.types.is_large_binary(self._bytes.type)):
             raise InputError(
                 f"{location}: column `image` must hold encoded images (binary), "
                 f"not {self._bytes.type}"
@@ -158,7 +156,9 @@ def cover(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     scale = max(shape[0] / height, shape[1] / width)
     if scale != 1:
         size = (max(shape[1], round(width * scale)), max(shape[0], round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        image = cv2.resize(
+            image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        )
     top = (image.shape[0] - shape[0]) // 2
     left = (image.shape[1] - shape[1]) // 2
     return np.ascontiguousarray(image[top : top + shape[0], left : left + shape[1]])

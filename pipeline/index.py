@@ -163,7 +163,8 @@ def read_table(location: str, columns: list[str]) -> pa.Table:
         raise InputError(f"no such file: {location}")
     try:
         table = pq.read_table(
-            location if is_remote(location) else local_path(location), partitioning=None
+            location if is_remote(location) else local_path(location),
+            partitioning=None,  # pyright: ignore[reportArgumentType]
         )
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{location} is not a Parquet file: {error}") from error

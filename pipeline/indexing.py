@@ -22,7 +22,25 @@ from pipeline.storage import Folder, is_remote, local_path
 from pipeline.video import VideoInfo, probe
 
 SUFFIXES = frozenset(
-    ".mp4 .mov .m4v .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .mxf .gif".split()
+    [
+        ".mp4",
+        ".mov",
+        ".m4v",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".mpg",
+        ".mpeg",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".flv",
+        ".wmv",
+        ".3gp",
+        ".ogv",
+        ".mxf",
+        ".gif",
+    ]
 )
 """File endings that a folder is searched for; a file named outright may have any."""
 
@@ -78,7 +96,7 @@ def _find_local(source: str) -> Iterator[Found]:
 
 
 def _find_remote(source: str) -> Iterator[Found]:
-    from pyarrow import fs  # noqa: PLC0415 - only remote sources pay for it
+    from pyarrow import fs
 
     scheme = source.partition("://")[0]
     try:

@@ -19,12 +19,12 @@ from configs.schema import RunConfig
 from models.method import methods
 from pipeline.checkpoint import load_state, position_of
 from pipeline.engine import gpu_count, ray_session
+from pipeline.held_out import build_probe
 from pipeline.index import default_workers
 from pipeline.plan import make_plan
-from pipeline.held_out import build_probe
 from pipeline.record import SUMMARY, read_metrics
 from pipeline.source import open_source
-from pipeline.storage import Folder, is_remote, local_path, sweep
+from pipeline.storage import Folder, is_remote, local_path
 from pipeline.stream import Budget, budget, rows_of_shard, stream_here, stream_ray
 from pipeline.train import Job, train
 
@@ -67,8 +67,6 @@ def prepare(
             raise UsageError(f"{run} holds a run already; give --resume to go on, or another -o")
         _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
     folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
-    sweep(folder)
-    sweep(folder, "checkpoints")
     state = load_state(folder)
     return Prepared(
         Job(config, plan, run, provenance), data, probe_data, int(state["step"]) if state else 0
@@ -135,10 +133,11 @@ def _train_here(prepared: Prepared) -> None:
 
 def _train_on_ray(prepared: Prepared) -> None:
     with ray_session() as cpus:
-        from ray.train import FailureConfig, RunConfig as RayRunConfig, ScalingConfig  # noqa: PLC0415
-        from ray.train.torch import TorchTrainer  # noqa: PLC0415
+        from ray.train import FailureConfig, ScalingConfig
+        from ray.train import RunConfig as RayRunConfig
+        from ray.train.torch import TorchTrainer
 
-        from pipeline.ordered import OrderedShards  # noqa: PLC0415
+        from pipeline.ordered import OrderedShards
 
         config = prepared.job.config
         trainer = config.trainer
@@ -155,7 +154,9 @@ def _train_on_ray(prepared: Prepared) -> None:
             _worker,
             train_loop_config={"prepared": prepared},
             scaling_config=ScalingConfig(
-                num_workers=(lowest, trainer.workers) if lowest < trainer.workers else trainer.workers,
+                num_workers=(lowest, trainer.workers)
+                if lowest < trainer.workers
+                else trainer.workers,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": share.trainer_cpus} | ({"GPU": 1} if use_gpu else {}),
             ),
@@ -183,7 +184,7 @@ def _ray_storage(run: str) -> tuple[str, str]:
 
 def _dataset(prepared: Prepared, share: Budget) -> Any:
     """The samples that are left. Called whenever workers start, also after a failure."""
-    from pipeline.engine import quiet_data  # noqa: PLC0415
+    from pipeline.engine import quiet_data
 
     quiet_data()
     done = position_of(load_state(Folder(prepared.job.run)))
@@ -192,7 +193,7 @@ def _dataset(prepared: Prepared, share: Budget) -> Any:
 
 def _worker(config: dict[str, Any]) -> None:
     """One training process under Ray Train."""
-    import ray.train  # noqa: PLC0415
+    import ray.train
 
     prepared: Prepared = config["prepared"]
     context = ray.train.get_context()

@@ -70,10 +70,10 @@ class LARS(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, parameter: Tensor, group: dict) -> None:
-        update = parameter.grad
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+        update = gradient
         if parameter.ndim > 1:
             update = update.add(parameter, alpha=group["weight_decay"])
             weight_norm, update_norm = parameter.norm(), update.norm()

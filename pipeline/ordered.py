@@ -1,4 +1,4 @@
-"""How Ray Train's shards are cut: every row to exactly one trainer, none dropped to make them even."""
+"""How Ray Train's shards are cut: every row to one trainer, none dropped to make them even."""
 
 from __future__ import annotations
 

@@ -145,9 +145,17 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
             f"none of the {len(source)} events of {source.location} gives a sample of kind "
             f"{sampling.kind!r} ({reasons or 'the index is empty'})"
         )
-    arrays = [np.array(values, dtype=np.int64) for values in (events, counts, frames)]
-    images = source.kind == "image"
-    return Plan(sampling, seed, epochs, *arrays, images, dict(refused), names)
+    return Plan(
+        sampling,
+        seed,
+        epochs,
+        events=np.array(events, dtype=np.int64),
+        counts=np.array(counts, dtype=np.int64),
+        frames=np.array(frames, dtype=np.int64),
+        images=source.kind == "image",
+        refused=dict(refused),
+        refused_names=names,
+    )
 
 
 def _cut(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
@@ -176,10 +184,12 @@ class Position:
 
     def has_range(self, start: int, stop: int) -> bool:
         """Whether all of [start, stop) is used."""
-        return stop <= self.below or all(n in self.ahead for n in range(max(start, self.below), stop))
+        return stop <= self.below or all(
+            n in self.ahead for n in range(max(start, self.below), stop)
+        )
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Note samples as used. Raises RuntimeError when one is used twice: a sample counts once."""
+        """Note samples as used. Raises RuntimeError when one is used twice."""
         for number in numbers:
             if number in self:
                 raise RuntimeError(f"sample {number} arrived twice")

@@ -14,7 +14,7 @@ import numpy as np
 from models.encoder import Encoder
 from pipeline.checkpoint import export_encoder
 from pipeline.plan import Position
-from pipeline.storage import Folder, is_remote, local_path
+from pipeline.storage import Folder, is_remote, local_path, sweep
 from pipeline.stream import Sample
 
 METRICS = "metrics.jsonl"
@@ -33,9 +33,9 @@ class Record:
     run folder is local.
     """
 
-    def __init__(
-        self, run: Folder, step: int, total: int, chance: Mapping[str, float]
-    ) -> None:
+    def __init__(self, run: Folder, step: int, total: int, chance: Mapping[str, float]) -> None:
+        sweep(run)
+        sweep(run, "checkpoints")
         self._run = run
         self._total = total
         before = [line for line in read_metrics(run) if line["step"] <= step]
@@ -47,9 +47,11 @@ class Record:
         run.remove(SUMMARY)
         self._board = None
         if not is_remote(run.location):
-            from tensorboardX import SummaryWriter  # noqa: PLC0415 - slow to import
+            from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(local_path(run.location) / "tensorboard"), purge_step=step)
+            self._board = SummaryWriter(
+                str(local_path(run.location) / "tensorboard"), purge_step=step
+            )
 
     def _line(self, step: int, values: dict[str, Any]) -> None:
         spent = round(self._time_s + time.perf_counter() - self._started, 3)
@@ -76,7 +78,9 @@ class Record:
     def samples(self, samples: list[Sample]) -> None:
         """The first samples of the run, as the trainer got them."""
         shown = samples[:SHOWN_SAMPLES]
-        columns = {name: np.stack([s[name] for s in shown]) for name in shown[0] if name != "refused"}
+        columns = {
+            name: np.stack([s[name] for s in shown]) for name in shown[0] if name != "refused"
+        }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **columns)  # type: ignore[arg-type]
         self._run.write("samples.npz", buffer.getvalue())

@@ -28,7 +28,7 @@ def local_path(location: str | os.PathLike[str]) -> Path:
 
 
 def _remote(location: str):
-    from pyarrow import fs  # noqa: PLC0415 - only remote locations pay for it
+    from pyarrow import fs
 
     try:
         return fs.FileSystem.from_uri(location)
@@ -66,7 +66,7 @@ class Folder:
             base = self._local / folder
             found = [p.name for p in base.iterdir() if p.is_file()] if base.is_dir() else []
         else:
-            from pyarrow import fs  # noqa: PLC0415
+            from pyarrow import fs
 
             filesystem, base = self._remote  # type: ignore[misc]
             selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True)

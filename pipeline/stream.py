@@ -128,7 +128,7 @@ class RayDecode:
     """`DecodeStage` as a Ray Data actor: rows of (epoch, start, stop) in, samples out."""
 
     def __init__(self, plan: Plan, location: str, data: DataConfig, done: Position) -> None:
-        import cv2  # noqa: PLC0415 - set in the actor's process only
+        import cv2
 
         cv2.setNumThreads(1)
         self._stage = DecodeStage(plan, open_source(location), data, done)
@@ -143,7 +143,7 @@ def stream_ray(
     plan: Plan, location: str, data: DataConfig, done: Position, share: Budget
 ) -> ray.data.Dataset:
     """The samples of a plan as a Ray Data dataset: lazily decoded, in the plan's order."""
-    import ray.data  # noqa: PLC0415 - seconds to import; only this engine pays
+    import ray.data
 
     # from_arrow would run a task for each block, and wait for a CPU slot to run it in
     return ray.data.from_blocks(unit_blocks(plan.units(done))).map_batches(

@@ -97,8 +97,11 @@ def train(
         step = int(state["step"])
     model: nn.Module = method
     if world > 1:
-        model = DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
-    compute = torch.compile(model) if trainer.compile else model
+        model = DistributedDataParallel(
+            method, device_ids=[device] if device.type == "cuda" else None
+        )
+    if trainer.compile:
+        model.compile()
     chance = {**method.chance, **getattr(probe, "chance", {})}
     record = Record(Folder(job.run), step, total, chance) if rank == 0 else None
     probe_every = trainer.probe_every or max(1, math.ceil(total / 10))
@@ -111,7 +114,7 @@ def train(
         merge = [fresh] if world == 1 else _gather(fresh)
         position.add(number for numbers in merge for number in numbers)
         fresh.clear()
-        if rank == 0:
+        if record:
             content = {"method": method.state_dict(), "optimizer": optimizer.state_dict()}
             save_state(Folder(job.run), step, content, position)
             record.export(method.encoder, job.provenance | {"step": step})
@@ -136,7 +139,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(_seed(trainer.seed, step, rank))
-        forward_backward(model, compute, method, work.batches, device, trainer.precision, meter)
+        forward_backward(model, method, work.batches, device, trainer.precision, meter)
         if trainer.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(method.parameters(), trainer.optimizer.clip_norm)
         optimizer.step()
@@ -162,7 +165,6 @@ def train(
 
 def forward_backward(
     model: nn.Module,
-    compute: nn.Module,
     method: Method,
     round_batches: list[list[Sample]],
     device: torch.device,
@@ -174,14 +176,14 @@ def forward_backward(
     for number, samples in enumerate(round_batches, start=1):
         last = number == len(round_batches)
         # only the last round's backward exchanges gradients
-        exchange = last or not isinstance(model, DistributedDataParallel)
-        quiet = contextlib.nullcontext() if exchange else model.no_sync()
+        waits = isinstance(model, DistributedDataParallel) and not last
+        quiet = model.no_sync() if waits else contextlib.nullcontext()
         with quiet:
             batch = collate(samples, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 with torch.no_grad():
                     batch = method.augment(batch)
-                values = compute(batch)
+                values = model(batch)
             (values["loss"] / len(round_batches)).backward()
         meter.add(values, len(samples))
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, one clear line for an error, nothing half-written."""
+"""The command line as a user meets it: exit codes, one line for an error, no half-written file."""
 
 import json
 

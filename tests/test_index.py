@@ -45,7 +45,7 @@ def test_processes_give_the_rows_of_one(folder):
 def test_ids_do_not_depend_on_where_the_folder_stands(folder, tmp_path_factory):
     moved = tmp_path_factory.mktemp("moved") / "else"
     folder.rename(moved)
-    assert [f.video_id for f in find_videos([str(moved)])][0] == "a.mp4"
+    assert next(f.video_id for f in find_videos([str(moved)])) == "a.mp4"
     by_glob = {f.video_id for f in find_videos([str(moved / "*.mp4")])}
     assert by_glob == {"a.mp4", "text.mp4"}
     assert [f.video_id for f in find_videos([str(moved / "sub" / "b.mkv")])] == ["b.mkv"]

@@ -144,7 +144,9 @@ def finished(process: subprocess.Popen, run: Path) -> dict:
     return json.loads(output.splitlines()[-1]) | {"below": position.below}
 
 
-def test_killed_decoders_and_trainers_are_replaced_and_every_sample_counts_once(long_corpus, tmp_path):
+def test_killed_decoders_and_trainers_are_replaced_and_every_sample_counts_once(
+    long_corpus, tmp_path
+):
     run = tmp_path / "run"
     process = start(long_corpus, run, f"trainer.epochs={EPOCHS}")
     wait_for_step(run, 4, process)

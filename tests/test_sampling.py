@@ -156,7 +156,7 @@ def test_tuples_hold_the_papers_inequalities(frames):
         else:
             outside = low - middle if middle < low else middle - high
             assert 6 <= outside <= 30  # the gap shrinks with a short shot, to no less than 0.2 s
-        assert 0 <= min(low, middle)
+        assert min(low, middle) >= 0
         assert max(high, middle) < frames
     assert abs(np.mean(labels) - 0.25) < 0.03
 

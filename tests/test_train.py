@@ -1,6 +1,7 @@
-"""The trainer, in one process: it learns, resumes, accumulates, refuses, and counts each sample once."""
+"""The trainer, in one process: resumes, accumulates, refuses, and counts each sample once."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -144,7 +145,7 @@ def test_accumulated_rounds_have_the_gradient_of_one_round():
     def gradient(rounds):
         toy = Toy()
         cpu = torch.device("cpu")
-        forward_backward(toy, toy, toy, rounds, cpu, "fp32", Meter())
+        forward_backward(toy, toy, rounds, cpu, "fp32", Meter())
         return toy.scale.grad
 
     assert torch.allclose(gradient([samples]), gradient([samples[:2], samples[2:4], samples[4:]]))
@@ -190,7 +191,7 @@ def test_the_rate_rises_to_its_peak_and_falls_as_named(schedule):
     rates = [learning_rate(config, step, 100) for step in range(101)]
     assert rates[0] < 0.1
     assert max(rates) == pytest.approx(1.0, abs=1e-6)
-    assert all(a < b for a, b in zip(rates[:25], rates[1:25], strict=False))
+    assert all(a < b for a, b in pairwise(rates[:25]))
     assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.0, abs=1e-4)
 
 
@@ -199,7 +200,7 @@ def test_one_cycle_is_torchs():
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.7, total_steps=1001, pct_start=0.3)
-    for step in range(0, 1000):
+    for step in range(1000):
         assert learning_rate(config, step, 1000) == pytest.approx(
             optimizer.param_groups[0]["lr"], abs=2e-3
         )

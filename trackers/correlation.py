@@ -29,7 +29,7 @@ class Settings:
 
     features: Features = field(default_factory=FHOG)
     filter: Literal["kernel", "mosse", "strcf"] = "kernel"
-    pixels: int = 96  # side of the resampled window
+    pixels: int = 80  # side of the resampled window
     window: float = 2.5  # window side over sqrt(w * h) of the box
     kernel_sigma: float = 0.5  # 0: linear kernel (DCF)
     ridge: float = 1e-4  # lambda
@@ -41,8 +41,8 @@ class Settings:
     scale_penalty: float = 0.98
     scale_filter: bool = False  # one-dimensional scale filter (DSST)
     recrop_cells: float = 1.0  # a smaller motion is learnt by shifting the detection spectra
-    temporal: float = 0.0
-    steps: int = 2
+    temporal: float = 0.0  # weight of the previous filter ("strcf"), and
+    steps: int = 2  # ADMM steps a frame
     warps: int = 0  # random affine copies of the first window (MOSSE)
 
     @property
@@ -62,8 +62,8 @@ VARIANTS: dict[str, Settings] = {
         min_score=7.0,
         warps=8,
     ),
-    "dcf-grey": Settings(features=Grey(), pixels=64, kernel_sigma=0.0, rate=0.075, min_score=0.25),
-    "kcf-grey": Settings(features=Grey(), pixels=64, kernel_sigma=0.2, rate=0.075, min_score=0.5),
+    "dcf-grey": Settings(features=Grey(), pixels=96, kernel_sigma=0.0, rate=0.075, min_score=0.25),
+    "kcf-grey": Settings(features=Grey(), pixels=96, kernel_sigma=0.2, rate=0.075, min_score=0.5),
     "dcf-hog": Settings(kernel_sigma=0.0),
     "kcf-hog": Settings(),
     "kcf-hog-scale": Settings(scale_step=1.05),
@@ -73,6 +73,7 @@ VARIANTS: dict[str, Settings] = {
         filter="strcf",
         pixels=160,
         window=4.0,
+        rate=0.01,
         target_sigma=1.0 / 16.0,
         temporal=1e4,
         scale_filter=True,
@@ -125,7 +126,7 @@ class CorrelationTracker(Tracker):
         persistent: bool = False,
         gate: Gate | None = None,
     ) -> None:
-        """batch: most boxes in one step; 0: 48 on a CPU (its cache), 4096 on a GPU.
+        """batch: most boxes in one step; 0: 32 on a CPU (its cache), 4096 on a GPU.
 
         patience: frames below `min_score` that are bridged at constant velocity before the track
         ends at the first of them. persistent: never end a track and always learn (one-pass
@@ -133,7 +134,7 @@ class CorrelationTracker(Tracker):
         """
         self.settings = settings or Settings()
         self.device = torch.device(device)
-        self.batch = batch or (48 if self.device.type == "cpu" else 4096)
+        self.batch = batch or (32 if self.device.type == "cpu" else 4096)
         self.patience, self.persistent = patience, persistent
         self.gate = gate or Gate()
         s = self.settings
@@ -295,7 +296,7 @@ class CorrelationTracker(Tracker):
         search: NDArray[np.float64],
         side: NDArray[np.float64],
     ) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Spectra, score [N], displacement [N, 2] in cells and scale factor [N] of the best scale."""
+        """Spectra, score [N], displacement [N, 2] in cells and scale factor [N], the best."""
         s = self.settings
         best = best_z = None
         factors = (1.0,) if s.scale_step <= 1.0 else (1.0, 1.0 / s.scale_step, s.scale_step)
@@ -329,8 +330,8 @@ class CorrelationTracker(Tracker):
         """Updates the models of the slots in `learn`; the others keep theirs."""
         s = self.settings
         far = np.abs(moved).max(axis=1) > s.recrop_cells
-        if self._scale is not None:
-            far |= s.recrop_cells == 0.0
+        if not s.recrop_cells:  # the scale filter may have changed the window without a motion
+            far[:] = True
         rows = np.flatnonzero(learn & far)
         if len(rows) == len(slots):
             x = self._spectra(crops, slots, slots.centre, self._side(slots))
@@ -390,7 +391,7 @@ def _build_filter(s: Settings, device: torch.device) -> Filter:
         return Kernelised(s.cells, s.features.channels, sigma, s.kernel_sigma, s.ridge, device)
     if s.filter == "mosse":
         return Mosse(s.cells, sigma, 1e-5 * s.cells**2, device)
-    return SpatioTemporal(s.cells, sigma, temporal=s.temporal, steps=s.steps, device=device)
+    return SpatioTemporal(s.cells, sigma, device, s.temporal, steps=s.steps)
 
 
 def build_correlation(variant: str, **settings: Any) -> CorrelationTracker:
@@ -403,7 +404,8 @@ def build_correlation(variant: str, **settings: Any) -> CorrelationTracker:
     unknown: Sequence[str] = sorted(set(settings) - known - own)
     if unknown:
         raise SettingError(
-            f"tracker {variant!r}: no setting {unknown[0]!r}; one of {', '.join(sorted(known | own))}"
+            f"tracker {variant!r}: no setting {unknown[0]!r}; one of "
+            + ", ".join(sorted(known | own))
         )
     changed = {key: value for key, value in settings.items() if key in known}
     rest = {key: value for key, value in settings.items() if key in own}

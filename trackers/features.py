@@ -26,9 +26,20 @@ CHUNK = 16
 class Features(Protocol):
     """Turns crops into feature maps."""
 
-    channels: int
-    cell: int  # crop pixels a cell
-    colour: bool  # True: reads [N, P, P, 3] RGB; False: reads [N, P, P] grey
+    @property
+    def channels(self) -> int:
+        """Feature maps a crop."""
+        ...
+
+    @property
+    def cell(self) -> int:
+        """Crop pixels a cell."""
+        ...
+
+    @property
+    def colour(self) -> bool:
+        """True: reads [N, P, P, 3] RGB; False: reads [N, P, P] grey."""
+        ...
 
     def __call__(self, crops: Tensor) -> Tensor:
         """crops: uint8 [N, P, P] or [N, P, P, 3] -> float32 [N, channels, P/cell, P/cell]."""

@@ -76,10 +76,9 @@ class Kernelised:
     def respond(self, model: Model, z: Tensor) -> Tensor:
         """Equations 16, 22 and 31 of the paper."""
         cross = (z * model["x"].conj()).sum(dim=1)
+        energy = model["energy"]
         if self.sigma:
-            energy = model["energy"] + _energy(_power(z), self.cells)
-        else:
-            energy = model["energy"]
+            energy = energy + _energy(_power(z), self.cells)
         kernel = torch.fft.rfft2(self._kernel(cross, energy))
         return torch.fft.irfft2(kernel * model["alpha"], s=(self.cells, self.cells))
 
@@ -134,21 +133,23 @@ class Mosse:
 
 @dataclass(frozen=True)
 class SpatioTemporal:
-    """STRCF (Li et al., CVPR 2018, arXiv 1803.08679): a filter kept inside the box and near its
-    previous value, solved by ADMM with a closed form a frequency (equations 5 to 13).
+    """A filter kept inside the box and near its previous value, solved by ADMM.
 
-    The window may then be large against the target without the background being learnt.
+    The window may then be large against the target without the background being learnt. Spatial and
+    temporal terms and the closed form a frequency are STRCF's (Li et al., CVPR 2018, equations 5 to
+    13); the sample is a running mean as in BACF (Kiani Galoogahi et al., ICCV 2017, section 3.3),
+    because a single frame's sample drifts.
     """
 
     cells: int
     target_sigma: float
-    temporal: float = 15.0  # mu
+    device: torch.device
+    temporal: float  # mu, for features with a mean square of 1
     outside: float = 1e5  # penalty outside the box, and
     inside: float = 1e-3  # inside it (section 4.1's released values)
     steps: int = 2
     penalty: float = 1.0  # gamma of the first step,
     penalty_growth: float = 10.0  # its factor a step
-    device: torch.device = torch.device("cpu")
 
     def start(self, x: Tensor, target_cells: Tensor) -> Model:
         """See `Filter`."""
@@ -169,7 +170,7 @@ class SpatioTemporal:
         return torch.fft.irfft2(answer, s=(self.cells, self.cells))
 
     def learn(self, model: Model, x: Tensor, rate: Tensor) -> None:
-        """See `Filter`; the temporal term is the rate, so a rate of 0 only freezes."""
+        """See `Filter`; a rate of 0 freezes sample and filter."""
         model["x"].lerp_(x, rate[:, None, None, None].to(x.dtype))
         solved = self._solve(model["x"], model, temporal=self.temporal)
         model["f"] = torch.where((rate > 0)[:, None, None, None], solved, model["f"])
@@ -200,8 +201,9 @@ class SpatioTemporal:
 
 def _power(x: Tensor) -> Tensor:
     """Sum over channels of |x|^2, as a complex spectrum [B, S, S//2+1] with no imaginary part."""
-    real = torch.view_as_real(x).square().sum(dim=(1, 4))
-    return torch.complex(real, torch.zeros_like(real))
+    pairs = torch.view_as_real(x)
+    power = (pairs * pairs).sum(dim=1).sum(dim=-1)  # a complex product would copy the conjugate
+    return torch.complex(power, torch.zeros_like(power))
 
 
 def _energy(power: Tensor, cells: int) -> Tensor:

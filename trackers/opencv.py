@@ -17,7 +17,7 @@ from trackers.tracker import Gate, Job, Tracker, inside_share
 
 
 class _Native(Protocol):
-    def init(self, image: NDArray[np.uint8], boundingBox: Any) -> bool | None: ...  # noqa: N803
+    def init(self, image: NDArray[np.uint8], boundingBox: Any) -> bool | None: ...
     def update(self, image: NDArray[np.uint8]) -> tuple[bool, Any]: ...
 
 
@@ -58,12 +58,13 @@ class OpenCVTracker(Tracker):
         grow = _GROW.get(self.name, 1.0)
         shrink = 1.0
         if self.name == "KCF":
-            # Half a frame halves what is searched; a whole one at a size KCF takes as it is does not.
+            # KCF would halve the resolution itself and round positions to 2 px
             shrink = min(1.0, float(np.sqrt((KCF_MAX_AREA - 1) / (given[2] * given[3]))))
         centre, size = given[:2] + given[2:] / 2.0, given[2:] * grow
         box = np.concatenate([centre - size / 2.0, size]) * shrink
         native_box = box if self._legacy else np.maximum(np.round(box), 1.0)
         residue = box - native_box  # given back to every answer
+        cv2.setRNGSeed(0)  # MIL and MOSSE draw from the global generator
         native = self._create()
         first = _image(job.frames[start], shrink)
         try:

@@ -33,7 +33,7 @@ class ScaleFilter:
 
     @property
     def _exponents(self) -> NDArray[np.float64]:
-        return np.arange(self.num) - (self.num - 1) / 2.0
+        return np.arange(self.num, dtype=np.float64) - (self.num - 1) / 2.0
 
     def start(
         self,
@@ -81,7 +81,7 @@ class ScaleFilter:
         index = torch.arange(self.num, device=x.device)
         offset = torch.minimum(index, self.num - index).to(torch.float32)
         goal = torch.fft.rfft(torch.exp(-offset.square() / (2.0 * self.sigma**2)))
-        return {"a": x * goal.conj(), "b": torch.view_as_real(x).square().sum(dim=(1, 3))}
+        return {"a": x * goal.conj(), "b": (x * x.conj()).real.sum(dim=1)}
 
     def _sample(
         self,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib import import_module
+from inspect import signature
 from typing import Any, Literal
 
 import numpy as np
@@ -267,9 +268,10 @@ def build(name: str, /, **settings: Any) -> Tracker:
     module, constructor, fixed = _REGISTRY[name]
     make: Callable[..., Tracker] = getattr(import_module(module), constructor)
     try:
-        return make(**(fixed | settings))
+        signature(make).bind(**(fixed | settings))
     except TypeError as error:
         raise SettingError(f"tracker {name!r}: {error}") from error
+    return make(**(fixed | settings))
 
 
 def missing() -> dict[str, str]:

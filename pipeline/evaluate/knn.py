@@ -80,12 +80,16 @@ def knn_scores(
     count = np.bincount(gallery.labels, minlength=num_classes)
     scale = np.where(count > 0, 1 / np.maximum(count, 1), 0) if balanced else np.ones(num_classes)
     scores = np.zeros((len(unit), num_classes))
+    own, other = None, None
+    if group is not None and gallery.group is not None:
+        _, number = np.unique(np.concatenate([group, gallery.group]), return_inverse=True)
+        own, other = number[: len(group)], number[len(group) :]
     step = max(1, _CHUNK // len(target))
     for start in range(0, len(unit), step):
         rows = slice(start, start + step)
         similarity = unit[rows] @ target.T
-        if group is not None and gallery.group is not None:
-            similarity[group[rows, None] == gallery.group[None]] = -np.inf
+        if own is not None and other is not None:
+            similarity[own[rows, None] == other[None]] = -np.inf
         index = top_k(similarity, k)
         near = np.take_along_axis(similarity, index, axis=1).astype(np.float64)
         best = near[:, :1]

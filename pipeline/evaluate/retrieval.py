@@ -7,6 +7,7 @@ and `temporal` (the same moment of the same event from another camera).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from scipy.special import gammaln
 from configs.errors import InputError, SettingError
 from pipeline.evaluate.embeddings import Embeddings
 from pipeline.evaluate.knn import unit_rows
+from pipeline.evaluate.labels import encode_classes
 
 TASKS = ("scene", "semantic", "temporal")
 KS = (1, 5, 10, 20)
@@ -69,7 +71,7 @@ def _masks(
     task: str, embeddings: Embeddings, rows: NDArray[np.int64], window_s: float, delta_s: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(relevant, removed), bool [len(rows), n] each."""
-    same_video = embeddings.video_id[rows, None] == embeddings.video_id[None]
+    same_video = _same(embeddings.video_id, rows)
     apart = np.abs(embeddings.time_s[rows, None] - embeddings.time_s[None])
     if task == "scene":
         return same_video, same_video & (apart < window_s)
@@ -77,11 +79,15 @@ def _masks(
         label = embeddings.label
         if label is None:
             raise InputError("semantic retrieval needs labels")
-        return label[rows, None] == label[None], same_video
-    same_event = embeddings.event[rows, None] == embeddings.event[None]
-    other_view = embeddings.view[rows, None] != embeddings.view[None]
-    candidates = same_event & other_view
+        return _same(encode_classes(label)[0], rows), same_video
+    candidates = _same(embeddings.event, rows) & ~_same(embeddings.view, rows)
     return candidates & (apart <= delta_s + 1e-6), ~candidates
+
+
+def _same(values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Where each of `rows` has the value of another row, bool [len(rows), n]."""
+    _, number = np.unique(values, return_inverse=True)
+    return number[rows, None] == number[None]
 
 
 def _parts(count: int) -> Iterator[NDArray[np.int64]]:

@@ -20,7 +20,7 @@ from pipeline.report.page import number
 
 _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 58, 30, 30
-_MAP = 256
+_MAP, _BARS = 256, 240
 _POINTS = 240
 """Points drawn of one curve; more are averaged."""
 
@@ -175,14 +175,14 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
     parts = [f'<text class="title" x="0" y="13">{escape(title)}</text>']
     for index, (name, value, text) in enumerate(rows):
         y = _TOP + 21 * index
-        length = 150 * value / top
+        length = 104 * value / top
         parts.append(
-            f'<text x="92" y="{y + 11}" text-anchor="end">{escape(name[:16])}</text>'
-            f'<rect x="98" y="{y + 1}" width="{max(length, 1.5):.1f}" height="13" rx="2" '
-            f'fill="var(--c0)"/><text class="end" x="{104 + length:.1f}" y="{y + 11}">'
+            f'<text x="88" y="{y + 11}" text-anchor="end">{escape(name[:16])}</text>'
+            f'<rect x="94" y="{y + 1}" width="{max(length, 1.5):.1f}" height="13" rx="2" '
+            f'fill="var(--c0)"/><text class="end" x="{100 + length:.1f}" y="{y + 11}">'
             f"{escape(text)}</text>"
         )
-    return _svg(_WIDTH, height, parts, title)
+    return _svg(_BARS, height, parts, title)
 
 
 def scatter_map(title: str, points: NDArray[np.floating], colours: Sequence[str]) -> str:
@@ -198,7 +198,7 @@ def scatter_map(title: str, points: NDArray[np.floating], colours: Sequence[str]
         f'<g fill="{colour}" fill-opacity=".82">{"".join(circles)}</g>'
         for colour, circles in groups.items()
     ]
-    return _svg(_MAP, _MAP + 12, parts, title)
+    return _svg(_MAP, _MAP + 12, parts, title, kind="map")
 
 
 def time_colours(share: NDArray[np.floating]) -> list[str]:
@@ -235,8 +235,8 @@ def heat_image(values: NDArray[np.floating], side: int = 320) -> NDArray[np.uint
     return np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 
-def _svg(width: int, height: int, parts: Sequence[str], title: str) -> str:
+def _svg(width: int, height: int, parts: Sequence[str], title: str, kind: str = "chart") -> str:
     return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" '
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )

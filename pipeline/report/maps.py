@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from pipeline.evaluate.embeddings import Embeddings
 from pipeline.evaluate.knn import unit_rows
@@ -48,7 +49,9 @@ def project(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], str]:
     if width > 50:
         reduced = PCA(n_components=min(50, count), random_state=0).fit_transform(reduced)
     perplexity = min(30.0, count / 4)
-    placed = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
+    # its threads spin while they wait, which takes minutes on a machine that is busy otherwise
+    with threadpool_limits(1, user_api="openmp"):
+        placed = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
     return np.asarray(placed, np.float64), f"t-SNE, perplexity {perplexity:.0f}"
 
 

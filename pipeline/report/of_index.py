@@ -103,7 +103,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
             charts.append(
                 figure(bar_chart(title, [(name, float(n), str(n)) for name, n in counted]))
             )
-    return head + grid(charts)
+    return head + grid(charts, smallest=230)
 
 
 def _histogram(seconds: Sequence[float]) -> list[tuple[str, float, str]]:
@@ -165,6 +165,7 @@ def _frames_of(video: Video) -> tuple[list[float], list[NDArray[np.uint8]]]:
 
 
 def _videos(rows: Sequence[dict[str, Any]]) -> str:
+    grouped = len({row["event"] for row in rows}) < len(rows)
     lines = []
     for row in rows[:_ROWS]:
         keys = row["keyframes"] or []
@@ -174,8 +175,7 @@ def _videos(rows: Sequence[dict[str, Any]]) -> str:
             (
                 row["video_id"],
                 _status(row["status"]),
-                row["event"] if row["event"] != row["video_id"] else "",
-                row["view"] or "",
+                *((row["event"], f"view {row['view']}") if grouped else ()),
                 duration(row["duration_s"]) if row["duration_s"] else "",
                 f"{row['width']} × {row['height']}{turned}" if row["width"] else "",
                 f"{row['fps']:.4g}" if row["fps"] else "",
@@ -184,9 +184,9 @@ def _videos(rows: Sequence[dict[str, Any]]) -> str:
                 sparkline(np.array(row["motion"] or [], dtype=float)),
             )
         )
-    header = ("video", "status", "event", "view", "length", "size", "fps", "codec",
-              "keyframe every", "motion over time")  # fmt: skip
-    listed = table(header, lines, raw=frozenset([1, 9]))
+    header = ("video", "status", *(("event", "view") if grouped else ()), "length", "size", "fps",
+              "codec", "keyframe every", "motion over time")  # fmt: skip
+    listed = table(header, lines, raw=frozenset([1, len(header) - 1]))
     left = len(rows) - len(lines)
     return listed + (note(f"{left:,} more videos are in the index.") if left > 0 else "")
 

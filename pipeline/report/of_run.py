@@ -198,7 +198,8 @@ def _sample(frames: NDArray[np.uint8], keys: dict[str, NDArray[Any]], kind: str,
         cells = "".join(
             f"<div>{picture(frames[n], f'frame {n}')}{_caption(keys, int(n))}</div>" for n in row
         )
-        strips.append(f'<div class="strip">{cells}</div>')
+        size = max(88, min(150, 440 // len(row)))
+        strips.append(f'<div class="strip" style="--cell:{size}px">{cells}</div>')
     return f"<p>{text}</p>" + figure("".join(strips), wide=True)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STYLE = Path(__file__).with_name("page.css")
-PNG_PIXELS = 40_000
+PNG_PIXELS = 6_000
 """Pictures up to this many pixels are kept losslessly, larger ones as JPEG."""
 
 

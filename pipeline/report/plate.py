@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 _FAINT, _CLEAR = 16.0, 44.0
 """Difference from the background (of 255) from which a pixel shows, and shows fully."""
 _MOST = 0.35
-"""Share of moving pixels above which the camera is taken to move."""
+"""Share of moving pixels in one frame above which the camera is taken to move."""
 _LEAST = 0.005
 """Share of moving pixels below which nothing happens that a plate could show."""
+_ALIKE = 0.5
+"""Least correlation of a frame's edges with the background's, where the camera stands still."""
 
 
 def plate(frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
@@ -26,8 +28,8 @@ def plate(frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     ground = np.median(values, axis=0)
     apart = np.abs(values - ground).max(axis=-1)
     apart = np.stack([cv2.GaussianBlur(picture, (0, 0), 0.8) for picture in apart])
-    share = float((apart > _CLEAR).mean())
-    if not _LEAST <= share <= _MOST:
+    moving = (apart > _CLEAR).mean(axis=(1, 2))
+    if moving.max() > _MOST or moving.mean() < _LEAST or not _same_place(values, ground):
         return None
     opacity = np.clip((apart - _FAINT) / (_CLEAR - _FAINT), 0, 1)[..., None]
     result = ground
@@ -37,3 +39,20 @@ def plate(frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     ):
         result = result + strength * cover * (frame - result)
     return np.clip(result + 0.5, 0, 255).astype(np.uint8)
+
+
+def _same_place(frames: NDArray[np.float32], ground: NDArray[np.float32]) -> bool:
+    """Whether the background's edges are found in every frame: no cut, no moving camera."""
+
+    def edges(image: NDArray[np.float32]) -> NDArray[np.float32]:
+        grey = cv2.GaussianBlur(image.mean(axis=-1), (0, 0), 1.0)
+        across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+        return np.concatenate([across.ravel(), down.ravel()])
+
+    reference = edges(ground)
+    for frame in frames:
+        own = edges(frame)
+        scale = float(np.linalg.norm(own) * np.linalg.norm(reference))
+        if float(own @ reference) < _ALIKE * scale:
+            return False
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -66,7 +67,7 @@ def shots(video: Video) -> list[tuple[int, int]]:
     """Runs of frames without a cut: [first, stop) frame numbers, in order, none empty."""
     edges = [0, *sorted({round(cut * video.fps) for cut in video.cuts}), video.frames]
     inside = [min(max(edge, 0), video.frames) for edge in edges]
-    return [(a, b) for a, b in zip(inside, inside[1:], strict=False) if b > a]
+    return [(a, b) for a, b in pairwise(inside) if b > a]
 
 
 def target_arrays(event: Event, views: np.ndarray, times_s: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from configs.sampling import FramesSampling
@@ -34,7 +36,7 @@ class FramesSampler:
         for view, video in enumerate(event.videos):
             bins = min(self.config.per_video, video.frames)
             edges = np.linspace(0, video.frames, bins + 1).round().astype(int)
-            for low, high in zip(edges, edges[1:], strict=False):
+            for low, high in pairwise(edges):
                 views = np.array([view])
                 times_s = np.atleast_1d(frame_time(video, rng.integers(low, high)))
                 requests.append(SampleRequest(views, times_s, target_arrays(event, views, times_s)))

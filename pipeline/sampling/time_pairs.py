@@ -1,4 +1,4 @@
-"""Pairs of frames close in time within one view (TCN, single-view; Sermanet et al., section 3.1)."""
+"""Pairs of frames close in time within one view (TCN, single-view; Sermanet et al., 3.1)."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class TuplesSampler:
                 views = np.full(3, view)
                 times_s = frame_time(video, numbers)
                 targets = target_arrays(event, views, times_s)
-                targets["label"] = np.int64(positive)
+                targets["label"] = np.array(positive, dtype=np.int64)
                 requests.append(SampleRequest(views, times_s, targets))
         return requests
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import av
 import numpy as np
+from av.error import FFmpegError
 from av.packet import Packet
 from av.sidedata.sidedata import Type
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from pipeline.video.convert import Converter
 from pipeline.video.display import UPRIGHT, Orientation, from_matrix
 from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
 from pipeline.video.plan import Box, Run, plan_runs
-from pipeline.video.source import open_video
+from pipeline.video.source import VideoSource, open_video
 from pipeline.video.stats import DecodeStats
 from pipeline.video.timeline import KEEP_BYTES, MISSING, Timeline, scan
 
@@ -23,7 +24,7 @@ SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"
 """Decoders whose output for the other frames is the same bits when non-reference frames are left
 out (held in tests/test_video_exact.py)."""
 
-RETRY_PACKETS = 3000
+RETRY_PACKETS = 1000
 """A frame that did not come out is looked for once more by decoding from the file's start, if it
 lies within so many packets of it."""
 
@@ -44,9 +45,9 @@ class PyavDecoder:
         self.stats.damaged += self.timeline.damaged
         self.timed_out = False
         self._deadline = deadline
-        self._context = self.source.stream.codec_context
-        self._context.thread_count = threads
-        self._context.thread_type = "AUTO" if threads > 1 else "SLICE"
+        self._context_name = self.source.stream.codec_context.name
+        self._uri, self._stream, self._threads = uri, stream, threads
+        self._careful: VideoSource | None = None
         self._converter = Converter()
         self._geometries: dict[object, Geometry] = {}
         self._orientation: Orientation | None = None
@@ -56,6 +57,8 @@ class PyavDecoder:
 
     def __exit__(self, *exc: object) -> None:
         self.source.close()
+        if self._careful is not None:
+            self._careful.close()
 
     def output_shape(
         self, picture: VideoFrame, size: Size, fit: Fit, crop: Box | None
@@ -98,76 +101,102 @@ class PyavDecoder:
         output. Order: as the decoder gives them; a retried frame may come late.
         """
         missing = set(wanted.tolist())
+        skips = self._context_name in SKIPPING_CODECS and not self.timeline.by_order
         for attempt in range(3):
-            runs = self._runs(missing, attempt)
-            for place, frame in self._decode(runs, frozenset(missing), skip=attempt == 0):
+            places = np.array(sorted(missing), dtype=np.int64)
+            runs = self._runs(places, attempt, damaged=self.stats.damaged > 0)
+            fast = skips and attempt == 0
+            for place, frame in self._decode(runs, places, fast=fast):
                 missing.discard(place)
                 self.stats.retried += attempt > 0
                 yield place, frame
             if not missing or self.timed_out:
                 return
 
-    def _runs(self, missing: set[int], attempt: int) -> list[Run]:
-        """Runs for this attempt: as planned, from a keyframe earlier, from the very start."""
-        places = np.array(sorted(missing), dtype=np.int64)
-        if attempt < 2:
-            if attempt == 1 and self.timeline.by_order:
-                return []
-            return plan_runs(self.timeline, places, keyframes_back=attempt)
-        stop = int(self.timeline.shown[places].max()) + 1
-        if self.timeline.by_order or stop > RETRY_PACKETS:
+    def _runs(self, places: np.ndarray, attempt: int, *, damaged: bool) -> list[Run]:
+        """What to decode for what is still missing.
+
+        First as planned. Then carefully, from a keyframe earlier than the stream says is needed.
+        Last, and at once after damage, from the very start, as a reader without a plan would: what
+        a decoder paints over damage depends on all that it saw before.
+        """
+        if len(places) == 0:
             return []
-        return [Run(0, stop)]
+        stop = int(self.timeline.shown[places].max()) + 1
+        near = stop <= RETRY_PACKETS and not self.timeline.by_order
+        if attempt == 0 or not (near and (damaged or attempt == 2)):
+            back = min(attempt, 1)
+            return plan_runs(self.timeline, places, keyframes_back=back) if attempt < 2 else []
+        return [Run(0, stop)] if attempt == 1 or not damaged else []
 
     def _decode(
-        self, runs: list[Run], places: frozenset[int], *, skip: bool
+        self, runs: list[Run], places: np.ndarray, *, fast: bool
     ) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode runs and yield the frames of `places`.
+
+        fast: leave out frames that nothing refers to, and give a run up at the first damage; what
+        a decoder paints over damage depends on every frame before, so it must see them all.
+        """
         timeline = self.timeline
-        context = self._context
-        skip = skip and not timeline.by_order and context.name in SKIPPING_CODECS
+        context = self._open_context(strict=fast)
         needed = np.zeros(len(timeline.pts), dtype=bool)
-        needed[timeline.shown[sorted(places)]] = True
-        place_of = (
-            {}
-            if timeline.by_order
-            else {int(timeline.pts[timeline.shown[place]]): place for place in places}
-        )
+        needed[timeline.shown[places]] = True
+        # Frames are known by their time, or else by their place in the decoder's output.
+        names = places if timeline.by_order else timeline.pts[timeline.shown[places]]
+        left = dict(zip(names.tolist(), places.tolist(), strict=True))
         emitted = 0
-        left = set(places)
         for run in runs:
             skipping: str | None = None
             for position, packet in self._feed(run):
                 if time.monotonic() > self._deadline:
                     self.timed_out = True
                     return
-                if skip:
+                if fast:
                     level = "DEFAULT" if needed[position] else "NONREF"
                     if level != skipping:
                         context.skip_frame = skipping = level
-                for frame in self._send(packet):
-                    place = emitted if timeline.by_order else place_of.get(frame.pts, -1)
+                frames = self._send(context, packet)
+                if frames is None:
+                    if fast:
+                        break
+                    continue
+                for frame in frames:
+                    place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
-                    if place in left:
-                        left.discard(place)
+                    if place is not None:
                         yield place, frame
                 if not left:
                     break
-            for frame in self._send(None):
-                place = emitted if timeline.by_order else place_of.get(frame.pts, -1)
-                emitted += 1
-                if place in left:
-                    left.discard(place)
-                    yield place, frame
+            else:
+                for frame in self._send(context, None) or ():
+                    place = left.pop(emitted if timeline.by_order else frame.pts, None)
+                    emitted += 1
+                    if place is not None:
+                        yield place, frame
             context.flush_buffers()
-            if skip:
-                context.skip_frame = "DEFAULT"
 
-    def _send(self, packet: Packet | None) -> list[VideoFrame]:
+    def _open_context(self, *, strict: bool) -> VideoCodecContext:
+        """A decoder for this stream; a strict one refuses damaged packets instead of mending."""
+        source = self.source
+        if strict:
+            source.stream.codec_context.options = {"err_detect": "explode"}
+        elif self._context_name in SKIPPING_CODECS and source.stream.codec_context.is_open:
+            if self._careful is None:
+                self._careful = open_video(self._uri, self._stream)
+            source = self._careful
+        context = source.stream.codec_context
+        if not context.is_open:
+            context.thread_count = self._threads
+            context.thread_type = "AUTO" if self._threads > 1 else "SLICE"
+        return context
+
+    def _send(self, context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame] | None:
+        """Frames that come out for a packet (None: all that are left); None after damage."""
         try:
-            frames = self._context.decode(packet)
-        except (av.FFmpegError, ValueError):
+            frames = context.decode(packet)
+        except (FFmpegError, ValueError):
             self.stats.damaged += packet is not None
-            return []
+            return None
         self.stats.packets += packet is not None
         self.stats.decoded += len(frames)
         return frames
@@ -207,7 +236,7 @@ class PyavDecoder:
                     return
                 if position >= run.start:
                     yield position, packet
-        except (av.FFmpegError, OSError):
+        except (FFmpegError, OSError):
             self.stats.damaged += 1
 
 

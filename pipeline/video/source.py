@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import av
 from av.container import InputContainer
+from av.error import FFmpegError
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from configs.errors import InputError, SettingError
@@ -116,21 +118,19 @@ def _open_container(uri: str, file: BinaryIO | None, max_pixels: int) -> InputCo
         options["protocol_whitelist"] = "file"
     try:
         return av.open(target, options=options, timeout=IO_TIMEOUT_S if file is None else None)
-    except (av.FFmpegError, OSError, ValueError, UnicodeError) as error:
+    except (FFmpegError, OSError, ValueError, UnicodeError) as error:
         raise InputError(f"{uri}: cannot be opened as a video ({_reason(error)})") from error
 
 
 def _choose_stream(
     uri: str, container: InputContainer, stream: int, max_pixels: int
 ) -> VideoStream:
-    attached = av.stream.Disposition.attached_pic
+    attached = Disposition.attached_pic
     videos = [s for s in container.streams.video if not s.disposition & attached]
     if not videos:
         raise InputError(f"{uri}: has no video stream")
     if stream >= len(videos):
-        raise InputError(
-            f"{uri}: has {len(videos)} video stream(s), counted from 0: no {stream}"
-        )
+        raise InputError(f"{uri}: has {len(videos)} video stream(s), counted from 0: no {stream}")
     video = videos[stream]
     context = video.codec_context
     if context is None:

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-import av
 import numpy as np
+from av.error import FFmpegError
 from av.packet import Packet
 
 from configs.errors import InputError
+from pipeline.video import bitstream
 from pipeline.video.source import VideoSource
 
 MAX_TOLERANCE_S = 0.0005
@@ -39,6 +40,8 @@ class Timeline:
     by_order: packet times do not say which frame is shown when (packed B-frames of old AVI files,
         raw streams), so that frames are known only by their place in the decoder's output.
     damaged: packets that the demuxer marked as damaged; error: why the demuxer stopped early.
+    scene_grid: longest distance of keyframes in frames, if the encoder says that it put a keyframe
+        at each scene cut; None if it says nothing.
     """
 
     time_base: Fraction
@@ -52,6 +55,7 @@ class Timeline:
     by_order: bool
     damaged: int = 0
     error: str | None = None
+    scene_grid: int | None = None
 
     @property
     def num_frames(self) -> int:
@@ -92,21 +96,29 @@ def scan(source: VideoSource, keep_bytes: int = 0) -> tuple[Timeline, list[Packe
     records: list[tuple[int, int, bool, int, bool, int]] = []
     kept: list[Packet] | None = [] if keep_bytes else None
     damaged = total = 0
-    error = None
-    hidden = source.stream.codec_context.name in _HIDING_CODECS
+    error = grid = None
+    context = source.stream.codec_context
+    h264, vp8 = context.name == "h264", context.name in ("vp8", "libvpx")
+    extradata = context.extradata or b""
     try:
         for packet in source.container.demux(source.stream):
             size = packet.size
             if size == 0:
                 continue
-            pts, dts = packet.pts, packet.dts
+            if not records:
+                grid = bitstream.scene_grid(bytes(packet))
+            pts, dts, key = packet.pts, packet.dts, packet.is_keyframe
             damaged += packet.is_corrupt
-            shows = not packet.is_discard and not (hidden and _is_hidden_vp8(packet))
+            if key and h264:
+                key = bitstream.restarts_at_once(bytes(packet), extradata)
+            shows = not packet.is_discard
+            if shows and vp8:
+                shows = not bitstream.hides_frame_vp8(bytes(packet))
             records.append(
                 (
                     MISSING if pts is None else pts,
                     MISSING if dts is None else dts,
-                    packet.is_keyframe,
+                    key,
                     size,
                     shows,
                     packet.duration or 0,
@@ -117,11 +129,11 @@ def scan(source: VideoSource, keep_bytes: int = 0) -> tuple[Timeline, list[Packe
                 kept.append(packet)
                 if total > keep_bytes:
                     kept = None
-    except (av.FFmpegError, OSError) as failure:
+    except (FFmpegError, OSError) as failure:
         error = f"stopped after {len(records)} packets: {failure}"
     if not records:
         raise InputError(f"{source.uri}: its video stream holds no packet ({error or 'empty'})")
-    return _assemble(source, records, damaged, error), kept
+    return _assemble(source, records, damaged, error, grid), kept
 
 
 def _assemble(
@@ -129,12 +141,16 @@ def _assemble(
     records: Sequence[tuple[int, int, bool, int, bool, int]],
     damaged: int,
     error: str | None,
+    grid: int | None,
 ) -> Timeline:
     columns = list(zip(*records, strict=True))
     pts, dts, size, duration = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 3, 5))
     key, shows = (np.array(columns[i], dtype=bool) for i in (2, 4))
     context = source.stream.codec_context
     packed = context.name == "mpeg4" and bool(_PACKED_DIVX.search(context.extradata or b""))
+    # AVI holds no presentation times: the demuxer guesses them from the decode order.
+    guessed = source.container.format.name == "avi" and context.name != "mpeg4"
+    packed |= guessed and context.has_b_frames
     untimed = bool((pts[shows] == MISSING).any())
     shown = np.flatnonzero(shows)
     base = source.time_base
@@ -152,7 +168,7 @@ def _assemble(
     if len(shown):
         end_s = float(times_s[-1]) + _last_frame_s(source, times_s, int(duration[shown[-1]]))
     return Timeline(
-        base, pts, dts, key, size, shown, times_s, end_s, packed or untimed, damaged, error
+        base, pts, dts, key, size, shown, times_s, end_s, packed or untimed, damaged, error, grid
     )
 
 
@@ -163,11 +179,3 @@ def _last_frame_s(source: VideoSource, times_s: np.ndarray, duration: int) -> fl
     if len(times_s) > 1:
         return float(np.median(np.diff(times_s)))
     return 1.0 / source.fps if source.fps else float(source.time_base)
-
-
-_HIDING_CODECS = frozenset({"vp8", "libvpx"})
-
-
-def _is_hidden_vp8(packet: Packet) -> bool:
-    """Whether a VP8 packet holds an alternate reference that is never shown (RFC 6386, 9.1)."""
-    return not bytes(packet)[0] >> 4 & 1
