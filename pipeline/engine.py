@@ -7,11 +7,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipeline.index import default_workers
 
 LOGICAL_PER_CORE = 2
 """Logical CPUs that a local instance counts for each core."""
+
+
+LONGEST_TEMP = 40
+"""Characters of a temporary folder's path from which Ray's socket paths get too long."""
 
 
 @contextmanager
@@ -28,22 +33,21 @@ def ray_session() -> Iterator[float]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+    local_instance = "RAY_ADDRESS" not in os.environ
+    if local_instance:
+        # each spares a process on a small machine; no node of it is preempted
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # two busy cores need longer than Ray's 30 s to import torch in every worker
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     import ray
 
-    local_instance = "RAY_ADDRESS" not in os.environ
     started = not ray.is_initialized()
     if started:
-        local = (
-            {}
-            if not local_instance
-            else {
-                "num_cpus": LOGICAL_PER_CORE * default_workers(),
-                "include_dashboard": False,
-                # socket paths have a short limit: a long TMPDIR would break them
-                "_temp_dir": None if len(tempfile.gettempdir()) < 40 else "/tmp/ray",
-            }
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **(_local_options() if local_instance else {}),
         )
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
     quiet_data()
     try:
         cpus = float(ray.cluster_resources().get("CPU", 1))
@@ -51,6 +55,16 @@ def ray_session() -> Iterator[float]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _local_options() -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "num_cpus": LOGICAL_PER_CORE * default_workers(),
+        "include_dashboard": False,
+    }
+    if len(tempfile.gettempdir()) > LONGEST_TEMP:
+        options["_temp_dir"] = "/tmp/ray"
+    return options
 
 
 def quiet_data() -> None:

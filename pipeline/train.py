@@ -177,7 +177,7 @@ def forward_backward(
         last = number == len(round_batches)
         # only the last round's backward exchanges gradients
         waits = isinstance(model, DistributedDataParallel) and not last
-        quiet = model.no_sync() if waits else contextlib.nullcontext()
+        quiet = model.no_sync() if waits else contextlib.nullcontext()  # pyright: ignore
         with quiet:
             batch = collate(samples, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
