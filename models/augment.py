@@ -77,10 +77,12 @@ def augment_frames(frames: Tensor, size: int, config: AugmentConfig, *, shared: 
     """
     if len(frames) % shared:
         raise ValueError(f"{len(frames)} frames do not divide into groups of {shared}")
-    images = _geometry(frames, size, config, shared)
-    images = _jitter(images, config)
-    images = _to_gray(images, config)
-    return _blur(images, config)
+    # Eight bits of mantissa would not hold what eight bits of colour say.
+    with torch.autocast(frames.device.type, enabled=False):
+        images = _geometry(frames, size, config, shared)
+        images = _jitter(images, config)
+        images = _to_gray(images, config)
+        return _blur(images, config)
 
 
 def random_boxes(

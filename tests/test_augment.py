@@ -179,6 +179,14 @@ def test_a_seed_fixes_the_augmentation(frames: Tensor) -> None:
     assert not torch.equal(results[0], results[2])
 
 
+def test_autocast_does_not_round_the_colours(frames: Tensor) -> None:
+    torch.manual_seed(1)
+    expected = augment_frames(frames, 24, EVERYTHING)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augment_frames(frames, 24, EVERYTHING), expected)
+
+
 def test_switched_off_it_is_the_evaluation_preprocessing(frames: Tensor) -> None:
     square = augment_frames(frames, 48, AugmentConfig())
     assert torch.allclose(square, _floats(frames)[..., 8:56], atol=1e-6)
