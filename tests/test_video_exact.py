@@ -1,0 +1,164 @@
+"""The reader delivers exactly the frames that a plain decode of the whole file shows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.video import FrameRequest, probe, read_plan
+from pipeline.video.convert import Converter
+from pipeline.video.display import UPRIGHT, from_matrix
+from pipeline.video.geometry import plan_geometry
+from tests.videos import ODD_VIDEOS, encode_video, frame_number, make_odd, mutate
+
+
+def decode_everything(path: Path, stream: int = 0) -> tuple[list[av.VideoFrame], np.ndarray]:
+    """Every frame of a file in the order shown, and its time: one decoder, from the first packet.
+
+    Nothing is skipped, sought or planned. Frames leave a decoder in the order in which they are
+    shown, so the k-th gets the k-th smallest time.
+    """
+    frames: list[av.VideoFrame] = []
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            return [], np.empty(0)
+        video = container.streams.video[stream]
+        video.codec_context.thread_count = 1
+        try:
+            for packet in container.demux(video):
+                try:
+                    frames += packet.decode()
+                except av.FFmpegError:
+                    continue
+        except av.FFmpegError:
+            pass
+        rate = float(video.average_rate or 25)
+        base = float(video.time_base or Fraction(1, 25))
+    if any(frame.pts is None for frame in frames):
+        return frames, np.arange(len(frames)) / rate
+    ticks = np.sort([frame.pts for frame in frames])
+    return frames, (ticks - ticks[0]) * base if frames else np.empty(0)
+
+
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """A frame at its own size as the reader would deliver it."""
+    matrix = [bytes(s) for s in frame.side_data if s.type.name == "DISPLAYMATRIX"]
+    turn = from_matrix(matrix[0]) if matrix else UPRIGHT
+    geometry = plan_geometry(frame.width, frame.height, Fraction(1), turn, None)
+    out = np.empty((geometry.out_height, geometry.out_width, 3), dtype=np.uint8)
+    Converter().into(frame, geometry, out)
+    return out
+
+
+def subsets(count: int, seed: int) -> list[list[int]]:
+    """Everything, the ends, and a few sparse random choices of frames."""
+    rng = np.random.default_rng(seed)
+    chosen = [list(range(count)), [0], [count - 1], [0, count - 1]]
+    for size in (1, 1, 2, 3, 5, max(1, count // 4)):
+        chosen.append(sorted(rng.choice(count, min(size, count), replace=False).tolist()))
+    return [sorted(set(places)) for places in chosen]
+
+
+def check_exact(path: Path, stream: int = 0, *, seed: int = 0) -> None:
+    """Every frame asked for by its time equals the one of the plain decode, bit by bit."""
+    frames, times = decode_everything(path, stream)
+    assert frames, "the reference holds no frame"
+    expected = [to_rgb(frame) for frame in frames]
+    for chosen in subsets(len(frames), seed):
+        requests = [FrameRequest(k, times[[k]]) for k in chosen]
+        got: dict[object, np.ndarray] = {}
+        run = read_plan(str(path), requests, stream=stream)
+        for clip in run:
+            got[clip.request_id] = clip.frames[0]
+            np.testing.assert_allclose(clip.shown_s, times[[clip.request_id]], atol=1e-9)
+        assert run.failures == {}
+        for k in chosen:
+            if not frames[k].is_corrupt:  # painted over by the decoder's guess
+                assert np.array_equal(got[k], expected[k]), f"frame {k} of {path.name} differs"
+
+
+@pytest.mark.parametrize("name", ODD_VIDEOS)
+def test_every_frame_of_an_odd_video_is_exact(name: str, tmp_path: Path) -> None:
+    check_exact(make_odd(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["plain", "b_pyramid", "variable_rate", "hevc", "open_gop"])
+def test_pictures_show_the_number_that_was_asked_for(name: str, tmp_path: Path) -> None:
+    """Against the encoder's own input rather than against another decode."""
+    path = make_odd(name, tmp_path)
+    _, times = decode_everything(path)
+    middle = (times + np.append(times[1:], times[-1] + 0.02)) / 2
+    run = read_plan(str(path), [FrameRequest("all", middle)])
+    (clip,) = list(run)
+    assert [frame_number(frame) for frame in clip.frames] == list(range(len(times)))
+
+
+def test_frames_that_nothing_refers_to_are_not_decoded(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "b.mp4", 60, gop=60, b_frames=3)
+    run = read_plan(str(path), [FrameRequest(0, np.array([0.0, 50 / 25]))])
+    assert [clip.request_id for clip in run] == [0]
+    assert run.stats.delivered == 2
+    assert run.stats.decoded < 0.8 * run.stats.packets
+
+
+def test_a_group_of_pictures_is_decoded_once_for_all_requests(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "a.mp4", 48, gop=12, b_frames=0)
+    times = np.arange(48) / 25
+    requests = [FrameRequest(k, times[k % 48 : k % 48 + 4]) for k in range(44)]
+    run = read_plan(str(path), requests)
+    assert len(list(run)) == 44
+    assert run.stats.packets <= 48
+
+
+def test_groups_that_nobody_wants_are_skipped(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "a.mp4", 120, gop=12, b_frames=0)
+    run = read_plan(str(path), [FrameRequest(0, np.array([13 / 25, 97 / 25]))])
+    assert len(list(run)) == 1
+    assert run.stats.packets == 2 + 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
+def test_packets_read_again_from_the_file_give_the_same_frames(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams too large for memory are demuxed a second time, with seeks."""
+    path = encode_video(tmp_path / f"a{suffix}", 90, gop=12, b_frames=0 if suffix == ".avi" else 2)
+    monkeypatch.setattr("pipeline.video.pyav_backend.KEEP_BYTES", 1)
+    check_exact(path)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_left_of_a_damaged_file_is_exact(seed: int, tmp_path: Path) -> None:
+    """Frames that the plain decode of a damaged file gives are delivered just so."""
+    whole = encode_video(tmp_path / "whole.mkv", 40, gop=10, b_frames=2)
+    path = mutate(whole, tmp_path / "damaged.mkv", seed)
+    try:
+        frames, _ = decode_everything(path)
+    except av.FFmpegError:
+        frames = []
+    info = probe(str(path))
+    if not frames:
+        assert info.status != "ok"
+        return
+    # Times count from the first packet, also if its frame is the one that is lost.
+    expected = {round(f.pts / 1000 - info.start_s, 6): f for f in frames}
+    requests = [FrameRequest(t, np.array([t])) for t in expected if 0 <= t < info.duration_s]
+    run = read_plan(str(path), requests)
+    for clip in run:
+        frame = expected[clip.request_id]
+        assert clip.shown_s[0] == pytest.approx(clip.request_id, abs=1e-6)
+        if not frame.is_corrupt:
+            assert np.array_equal(clip.frames[0], to_rgb(frame))
+    assert run.failures == {}
+
+
+@pytest.mark.data
+def test_every_real_video_is_exact(shared_data: Path) -> None:
+    for path in sorted((shared_data / "videos").rglob("*.*")):
+        check_exact(path)
+        if path.name == "nasa_13013.mp4":
+            check_exact(path, stream=1)
