@@ -1,11 +1,11 @@
-"""Correlation filters follow known motion, in batches as alone, and know when the target is gone."""
+"""Correlation filters follow known motion, batched as alone, and know when the target is gone."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from tests.tracked_scenes import moving_square, texture
 
+from tests.tracked_scenes import moving_square, texture
 from trackers import State, build, iou
 from trackers.consistency import forward_backward
 from trackers.crops import DeviceCrops, HostCrops
@@ -56,7 +56,7 @@ def test_a_batch_of_many_equals_single_runs(name):
 
 def test_slots_that_empty_and_refill_change_nothing():
     """Boxes that end at different times, starts spread over the clip, any batch size."""
-    frames, truth = moving_square(14)
+    frames, _ = moving_square(14)
     frames[7:, :, :150] = texture(200, 150, 9)  # half of the boxes lose their target here
     rng = np.random.default_rng(1)
     boxes = np.column_stack([rng.uniform(0, 230, 30), rng.uniform(0, 150, 30), *[[40] * 30] * 2])

@@ -62,8 +62,17 @@ VARIANTS: dict[str, Settings] = {
         min_score=7.0,
         warps=8,
     ),
-    "dcf-grey": Settings(features=Grey(), pixels=96, kernel_sigma=0.0, rate=0.075, min_score=0.25),
-    "kcf-grey": Settings(features=Grey(), pixels=96, kernel_sigma=0.2, rate=0.075, min_score=0.5),
+    "dcf-grey": Settings(
+        features=Grey(),
+        pixels=80,
+        kernel_sigma=0.0,
+        target_sigma=1 / 16,
+        rate=0.075,
+        min_score=0.25,
+    ),
+    "kcf-grey": Settings(
+        features=Grey(), pixels=80, kernel_sigma=0.2, target_sigma=1 / 16, rate=0.075, min_score=0.5
+    ),
     "dcf-hog": Settings(kernel_sigma=0.0),
     "kcf-hog": Settings(),
     "kcf-hog-scale": Settings(scale_step=1.05),

@@ -70,6 +70,7 @@ class HostCrops:
             image = cv2.resize(
                 above[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA
             )
+        image = np.asarray(image, dtype=np.uint8)
         self._frames[key] = image
         while len(self._frames) > self._keep:
             self._frames.popitem(last=False)

@@ -2,7 +2,7 @@
 
 Wu, Lim and Yang, "Online Object Tracking: A Benchmark", CVPR 2013: start with the first true box,
 run to the end, never help. The start frame is counted, as the benchmark's toolkit does. With
-several start frames (the benchmark's "temporal robustness") the chance of one lucky run averages out.
+several start frames (the benchmark's TRE) the luck of a single run averages out.
 """
 
 import time
@@ -99,7 +99,8 @@ def score_sequence(name: str, tracker: Tracker, sequence: Recording, starts: int
     num_frames = len(sequence.frames)
     first = np.linspace(0, num_frames, starts, endpoint=False).astype(np.int64)
     known = np.isfinite(sequence.truth).all(axis=1) & (sequence.truth[:, 2:] > 0).all(axis=1)
-    first = np.unique([int(np.argmax(known[t:])) + int(t) for t in first if known[t:].any()])
+    places = np.flatnonzero(known)
+    first = np.unique([places[places >= t][0] for t in first if t <= places[-1]])
     began = time.perf_counter()
     track = tracker.track(sequence.frames, sequence.truth[first], start=first)
     seconds = time.perf_counter() - began

@@ -1,0 +1,125 @@
+"""Track checks measure what they say and count each track under one reason."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tracked_scenes import moving_square, texture
+from trackers import State, Track, build
+from trackers.consistency import (
+    Limits,
+    Quality,
+    count_reasons,
+    crop_correlation,
+    forward_backward,
+    judge,
+    last_tracked,
+    measure,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def straight(num_frames=31, step=(2.0, 0.0), side=60.0, growth=1.0, start=(50.0, 50.0)):
+    """A `Track` of one box that moves evenly; always tracked."""
+    t = np.arange(num_frames)
+    size = side * growth**t
+    centre = np.array(start) + side / 2 + t[:, None] * np.array(step)
+    boxes = np.concatenate([centre - size[:, None] / 2, np.repeat(size[:, None], 2, 1)], axis=1)
+    state = np.full((num_frames, 1), State.TRACKED, np.uint8)
+    score = np.ones((num_frames, 1), np.float32)
+    return Track(boxes[:, None].astype(np.float32), score, state, ("",))
+
+
+def quality(**changed):
+    values = {
+        "fb_iou": 0.9,
+        "fb_error": 0.05,
+        "appearance": 0.7,
+        "mean_score": 0.8,
+        "low_share": 0.0,
+        "travel": 1.0,
+    }
+    return Quality(**{k: np.array([v]) for k, v in (values | changed).items()})
+
+
+def verdict(track, measured, **more):
+    settings = {"size": (400, 300), "seconds": 1 / 30} | more
+    return judge(track, measured, Limits(), **settings)[0]
+
+
+def test_a_good_track_stands():
+    assert verdict(straight(), quality()) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"fb_iou": 0.3}, "fb"),
+        ({"fb_error": 0.5}, "fb"),
+        ({"fb_iou": np.nan}, "fb"),
+        ({"appearance": 0.1}, "appearance"),
+        ({"appearance": 0.99}, "duplicate"),
+        ({"low_share": 0.3}, "low_score"),
+        ({"travel": 0.05}, "static"),
+        ({"travel": 3.0}, "travel"),
+    ],
+)
+def test_each_check_refuses_alone(changed, reason):
+    assert verdict(straight(), quality(**changed)) == reason
+
+
+def test_geometry_is_checked_on_the_boxes():
+    assert verdict(straight(growth=1.03), quality()) == "scale"
+    assert verdict(straight(step=(12.0, 0.0)), quality()) == "exit"
+    jumping = straight()
+    jumping.boxes[10:, 0, 0] += 100
+    assert verdict(jumping, quality()) == "jump"
+
+
+def test_a_track_that_ended_early_is_counted_under_the_reason_it_ended_for():
+    track = straight()
+    track.state[5:] = State.LOST
+    ended = Track(track.boxes, track.score, track.state, ("low_score",))
+    assert verdict(ended, quality()) == "low_score"
+    assert verdict(straight(5), quality()) == "too_short"
+
+
+def test_a_drifting_track_does_not_find_the_way_back():
+    """The boxes slide over a scene that stands still: from where they end, nothing leads back."""
+    frames = np.stack([texture(300, 400, 1)] * 16)
+    frames[1::2] += 1  # no frame is a copy of the one before
+    drifting = straight(16, step=(3.0, 0.0))
+    overlap, error = forward_backward(build("kcf-hog"), frames, drifting)
+    assert overlap[0] < 0.3
+    assert error[0] > 0.5
+
+
+def test_measures_of_a_followed_square():
+    frames, truth = moving_square(16, (3, 1))
+    tracker = build("kcf-hog")
+    track = tracker.track(frames, truth[:1])
+    measured = measure(frames, track, forward_backward(tracker, frames, track), min_score=0.35)
+    assert measured.travel[0] == pytest.approx(np.hypot(45, 15) / 40, abs=0.05)
+    assert measured.appearance[0] > 0.9
+    assert measured.low_share[0] == 0.0
+    assert last_tracked(track).tolist() == [15]
+
+
+def test_crop_correlation_knows_same_opposite_and_unrelated():
+    image = texture(80, 80, 1)
+    box = np.array([10.0, 10.0, 40.0, 40.0])
+    assert crop_correlation(image, box, image, box) == pytest.approx(1.0)
+    assert crop_correlation(image, box, 255 - image, box) == pytest.approx(-1.0, abs=1e-3)
+    assert abs(crop_correlation(image, box, texture(80, 80, 7), box)) < 0.4
+
+
+def test_every_candidate_is_counted_once():
+    assert count_reasons(["", "fb", "", "static", "fb", "fb"]) == {
+        "fb": 3,
+        "accepted": 2,
+        "static": 1,
+    }
