@@ -1,0 +1,53 @@
+"""The documentation speaks of commands, settings and files that exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from configs.load import override, presets, read_preset, run_config
+from models.method import methods
+from pipeline.cli import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def commands():
+    """Every `marey` command line in a shell block, without the comment after it."""
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if "marey" in words:
+                    yield page.name, words[words.index("marey") + 1 :]
+
+
+@pytest.mark.parametrize(("page", "words"), list(commands()))
+def test_every_command_is_one_that_marey_understands(page, words):
+    options, rest = build_parser().parse_known_args(words)
+    settings = [*getattr(options, "settings", []), *rest]
+    assert all(re.match(r"[a-z_.]+=", word) for word in settings), page
+    if options.command == "train":
+        tree = override(read_preset(options.method), settings)
+        run_config(tree, methods()[tree["name"]].Config)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_preset_is_in_the_table_of_methods():
+    table = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert not [name for name in presets() if name != "demo" and f"`{name}`" not in table]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_python_example_runs(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(block, str(page), "exec"), {})
