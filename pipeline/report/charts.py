@@ -237,6 +237,6 @@ def heat_image(values: NDArray[np.floating], side: int = 320) -> NDArray[np.uint
 
 def _svg(width: int, height: int, parts: Sequence[str], title: str, kind: str = "chart") -> str:
     return (
-        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" '
-        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+        f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
     )

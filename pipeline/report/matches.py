@@ -56,7 +56,8 @@ def _picture_of(embeddings: Embeddings, row: int, fetch: Fetch | None, text: str
     """A frame with text under it; the text alone where the frame cannot be had."""
     video, time_s = str(embeddings.video_id[row]), float(embeddings.time_s[row])
     image = try_fetch(fetch, video, time_s)
-    return (picture(image, text) if image is not None else "") + text
+    about = f"{embeddings.event[row]}, view {embeddings.view[row]}, {time_s:.2f} s"
+    return (picture(image, about) if image is not None else "") + text
 
 
 def elsewhere_section(
