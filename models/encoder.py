@@ -73,6 +73,6 @@ class Encoder(nn.Module):
         return self.trunk(images.contiguous(memory_format=torch.channels_last))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeddings, float [N, `out_dim`]."""
-        embedding = self.head(self.pool_norm(self.pool(self.features(images))))
+        """Embeddings, float32 [N, `out_dim`] also under autocast, so that lengths are exact."""
+        embedding = self.head(self.pool_norm(self.pool(self.features(images)))).float()
         return functional.normalize(embedding, dim=1) if self.config.unit_norm else embedding

@@ -116,3 +116,11 @@ def test_the_encoder_takes_frames_of_any_shape(shape: tuple[int, int]) -> None:
 def test_without_an_embedding_the_encoder_gives_its_pooled_vector() -> None:
     assert Encoder(EncoderConfig()).out_dim == 128
     assert Encoder(EncoderConfig(pool="spatial_softmax")).out_dim == 256
+
+
+def test_embeddings_have_full_precision_length_under_autocast() -> None:
+    encoder = Encoder(EncoderConfig(embedding_dim=16, unit_norm=True)).eval()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embeddings = encoder(torch.randn(2, 3, 64, 64))
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
