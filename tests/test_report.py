@@ -125,6 +125,7 @@ def test_a_plate_holds_the_object_in_all_its_places_and_refuses_a_moving_camera(
     rng = np.random.default_rng(0)
     ground = cv2.GaussianBlur(rng.integers(0, 120, (60, 90, 3)).astype(np.uint8), (0, 0), 2)
     frames = np.stack([ground] * 6)
+    frames[5] += 30  # the exposure adapts
     for n in range(6):
         frames[n, 20:32, 12 * n + 4 : 12 * n + 14] = (250, 240, 230)
     whole = plate(frames)
