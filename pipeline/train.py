@@ -11,13 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from configs.errors import InputError, MareyError
 from configs.schema import RunConfig
@@ -89,11 +90,15 @@ def train(
 
     method = build_method(job.config).to(device).train()
     optimizer = build_optimizer(method, trainer.optimizer)
+    average = _average(method.encoder, trainer.ema)
+    encoder = method.encoder if average is None else cast(Encoder, average.module)
     state = load_state(Folder(job.run))
     position, step = position_of(state), 0
     if state is not None:
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
         step = int(state["step"])
     model: nn.Module = method
     if world > 1:
@@ -116,8 +121,10 @@ def train(
         fresh.clear()
         if record:
             content = {"method": method.state_dict(), "optimizer": optimizer.state_dict()}
+            if average is not None:
+                content["average"] = average.state_dict()
             save_state(Folder(job.run), step, content, position)
-            record.export(method.encoder, job.provenance | {"step": step})
+            record.export(encoder, job.provenance | {"step": step})
         if world > 1:
             dist.barrier()
 
@@ -146,6 +153,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         step += 1
         method.after_step(Progress(step, total, epoch))
+        if average is not None:
+            average.update_parameters(method.encoder)
         if rank == 0 or not work.shared:
             fresh.extend(int(sample["sample"]) for batch in work.batches for sample in batch)
         if step % trainer.log_every == 0 or step == total:
@@ -153,7 +162,7 @@ def train(
             if record:
                 record.metrics(step, epoch, rate, values)
         if record and probe and (step % probe_every == 0 or step == total):
-            record.probe(step, probe(method.encoder))
+            record.probe(step, probe(encoder))
         if step % trainer.checkpoint_every == 0 and step < total:
             checkpoint()
     checkpoint()
@@ -290,6 +299,13 @@ class Meter:
         values["refused"] = float(sum(self.refused.values()))
         self._clear()
         return values
+
+
+def _average(encoder: Encoder, keep: float | None) -> AveragedModel | None:
+    """A running average of the encoder's weights and statistics, if one is wanted."""
+    if keep is None:
+        return None
+    return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(keep), use_buffers=True)
 
 
 def _place() -> tuple[int, int]:

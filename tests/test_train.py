@@ -124,6 +124,25 @@ def test_resuming_a_finished_run_changes_nothing(corpus, tmp_path):
     assert equal(kept, weights(tmp_path / "run"))
 
 
+def test_the_exported_encoder_is_the_average_of_its_weights_where_that_is_set(corpus, tmp_path):
+    run(
+        corpus,
+        tmp_path / "run",
+        "trainer.ema=0.75",
+        "trainer.steps=2",
+        "trainer.checkpoint_every=1",
+    )
+    states = [
+        torch.load(path, weights_only=True)["method"]
+        for path in sorted((tmp_path / "run" / "checkpoints").glob("*.pt"))
+    ]
+    for name, value in weights(tmp_path / "run").items():
+        first, second = (state[f"encoder.{name}"] for state in states)
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.75 * first + 0.25 * second, atol=1e-6), name
+            assert torch.equal(first, second) or not torch.equal(value, second), name
+
+
 class Toy(torch.nn.Module):
     """A method without noise or norm: the mean of squares of a scaled input."""
 
