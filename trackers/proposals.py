@@ -143,7 +143,7 @@ class MovingObjects:
     reference_height: float = 448.0
     min_points: int = 8
     reach: float = 18.0  # points nearer than this belong together
-    margin: float = 0.15  # added on every side, of the group's extent
+    margin: float = 0.1  # added on every side, of the group's extent
     min_side: float = 24.0
     max_frame_share: float = 0.5
     max_share: float = 0.75
@@ -198,7 +198,7 @@ class MovingObjects:
             own = points[group == g]
             if len(own) < self.min_points:
                 continue
-            low, high = own.min(0), own.max(0)
+            low, high = np.percentile(own, [3, 97], axis=0)  # a few points always stray
             centre = (low + high) / 2.0
             size = np.maximum((high - low) * (1.0 + 2.0 * self.margin), self.min_side * scale)
             size = np.maximum(size, size.max() / 2.0)  # a sliver has no texture to hold on to

@@ -1,0 +1,115 @@
+"""What can be set when a corpus is mined into shards: tracked patches, or planned samples."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.base import Settings
+from configs.sampling import Sampling
+from configs.schema import DataConfig
+
+
+class ImageConfig(Settings):
+    """How pictures are stored in shards."""
+
+    format: Literal["jpeg", "png"] = "jpeg"
+    """JPEG is about eight times smaller; PNG keeps every value."""
+    quality: int = Field(default=95, ge=1, le=100)
+    """JPEG quality."""
+
+
+class ProposalConfig(Settings):
+    """Where tracks start."""
+
+    kind: Literal["moving_objects", "moving_points", "random"] = "moving_objects"
+    """Groups of moving points, windows of fixed size with most of them (the paper's), or
+    anywhere."""
+    every_s: float = Field(default=1.0, gt=0, le=3600)
+    """Time between two frames in which tracks start."""
+    max_boxes: int = Field(default=8, ge=1, le=256)
+    """Most boxes started in one frame."""
+
+
+class QualityConfig(Settings):
+    """Which tracks are kept. The first reason that holds is the one that is counted."""
+
+    min_fb_iou: float = Field(default=0.6, ge=0, le=1)
+    """Overlap of the start box with the box that tracking backward returns to."""
+    max_fb_error: float = Field(default=0.2, ge=0)
+    """Distance of those boxes' centres, in box sizes."""
+    min_appearance: float = Field(default=0.2, ge=-1, le=1)
+    """Correlation of the first and the last patch; less is another thing."""
+    max_appearance: float = Field(default=0.98, ge=-1, le=1)
+    """More is the same picture twice."""
+    min_travel: float = Field(default=0.1, ge=0)
+    """Distance between the first and the last centre, in box widths."""
+    max_travel: float = Field(default=2.0, gt=0)
+    """The same, at most: more is probably a failure."""
+    max_scale_rate: float = Field(default=1.5, gt=1)
+    """Largest change of the box's size in one second, as a ratio."""
+    min_inside: float = Field(default=0.98, ge=0, le=1)
+    """Share of the last box that lies inside the frame."""
+    min_frames: int = Field(default=10, ge=2)
+    """Shortest track, in frames."""
+
+
+class TracksMining(Settings):
+    """Patches of things that move, followed through time (Wang and Gupta, ICCV 2015, section 3)."""
+
+    kind: Literal["tracks"] = "tracks"
+    tracker: str = "kcf-hog-scale"
+    """Name of the tracker (`trackers.names()`)."""
+    device: str = "cpu"
+    """Where correlation filters run: cpu, or cuda."""
+    height: int = Field(default=448, ge=64, le=2160)
+    """Frames are reduced to this short side for tracking and cutting; never enlarged."""
+    track_s: float = Field(default=1.0, gt=0, le=60)
+    """Length of a track."""
+    max_fps: float = Field(default=31.0, gt=0)
+    """Faster videos are tracked on every second (third, ...) frame."""
+    patches: int = Field(default=2, ge=2, le=64)
+    """Pictures stored of each track, evenly spaced from its first to its last frame."""
+    patch_size: int = Field(default=227, ge=16, le=1024)
+    """Side of a stored patch in pixels."""
+    context: float = Field(default=0.1, ge=0, le=1)
+    """Share of the box added around it before it is cut."""
+    per_minute: int = Field(default=120, ge=1)
+    """Most tracks kept of a minute of one video, best first."""
+    window_s: float = Field(default=6.0, gt=0, le=60)
+    """Seconds decoded at a time."""
+    unit_s: float = Field(default=300.0, gt=0)
+    """Seconds of one video that make one file: the unit of work and of resuming."""
+    proposals: ProposalConfig = ProposalConfig()
+    """Where tracks start."""
+    quality: QualityConfig = QualityConfig()
+    """Which tracks are kept."""
+    image: ImageConfig = ImageConfig()
+    """How patches are stored."""
+
+    @model_validator(mode="after")
+    def _window(self) -> "TracksMining":
+        if self.window_s < self.track_s:
+            raise ValueError(
+                f"window_s ({self.window_s}) must be at least track_s ({self.track_s})"
+            )
+        return self
+
+
+class SamplesMining(Settings):
+    """Planned samples (tuples, pairs, clips, frames), decoded once and stored."""
+
+    sampling: Sampling
+    """Which frames make a sample."""
+    data: DataConfig = DataConfig()
+    """Size and decoder of the frames."""
+    epochs: int = Field(default=1, ge=1, le=1000)
+    """Draws of the plan: each epoch gives other samples of the same videos."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the plan."""
+    image: ImageConfig = ImageConfig()
+    """How frames are stored."""
+
+    @property
+    def kind(self) -> str:
+        """The family of the samples."""
+        return self.sampling.kind

@@ -1,0 +1,484 @@
+"""How do videos become patch tracks? Proposals, tracking and filters over decoded clips.
+
+    unit of work -> windows of frames -> shots -> proposals -> tracks -> checks -> patches -> a part
+
+Plain callables: they run in this process, in threads or as Ray actors (see `MinePart`). Every
+candidate that is refused is counted under one reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from configs.errors import InputError
+from configs.mining import ImageConfig, SamplesMining, TracksMining
+from configs.schema import DataConfig
+from pipeline.decode import DecodeStage
+from pipeline.index import Index, Video, default_workers
+from pipeline.plan import Plan, Position, make_plan
+from pipeline.sampling import event_rng
+from pipeline.shards import (
+    TRACKS,
+    PartCounts,
+    claim,
+    encode_image,
+    finish,
+    part_name,
+    sample_table,
+    write_part,
+)
+from pipeline.shots import hard_cuts
+from pipeline.source import open_source
+from pipeline.storage import Folder
+from pipeline.video import read_range
+from trackers import State, Track, Tracker, build
+from trackers.consistency import (
+    Limits,
+    Quality,
+    forward_backward_clips,
+    judge,
+    last_tracked,
+    measure,
+)
+from trackers.proposals import PROPOSERS, Proposals, Proposer
+from trackers.tracker import Request
+
+CUT_SHARE, CUT_BOXES = 0.7, 4
+"""When this share of at least so many boxes ends in one frame, it is a cut that nobody saw."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackUnit:
+    """The unit of work: tracks that start within [start_s, stop_s) of one video."""
+
+    number: int
+    row: int  # of the index
+    start_s: float
+    stop_s: float
+
+
+def track_units(index: Index, settings: TracksMining) -> list[TrackUnit]:
+    """The units of a corpus, in the order of the index: the same on every machine."""
+    units: list[TrackUnit] = []
+    for row, video in enumerate(videos(index)):
+        if video.frames <= 0 or video.duration_s <= 0:
+            continue
+        pieces = max(1, math.ceil(video.duration_s / settings.unit_s - 1e-6))
+        for piece in range(pieces):
+            start = piece * settings.unit_s
+            stop = min(start + settings.unit_s, video.duration_s)
+            units.append(TrackUnit(len(units), row, start, stop))
+    return units
+
+
+def videos(index: Index) -> list[Video]:
+    """All videos of an index, in its fixed order."""
+    return [video for event in index.events() for video in event.videos]
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """One track that stands.
+
+    times_s: float64 [n]. boxes: float32 [n, 4] and patches: uint8 [p, S, S, 3], of frames at
+    tracking size; `scale` turns boxes into pixels of the displayed picture.
+    """
+
+    times_s: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    patches: np.ndarray
+    patch_times_s: np.ndarray
+    quality: dict[str, float]
+    scale: float
+
+
+@dataclass
+class TrackMiner:
+    """Mines one video's units; holds the tracker, nothing else."""
+
+    settings: TracksMining
+
+    def __post_init__(self) -> None:
+        s = self.settings
+        extra = {"device": s.device} if s.device != "cpu" else {}
+        self.tracker: Tracker = build(s.tracker, **extra)
+        proposer = PROPOSERS[s.proposals.kind]
+        self.proposer: Proposer = proposer(max_boxes=s.proposals.max_boxes)
+        q = s.quality
+        self.limits = Limits(
+            min_fb_iou=q.min_fb_iou,
+            max_fb_error=q.max_fb_error,
+            min_appearance=q.min_appearance,
+            max_appearance=q.max_appearance,
+            min_travel=q.min_travel,
+            max_travel=q.max_travel,
+            max_scale_rate=q.max_scale_rate,
+            min_inside=q.min_inside,
+        )
+
+    def unit(self, video: Video, unit: TrackUnit) -> tuple[list[Mined], Counter[str]]:
+        """The tracks of one unit, best kept first when there are too many, and all reasons."""
+        kept: list[Mined] = []
+        reasons: Counter[str] = Counter()
+        for start, stop in self._windows(unit):
+            try:
+                frames, times_s = self._read(video, start, stop)
+            except InputError:
+                reasons["window: unreadable"] += 1
+                continue
+            rng = event_rng(0, round(start * 1000), video.video_id)
+            found = self.clip(frames, times_s, start, stop, rng, reasons, video.cuts)
+            scale = video.height / frames.shape[1] if video.height else 1.0
+            kept += [replace(mined, scale=scale) for mined in found]
+        most = max(1, round(self.settings.per_minute * (unit.stop_s - unit.start_s) / 60))
+        if len(kept) > most:
+            reasons["track: over_the_limit"] += len(kept) - most
+            best = sorted(range(len(kept)), key=lambda n: (-kept[n].quality["fb_iou"], n))[:most]
+            kept = [kept[n] for n in sorted(best)]
+        reasons["track: accepted"] += len(kept)
+        return kept, reasons
+
+    def _windows(self, unit: TrackUnit) -> Iterator[tuple[float, float]]:
+        pieces = max(1, math.ceil((unit.stop_s - unit.start_s) / self.settings.window_s - 1e-6))
+        for piece in range(pieces):
+            start = unit.start_s + piece * self.settings.window_s
+            yield start, min(start + self.settings.window_s, unit.stop_s)
+
+    def _read(self, video: Video, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
+        """Frames from `start` until tracks that start before `stop` have ended."""
+        side = min(video.width, video.height) or self.settings.height
+        frames, times_s = read_range(
+            video.uri,
+            start,
+            stop + self.settings.track_s + 0.1,
+            min(self.settings.height, side),
+            stream=video.stream,
+        )
+        every = max(1, math.ceil(video.fps / self.settings.max_fps - 1e-6))
+        return frames[::every], times_s[::every]
+
+    def clip(
+        self,
+        frames: np.ndarray,
+        times_s: np.ndarray,
+        start_s: float,
+        stop_s: float,
+        rng: np.random.Generator,
+        reasons: Counter[str],
+        known_cuts: Sequence[float] = (),
+    ) -> list[Mined]:
+        """The tracks that start in [start_s, stop_s) of a decoded clip.
+
+        frames: uint8 [T, H, W, 3]; times_s: float64 [T]. Adds to `reasons`.
+        """
+        edges = {0, len(frames), *hard_cuts(frames)}
+        edges |= {int(np.searchsorted(times_s, cut)) for cut in known_cuts}
+        shots = sorted(edge for edge in edges if edge <= len(frames))
+        seconds = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1.0
+        length = round(self.settings.track_s / seconds) + 1
+        starts: list[tuple[int, int]] = []
+        for key in self._keys(times_s, start_s, stop_s):
+            end = min(shots[int(np.searchsorted(shots, key, side="right"))], key + length)
+            if end - key < self.settings.quality.min_frames:
+                reasons["key frame: too_short"] += 1
+            else:
+                starts.append((key, end))
+        found, pieces = [], []
+        for key, end in starts:
+            proposals = self.proposer.propose(frames[key:end], 0, rng)
+            if proposals.reason:
+                reasons[f"key frame: {proposals.reason}"] += 1
+                continue
+            found.append((key, proposals))
+            pieces.append((frames[key:end], times_s[key:end]))
+        return self._follow(found, pieces, seconds, reasons)
+
+    def _keys(self, times_s: np.ndarray, start_s: float, stop_s: float) -> Iterator[int]:
+        """Frames in which tracks start: the first at or after every multiple of `every_s`."""
+        every = self.settings.proposals.every_s
+        for n in range(math.ceil(start_s / every - 1e-6), math.ceil(stop_s / every - 1e-6)):
+            place = int(np.searchsorted(times_s, n * every - 1e-6))
+            if place < len(times_s) and times_s[place] < stop_s:
+                yield place
+
+    def _follow(
+        self,
+        found: list[tuple[int, Proposals]],
+        pieces: list[tuple[np.ndarray, np.ndarray]],
+        seconds: float,
+        reasons: Counter[str],
+    ) -> list[Mined]:
+        """Tracks every proposal of every key frame in one batch, and keeps what stands."""
+        tracks = self.tracker.track_clips(
+            [
+                Request(frames, p.boxes, np.zeros(len(p.boxes), dtype=np.int64))
+                for (_, p), (frames, _) in zip(found, pieces, strict=True)
+            ]
+        )
+        screened = [
+            self._screen(t, f, seconds, reasons) for t, (f, _) in zip(tracks, pieces, strict=True)
+        ]
+        alive = [n for n, rows in enumerate(screened) if len(rows)]
+        subsets = [_subset(tracks[n], screened[n]) for n in alive]
+        back = forward_backward_clips(
+            self.tracker,
+            [(pieces[n][0], track, 0) for n, track in zip(alive, subsets, strict=True)],
+        )
+        out: list[Mined] = []
+        for n, track, fb in zip(alive, subsets, back, strict=True):
+            frames, times_s = pieces[n]
+            quality = measure(frames, track, fb)
+            verdicts = self._judge(track, quality, frames, seconds)
+            for b, reason in enumerate(verdicts):
+                if reason:
+                    reasons[f"track: {reason}"] += 1
+                else:
+                    out.append(self._cut(frames, times_s, track, b, quality, found[n][1]))
+        return out
+
+    def _screen(
+        self, track: Track, frames: np.ndarray, seconds: float, reasons: Counter[str]
+    ) -> np.ndarray:
+        """Which tracks pass everything that needs no backward run: rows of `track`."""
+        num_boxes = track.boxes.shape[1]
+        ended = last_tracked(track)[np.array([bool(r) for r in track.reason], dtype=bool)]
+        if num_boxes >= CUT_BOXES and len(ended):
+            most = int(np.bincount(np.maximum(ended, 0)).max())
+            if most > CUT_SHARE * num_boxes:
+                reasons["track: cut"] += num_boxes
+                return np.zeros(0, dtype=np.int64)
+        perfect = np.ones(num_boxes), np.zeros(num_boxes)
+        verdicts = self._judge(track, measure(frames, track, perfect), frames, seconds)
+        for reason in verdicts:
+            if reason:
+                reasons[f"track: {reason}"] += 1
+        return np.array([b for b, reason in enumerate(verdicts) if not reason], dtype=np.int64)
+
+    def _judge(
+        self, track: Track, quality: Quality, frames: np.ndarray, seconds: float
+    ) -> list[str]:
+        return judge(
+            track,
+            quality,
+            self.limits,
+            size=(frames.shape[2], frames.shape[1]),
+            seconds=seconds,
+            min_frames=self.settings.quality.min_frames,
+        )
+
+    def _cut(
+        self,
+        frames: np.ndarray,
+        times_s: np.ndarray,
+        track: Track,
+        b: int,
+        quality: Quality,
+        proposals: Proposals,
+    ) -> Mined:
+        """The patches of a track that stands."""
+        count = int((track.state[:, b] == State.TRACKED).sum())
+        boxes = track.boxes[:count, b]
+        chosen = np.linspace(0, count - 1, self.settings.patches).round().astype(int)
+        patches = [
+            cut_patch(frames[t], boxes[t], self.settings.context, self.settings.patch_size)
+            for t in chosen
+        ]
+        return Mined(
+            times_s=times_s[:count],
+            boxes=boxes,
+            scores=track.score[:count, b],
+            patches=np.stack(patches),
+            patch_times_s=times_s[chosen],
+            quality={
+                "fb_iou": float(quality.fb_iou[b]),
+                "fb_error": float(quality.fb_error[b]),
+                "appearance": float(quality.appearance[b]),
+                "moving": proposals.moving,
+                "camera_px": proposals.camera_px,
+            },
+            scale=1.0,
+        )
+
+
+def cut_patch(frame: np.ndarray, box: np.ndarray, context: float, size: int) -> np.ndarray:
+    """The box with `context` around it, square by real pixels: uint8 [size, size, 3].
+
+    The square is moved inside the frame where it would leave it, and made smaller only where the
+    frame is.
+    """
+    height, width = frame.shape[:2]
+    side = min(float(max(box[2], box[3])) * (1.0 + context), float(min(height, width)))
+    centre = box[:2].astype(np.float64) + box[2:] / 2.0
+    corner = np.clip(centre - side / 2.0, 0.0, np.array([width, height]) - side)
+    x0, y0 = np.floor(corner).astype(int)
+    whole = max(1, min(math.ceil(side), height - y0, width - x0))
+    piece = np.ascontiguousarray(frame[y0 : y0 + whole, x0 : x0 + whole])
+    method = cv2.INTER_AREA if whole > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(piece, (size, size), interpolation=method), dtype=np.uint8)
+
+
+def track_table(video: Video, mined: Sequence[Mined], settings: TracksMining) -> pa.Table:
+    """Mined tracks of one video as rows of `shards.TRACKS`."""
+    rows: list[dict[str, Any]] = []
+    for n, item in enumerate(mined):
+        rows.append(
+            {
+                "sample": f"{video.video_id}@{item.times_s[0]:.3f}#{n}",
+                "video_id": video.video_id,
+                "event": video.event,
+                "view": video.view,
+                "images": [encode_image(patch, settings.image) for patch in item.patches],
+                "image_times_s": item.patch_times_s.tolist(),
+                "times_s": item.times_s.tolist(),
+                "boxes": (item.boxes * np.float32(item.scale)).tolist(),
+                "scores": item.scores.tolist(),
+                **item.quality,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=TRACKS)
+
+
+class MinePart:
+    """A unit's number in, its part written, its counts out: a callable for Ray actors and threads.
+
+    As a Ray Data stage: blocks with an int64 column `part`, one row a block, through
+    `map_batches(MinePart, fn_constructor_args=(index, out, settings), batch_size=None, ...)`.
+    """
+
+    def __init__(self, index: str, out: str, settings: TracksMining) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # actors and threads share the cores, boxes are batched
+        cv2.setNumThreads(1)
+        self.settings = settings
+        self.index = Index.load(index)
+        self.videos = videos(self.index)
+        self.units = track_units(self.index, settings)
+        self.miner = TrackMiner(settings)
+        self.out = Folder(out)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`part` int64 [n] -> `part`, `rows` int64 [n], `reasons` str [n] (JSON); writes."""
+        counts = [self.write(int(number)) for number in rows["part"]]
+        return {
+            "part": np.asarray(rows["part"], dtype=np.int64),
+            "rows": np.array([c.rows for c in counts], dtype=np.int64),
+            "reasons": np.array([json.dumps(c.reasons) for c in counts]),
+        }
+
+    def write(self, number: int) -> PartCounts:
+        """Mine one unit and write its part."""
+        unit = self.units[number]
+        video = self.videos[unit.row]
+        mined, reasons = self.miner.unit(video, unit)
+        return write_part(self.out, number, track_table(video, mined, self.settings), reasons)
+
+
+class SamplePart:
+    """The same for planned samples (tuples, pairs, clips, frames): a unit of a plan, one part."""
+
+    def __init__(
+        self, source: str, out: str, plan: Plan, data: DataConfig, image: ImageConfig
+    ) -> None:
+        cv2.setNumThreads(1)
+        self.units = list(plan.units())
+        self.stage = DecodeStage(plan, open_source(source), data, Position())
+        self.image, self.out = image, Folder(out)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """See `MinePart.__call__`."""
+        counts = [self.write(int(number)) for number in rows["part"]]
+        return {
+            "part": np.asarray(rows["part"], dtype=np.int64),
+            "rows": np.array([c.rows for c in counts], dtype=np.int64),
+            "reasons": np.array([json.dumps(c.reasons) for c in counts]),
+        }
+
+    def write(self, number: int) -> PartCounts:
+        """Decode one unit's samples and write their part."""
+        tables: list[pa.Table] = []
+        reasons: Counter[str] = Counter()
+        for rows in self.stage(self.units[number]):
+            tables.append(sample_table(rows, self.image))
+            reasons.update(f"sample: {why}" for why in rows["refused"].tolist() if why)
+        reasons["sample: accepted"] += sum(len(table) for table in tables)
+        return write_part(self.out, number, pa.concat_tables(tables), dict(reasons))
+
+
+Runner = Callable[[list[int]], Iterable[PartCounts]]
+"""Runs the parts with these numbers, and gives their counts in any order, as they finish."""
+MakeRunner = Callable[[Callable[[], MinePart | SamplePart]], Runner]
+"""From a constructor of the stage to its runner; `run_here` is one, Ray actors are another."""
+
+
+def run_here(make: Callable[[], MinePart | SamplePart]) -> Runner:
+    """Runs parts in threads of this process, one a core."""
+
+    def run(numbers: list[int]) -> Iterator[PartCounts]:
+        stage = make()
+        with ThreadPoolExecutor(default_workers(), thread_name_prefix="mine") as pool:
+            yield from pool.map(stage.write, numbers)
+
+    return run
+
+
+def mine(
+    data: str,
+    out: str,
+    settings: TracksMining | SamplesMining,
+    *,
+    runner: MakeRunner = run_here,
+    progress: Callable[[int, int, int], None] = lambda done, total, rows: None,
+) -> dict[str, Any]:
+    """Mine an index (or images) into shards; returns the manifest.
+
+    A folder with an unfinished run of the same work is finished: parts that exist are kept.
+    Raises UsageError if `out` holds anything else, InputError if nothing can be mined.
+    """
+    source = open_source(data)
+    source.check_present()
+    key: dict[str, Any] = {
+        "kind": settings.kind, "data": data, "data_digest": source.digest,
+        "settings": settings.model_dump(mode="json"),
+    }  # fmt: skip
+    if isinstance(settings, TracksMining):
+        if not isinstance(source, Index):
+            raise InputError(f"{data} holds images: tracks are mined from an index of videos")
+        parts = len(track_units(source, settings))
+        make: Callable[[], MinePart | SamplePart] = partial(MinePart, data, out, settings)
+    else:
+        plan = make_plan(source, settings.sampling, seed=settings.seed, epochs=settings.epochs)
+        parts = len(list(plan.units()))
+        make = partial(SamplePart, data, out, plan, settings.data, settings.image)
+    if not parts:
+        raise InputError(f"{data} has no readable video")
+    folder = Folder(out)
+    claim(folder, key)
+    left = [n for n in range(parts) if not folder.exists(part_name(n))]
+    rows = 0
+    progress(parts - len(left), parts, rows)
+    for done, counts in enumerate(runner(make)(left) if left else (), start=1):
+        rows += counts.rows
+        progress(parts - len(left) + done, parts, rows)
+    return finish(folder, key, parts)
+
+
+def _subset(track: Track, rows: np.ndarray) -> Track:
+    return Track(
+        track.boxes[:, rows],
+        track.score[:, rows],
+        track.state[:, rows],
+        tuple(track.reason[int(row)] for row in rows),
+    )

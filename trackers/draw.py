@@ -1,0 +1,85 @@
+"""What does a track look like? Boxes drawn over frames, and contact sheets of many tracks."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from trackers.tracker import State, Track
+
+# Okabe and Ito's colours, which colour-blind people tell apart
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+TRAIL = 15  # frames of a box's past that are drawn
+
+
+def draw_track(frames: NDArray[np.uint8], track: Track) -> NDArray[np.uint8]:
+    """frames: uint8 [T, H, W, 3] RGB -> a copy with every living box, its number and its trail."""
+    out = frames.copy()
+    thick = max(1, round(min(frames.shape[1:3]) / 240))
+    size = thick * 0.35
+    for t, image in enumerate(out):
+        for b in np.flatnonzero(track.state[t] == State.TRACKED):
+            colour = COLOURS[b % len(COLOURS)]
+            x, y, w, h = np.round(track.boxes[t, b]).astype(int).tolist()
+            cv2.rectangle(image, (x, y), (x + w, y + h), colour, thick, cv2.LINE_AA)
+            past = track.boxes[max(0, t - TRAIL) : t + 1, b]
+            centres = past[np.isfinite(past).all(axis=1)]
+            line = np.round(centres[:, :2] + centres[:, 2:] / 2).astype(np.int32)
+            cv2.polylines(image, [line.reshape(-1, 1, 2)], False, colour, thick, cv2.LINE_AA)
+            place = (max(x, 0), max(y - 3 * thick, round(12 * size + 6)))
+            cv2.putText(
+                image, str(b), place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thick, cv2.LINE_AA
+            )
+    return out
+
+
+def contact_sheet(
+    rows: Sequence[NDArray[np.uint8]],
+    captions: Sequence[str] = (),
+    *,
+    side: int = 96,
+    columns: int = 2,
+    gap: int = 4,
+) -> NDArray[np.uint8]:
+    """Patches of tracks as one picture: uint8 [H, W, 3] RGB.
+
+    rows: a track each, uint8 [p, S, S, 3], its patches side by side; tracks fill `columns` columns.
+    captions: a short line for each track, written above it.
+    """
+    if not len(rows):
+        return np.full((side, side, 3), 255, np.uint8)
+    most = max(len(patches) for patches in rows)
+    head = 14 if captions else 0
+    cell_w, cell_h = most * (side + gap) + 3 * gap, side + gap + head
+    lines = -(-len(rows) // columns)
+    sheet = np.full((lines * cell_h + gap, columns * cell_w + gap, 3), 255, np.uint8)
+    for n, patches in enumerate(rows):
+        top, left = gap + (n // columns) * cell_h, gap + (n % columns) * cell_w
+        if captions:
+            place = (left, top + head - 4)
+            cv2.putText(
+                sheet, captions[n], place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1, cv2.LINE_AA
+            )
+        for p, patch in enumerate(patches):
+            x = left + p * (side + gap)
+            small = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
+            sheet[top + head : top + head + side, x : x + side] = small
+    return sheet
+
+
+def best_median_worst(scores: Sequence[float], count: int) -> list[int]:
+    """Which of the tracks with these scores to show: `count` best, middle and worst, in order."""
+    order = np.argsort(-np.asarray(scores), kind="stable").tolist()
+    if len(order) <= 3 * count:
+        return order
+    middle = (len(order) - count) // 2
+    return order[:count] + order[middle : middle + count] + order[-count:]
