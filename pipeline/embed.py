@@ -333,5 +333,7 @@ def _run_on_ray(
             num_cpus=share.trainer_cpus,
             num_gpus=1 if gpus else 0,
         )  # fmt: skip
-        for row in dataset.iter_rows():
+        # as one split, so that Ray runs the graph, and writes its log, in an actor of its own
+        (rows,) = dataset.streaming_split(1, equal=False)
+        for row in rows.iter_rows():
             yield int(row["rows"]), json.loads(row["refused"])
