@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import load_embeddings
+from pipeline.evaluate.embeddings import Embeddings, load_embeddings
 from pipeline.evaluate.labels import load_labels
 from pipeline.evaluate.run import evaluate, render, run_eval
 
@@ -196,6 +196,42 @@ def test_a_gallery_of_other_videos_is_used_and_one_of_the_same_is_refused(place)
         penalties=5,
     )
     assert linear["figures"]["r2"] > 0.8
+
+
+def test_one_event_gives_a_figure_but_no_interval(tmp_path):
+    one = write(tmp_path / "one", ["a"])
+    several = write(tmp_path / "several", ["a", "b"])
+    assert "alignment_error_symmetric_interval" not in run_eval("alignment", one)["figures"]
+    low, high = run_eval("alignment", several)["figures"]["alignment_error_symmetric_interval"]
+    assert low <= high
+
+
+@pytest.mark.data
+def test_raw_pixels_of_real_views_align_no_better_than_published_baselines(shared_data):
+    """Untrained features err by about 0.3 (alignment) and 0.8 (phase) on two-view pouring."""
+    import av
+    import cv2
+
+    rows = []
+    for path in sorted((shared_data / "armpour" / "test").glob("seq100*_view*.mp4")):
+        event, view = path.stem.split("_view")
+        with av.open(path) as container:
+            for n, frame in enumerate(container.decode(video=0)):
+                small = cv2.resize(frame.to_ndarray(format="gray"), (16, 16))
+                rows.append((path.name, event, view, n, (n + 0.5) / 15, small.ravel() / 255.0))
+    columns = list(zip(*rows, strict=True))
+    embeddings = Embeddings(
+        *(np.array(column, dtype=object) for column in columns[:3]),
+        frame=np.array(columns[3]),
+        time_s=np.array(columns[4]),
+        features=np.array(columns[5], dtype=np.float32),
+    )
+    labels = load_labels(shared_data / "armpour" / "test", embeddings)
+    figures = evaluate("alignment", embeddings, labels)
+    assert figures["events"] == 10
+    assert figures["unlabelled"] == 0
+    assert 0.2 < figures["alignment_error_symmetric"] < 0.4
+    assert 0.6 < figures["phase_error"] < 0.9
 
 
 def test_wrong_protocols_and_settings_are_refused(place):

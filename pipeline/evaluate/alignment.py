@@ -159,7 +159,7 @@ def nearest_class_error(
 
 def kendall_tau(
     embeddings: Embeddings, *, stride: int = 2, max_pairs: int = 2000, seed: int = 0
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Do nearest neighbours in another video keep the order of time? Mean tau-b (TCC).
 
     Every ordered pair of distinct videos, each video's frames by time and every `stride`-th; above
@@ -191,7 +191,7 @@ def kendall_tau(
     undefined = np.isnan(values)
     return {
         "kendall_tau": float(np.where(undefined, 0, values).mean()),
-        "kendall_tau_defined": float("nan") if undefined.all() else float(np.nanmean(values)),
+        "kendall_tau_defined": None if undefined.all() else float(np.nanmean(values)),
         "nan_fraction": float(undefined.mean()),
         "video_pairs": len(pairs),
         "stride": stride,

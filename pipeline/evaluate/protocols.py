@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from configs.errors import InputError, SettingError
 from pipeline.evaluate.alignment import alignment_error, kendall_tau, nearest_class_error
@@ -64,6 +65,15 @@ def _with_labels(
     return kept, Labels(labels.values[known], labels.source), int((~known).sum())
 
 
+def _interval(
+    name: str, values: NDArray[np.float64], event: NDArray[np.object_], seed: int
+) -> Figures:
+    """The figure's 95 % interval over events; nothing where one event cannot tell."""
+    if len(np.unique(event)) < 2:
+        return {}
+    return {f"{name}_interval": list(video_interval(values, event, seed=seed))}
+
+
 def _knn(
     test: Embeddings,
     train: Embeddings | None,
@@ -97,7 +107,7 @@ def _knn(
     prior = np.bincount(known, minlength=len(names)) / len(known)
     figures["accuracy_chance"] = float(prior[target].mean())
     hit = (scores.argmax(axis=1) == target).astype(float)
-    figures["accuracy_interval"] = list(video_interval(hit, query.event, seed=seed))
+    figures |= _interval("accuracy", hit, query.event, seed)
     return figures | {
         "classes": len(names),
         "queries": len(query),
@@ -151,8 +161,8 @@ def _linear(
         prior = np.bincount(known[fit], minlength=len(names)) / len(fit)
         figures["accuracy_chance"] = float(prior.max())
         hit = (classes[probability.argmax(axis=1)] == target).astype(float)
-        interval = video_interval(hit, query.event[held_out], seed=seed)
-        figures |= {"accuracy_interval": list(interval), "classes": len(names)}
+        figures |= _interval("accuracy", hit, query.event[held_out], seed)
+        figures["classes"] = len(names)
     return figures | {
         "frames_train": len(fit),
         "frames_validation": len(choose),
@@ -175,7 +185,7 @@ def _alignment(
     per_event = figures.pop("per_event")
     names = np.array(list(per_event), dtype=object)
     values = np.array(list(per_event.values()))
-    figures["alignment_error_symmetric_interval"] = list(video_interval(values, names, seed=seed))
+    figures |= _interval("alignment_error_symmetric", values, names, seed)
     videos = len(np.unique(test.video_id))
     if videos > 1:
         figures |= kendall_tau(test, stride=stride, seed=seed)

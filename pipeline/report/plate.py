@@ -25,9 +25,9 @@ def plate(frames: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     if len(frames) < 4:
         return None
     values = frames.astype(np.float32)
-    ground = np.median(values, axis=0)
+    ground = np.median(values, axis=0).astype(np.float32)
     # an exposure that adapts shifts whole frames, which is no movement
-    values = values - np.median(values - ground, axis=(1, 2), keepdims=True)
+    values -= np.median(values - ground, axis=(1, 2), keepdims=True)
     apart = np.abs(values - ground).max(axis=-1)
     apart = np.stack([cv2.GaussianBlur(picture, (0, 0), 0.8) for picture in apart])
     moving = (apart > _CLEAR).mean(axis=(1, 2))
