@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 
 import numpy as np
 from av.error import FFmpegError
@@ -16,7 +17,7 @@ from pipeline.video.convert import Converter
 from pipeline.video.display import UPRIGHT, Orientation, from_matrix
 from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
 from pipeline.video.plan import Box, Run, plan_runs
-from pipeline.video.source import VideoSource, open_video
+from pipeline.video.source import MAX_PIXELS, VideoSource, open_video
 from pipeline.video.stats import DecodeStats
 from pipeline.video.timeline import KEEP_BYTES, MISSING, Timeline, scan
 
@@ -35,7 +36,7 @@ class PyavDecoder:
     def __init__(
         self, uri: str, stream: int, threads: int, deadline: float, stats: DecodeStats
     ) -> None:
-        self.source = open_video(uri, stream)
+        self.source = open_video(uri, stream, quick=True)
         try:
             self.timeline, self._packets = scan(self.source, keep_bytes=KEEP_BYTES)
         except BaseException:
@@ -45,7 +46,8 @@ class PyavDecoder:
         self.stats.damaged += self.timeline.damaged
         self.timed_out = False
         self._deadline = deadline
-        self._context_name = self.source.stream.codec_context.name
+        name = self.source.stream.codec_context.name
+        self._skips = name in SKIPPING_CODECS and not self.timeline.by_order
         self._uri, self._stream, self._threads = uri, stream, threads
         self._careful: VideoSource | None = None
         self._converter = Converter()
@@ -83,7 +85,7 @@ class PyavDecoder:
             geometry = plan_geometry(
                 frame.width,
                 frame.height,
-                self.source.sar,
+                self._sar(),
                 self._orientation,
                 (exact.out_height, exact.out_width) if exact else size,
                 fit=fit,
@@ -94,6 +96,11 @@ class PyavDecoder:
             self._geometries[key] = geometry
         return geometry
 
+    def _sar(self) -> Fraction:
+        """The container's pixel aspect, else the one that the decoder found in the stream."""
+        of_codec = self._open_context(careful=False).sample_aspect_ratio
+        return self.source.stream.sample_aspect_ratio or of_codec or Fraction(1)
+
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         """Yield (place in shown order, decoded frame) for each wanted place that can be decoded.
 
@@ -101,12 +108,10 @@ class PyavDecoder:
         output. Order: as the decoder gives them; a retried frame may come late.
         """
         missing = set(wanted.tolist())
-        skips = self._context_name in SKIPPING_CODECS and not self.timeline.by_order
         for attempt in range(3):
             places = np.array(sorted(missing), dtype=np.int64)
             runs = self._runs(places, attempt, damaged=self.stats.damaged > 0)
-            fast = skips and attempt == 0
-            for place, frame in self._decode(runs, places, fast=fast):
+            for place, frame in self._decode(runs, places, careful=attempt > 0):
                 missing.discard(place)
                 self.stats.retried += attempt > 0
                 yield place, frame
@@ -130,15 +135,19 @@ class PyavDecoder:
         return [Run(0, stop)] if attempt == 1 or not damaged else []
 
     def _decode(
-        self, runs: list[Run], places: np.ndarray, *, fast: bool
+        self, runs: list[Run], places: np.ndarray, *, careful: bool
     ) -> Iterator[tuple[int, VideoFrame]]:
         """Decode runs and yield the frames of `places`.
 
-        fast: leave out frames that nothing refers to, and give a run up at the first damage; what
-        a decoder paints over damage depends on every frame before, so it must see them all.
+        Unless careful, frames that nothing refers to are left out, and a run is given up at its
+        first damage: what a decoder paints over damage depends on every frame before, so it must
+        see them all.
         """
+        if not runs:
+            return
         timeline = self.timeline
-        context = self._open_context(strict=fast)
+        context = self._open_context(careful=careful)
+        fast = self._skips and not careful
         needed = np.zeros(len(timeline.pts), dtype=bool)
         needed[timeline.shown[places]] = True
         # Frames are known by their time, or else by their place in the decoder's output.
@@ -175,17 +184,23 @@ class PyavDecoder:
                         yield place, frame
             context.flush_buffers()
 
-    def _open_context(self, *, strict: bool) -> VideoCodecContext:
-        """A decoder for this stream; a strict one refuses damaged packets instead of mending."""
+    def _open_context(self, *, careful: bool) -> VideoCodecContext:
+        """A decoder for this stream.
+
+        The first one leaves it to the second to mend damaged packets, and refuses them. The
+        careful one belongs to a source of its own, opened at leisure.
+        """
         source = self.source
-        if strict:
-            source.stream.codec_context.options = {"err_detect": "explode"}
-        elif self._context_name in SKIPPING_CODECS and source.stream.codec_context.is_open:
+        if careful:
             if self._careful is None:
                 self._careful = open_video(self._uri, self._stream)
             source = self._careful
         context = source.stream.codec_context
         if not context.is_open:
+            options = {"max_pixels": str(MAX_PIXELS)}
+            if not careful and self._skips:
+                options["err_detect"] = "explode"
+            context.options = options
             context.thread_count = self._threads
             context.thread_type = "AUTO" if self._threads > 1 else "SLICE"
         return context

@@ -1,0 +1,307 @@
+"""How does each library deliver a list of frames? One process a library, for `decode.py`.
+
+Reads one JSON line a repeat: {"paths": [...], "requests": [[frame numbers], ...]}, and answers with
+CPU seconds, frames delivered, frames decoded (0 where the library hides it) and peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+FPS = 25
+SHORT_SIDE = 224
+
+Reader = Callable[[str, list[list[int]]], tuple[int, int]]
+"""(path, requests as frame numbers) -> (frames delivered, frames decoded)."""
+
+
+def merged(requests: list[list[int]]) -> list[int]:
+    """Every wanted frame once, ascending: the best order to ask any library for."""
+    return sorted({k for request in requests for k in request})
+
+
+def scaled(width: int, height: int) -> tuple[int, int]:
+    factor = SHORT_SIDE / min(width, height)
+    return round(width * factor), round(height * factor)
+
+
+def bare() -> Reader:
+    """libav's decoder alone on the packets that these frames need; nothing is converted."""
+    from pipeline.video.plan import plan_runs
+    from pipeline.video.source import open_video
+    from pipeline.video.timeline import scan
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        wanted = np.array(merged(requests))
+        decoded = 0
+        with open_video(path) as source:  # with libav's own probing, as every library opens
+            timeline, packets = scan(source, keep_bytes=2**30)
+            assert packets is not None
+            context = source.stream.codec_context
+            context.thread_count, context.thread_type = 1, "SLICE"
+            for part in plan_runs(timeline, wanted):
+                for packet in packets[part.start : part.stop]:
+                    decoded += len(context.decode(packet))
+                decoded += len(context.decode(None))
+                context.flush_buffers()
+        return len(wanted), decoded
+
+    return run
+
+
+def marey() -> Reader:
+    from pipeline.video import FrameRequest, read_plan
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        asked = [FrameRequest(k, np.array(r) / FPS) for k, r in enumerate(requests)]
+        plan = read_plan(path, asked, SHORT_SIDE)
+        for _ in plan:
+            pass
+        assert not plan.failures, plan.failures
+        return plan.stats.delivered, plan.stats.decoded
+
+    return run
+
+
+def pyav() -> Reader:
+    """The usual loop: seek, decode to the frame, `reformat` to small RGB."""
+    import av
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        decoded = delivered = 0
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "SLICE"
+            tick = float(stream.time_base)
+            first = stream.start_time or 0
+            wanted = merged(requests)
+            gap = 50
+            at = 0
+            while at < len(wanted):
+                if at == 0 or wanted[at] - wanted[at - 1] > gap:
+                    target = int(wanted[at] / FPS / tick) + first
+                    container.seek(target, stream=stream, backward=True)
+                    frames = container.decode(stream)
+                for frame in frames:
+                    decoded += 1
+                    if (frame.pts - first) * tick >= wanted[at] / FPS - 0.5 / FPS:
+                        size = scaled(frame.width, frame.height)
+                        frame.reformat(*size, format="rgb24", threads=1).to_ndarray()
+                        delivered += 1
+                        break
+                at += 1
+        return delivered, decoded
+
+    return run
+
+
+def decord() -> Reader:
+    import decord as library
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        width, height = scaled(768, 576)
+        reader = library.VideoReader(path, width=width, height=height, num_threads=1)
+        return len(reader.get_batch(merged(requests)).asnumpy()), 0
+
+    return run
+
+
+def torchcodec(mode: str) -> Reader:
+    import torch
+    from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import Resize
+
+    torch.set_num_threads(1)
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        small = (SHORT_SIDE, scaled(768, 576)[0])
+        decoder = VideoDecoder(
+            path,
+            seek_mode=mode,
+            num_ffmpeg_threads=1,
+            dimension_order="NHWC",
+            transforms=[Resize(small)],
+        )
+        return len(decoder.get_frames_at(merged(requests)).data), 0
+
+    return run
+
+
+def opencv() -> Reader:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        at = decoded = delivered = 0
+        for wanted in merged(requests):
+            if wanted - at > 50:
+                capture.set(cv2.CAP_PROP_POS_FRAMES, wanted)
+                at = wanted
+            while at < wanted:
+                capture.grab()
+                at, decoded = at + 1, decoded + 1
+            found, picture = capture.read()
+            at, decoded = at + 1, decoded + 1
+            if found:
+                size = scaled(picture.shape[1], picture.shape[0])
+                small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+                cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
+                delivered += 1
+        capture.release()
+        return delivered, 0
+
+    return run
+
+
+def spdl() -> Reader:
+    import spdl.io as library
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        packets = library.demux_video(path)
+        config = library.decode_config(decoder_options={"threads": "1"})
+        frames = library.sample_decode_video(
+            packets,
+            merged(requests),
+            decode_config=config,
+            filter_desc=library.get_video_filter_desc(
+                scale_width=scaled(768, 576)[0], scale_height=SHORT_SIDE, pix_fmt="rgb24"
+            ),
+        )
+        return len(library.to_numpy(library.convert_frames(frames))), 0
+
+    return run
+
+
+def torchvision() -> Reader:
+    import torch
+    from torchvision.io import read_video
+    from torchvision.transforms.v2.functional import resize
+
+    torch.set_num_threads(1)
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        wanted = merged(requests)
+        start = wanted[0]
+        video, _, _ = read_video(
+            path, start / FPS, (wanted[-1] + 0.5) / FPS, pts_unit="sec", output_format="TCHW"
+        )
+        small = resize(video[torch.tensor(wanted) - start], [SHORT_SIDE], antialias=True)
+        return len(small), len(video)
+
+    return run
+
+
+def ray() -> Reader:
+    """Ray Data's `read_videos` decodes every frame at full size; the wanted ones are then resized.
+
+    Its workers' CPU time is counted through the cgroup-free way of reading it from their processes.
+    """
+    import cv2
+    import ray as library
+
+    library.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    cv2.setNumThreads(1)
+
+    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+        wanted = set(merged(requests))
+        dataset = library.data.read_videos(path, override_num_blocks=1)
+        delivered = decoded = 0
+        for batch in dataset.iter_batches(batch_size=32):
+            for index, picture in zip(batch["frame_index"], batch["frame"], strict=True):
+                decoded += 1
+                if int(index) in wanted:
+                    size = scaled(picture.shape[1], picture.shape[0])
+                    cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+                    delivered += 1
+        return delivered, decoded
+
+    return run
+
+
+READERS: dict[str, Callable[[], Reader]] = {
+    "bare": bare,
+    "marey": marey,
+    "pyav": pyav,
+    "decord": decord,
+    "torchcodec-exact": lambda: torchcodec("exact"),
+    "torchcodec-approx": lambda: torchcodec("approximate"),
+    "opencv": opencv,
+    "spdl": spdl,
+    "torchvision": torchvision,
+    "ray": ray,
+}
+
+
+def peak_mib() -> float:
+    """Largest resident size since the last reset, in MiB (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def tree_cpu_s() -> float:
+    """CPU seconds of this process, and of its live descendants (Ray's workers)."""
+    children: dict[int, list[int]] = {}
+    seconds: dict[int, float] = {}
+    tick = os.sysconf("SC_CLK_TCK")
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        children.setdefault(int(fields[1]), []).append(int(entry.name))
+        seconds[int(entry.name)] = (int(fields[11]) + int(fields[12])) / tick
+    total, waiting = time.process_time(), list(children.get(os.getpid(), []))
+    while waiting:
+        process = waiting.pop()
+        total += seconds.get(process, 0.0)
+        waiting += children.get(process, [])
+    return total
+
+
+def main() -> None:
+    peer = sys.argv[1]
+    clock = tree_cpu_s if peer == "ray" else time.process_time
+    try:
+        reader = READERS[peer]()
+    except Exception as error:  # whatever a library raises when it cannot be loaded
+        print(json.dumps({"missing": str(error).splitlines()[0][:120]}), flush=True)
+        return
+    print(json.dumps({"ready": peer}), flush=True)
+    for line in sys.stdin:
+        message = json.loads(line)
+        reset_peak()
+        before, began = peak_mib(), clock()
+        try:
+            counts = [reader(path, message["requests"]) for path in message["paths"]]
+            answer = {
+                "cpu_s": clock() - began,
+                "frames": sum(c[0] for c in counts),
+                "decoded": sum(c[1] for c in counts),
+                "peak_mib": peak_mib() - before,
+            }
+        except Exception as error:  # one library failing must not end the table
+            answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
