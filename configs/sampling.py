@@ -88,7 +88,18 @@ class ClipsSampling(Settings):
     """Samples drawn from one video in an epoch."""
 
 
+class TracksSampling(Settings):
+    """Patches of one track each, from shards that `marey mine --kind tracks` has written."""
+
+    kind: Literal["tracks"] = "tracks"
+
+
 Sampling = Annotated[
-    FramesSampling | TimePairsSampling | ViewPairsSampling | TuplesSampling | ClipsSampling,
+    FramesSampling
+    | TimePairsSampling
+    | ViewPairsSampling
+    | TuplesSampling
+    | ClipsSampling
+    | TracksSampling,
     Field(discriminator="kind"),
 ]

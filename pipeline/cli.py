@@ -71,6 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     index.add_argument("--workers", type=int, help="processes (default: one a core)")
 
+    mine = command("mine", _mine, "Store samples as shards: tracked patches, tuples, pairs, ...")
+    mine.add_argument("data", help="index, image table or image folder")
+    mine.add_argument("-o", "--out", required=True, help="folder of shards")
+    mine.add_argument("--kind", default="tracks", help="tracks, tuples, pairs, clips or frames")
+    mine.add_argument("--engine", choices=("ray", "local"), default="ray")
+    mine.add_argument("settings", nargs="*", metavar="key=value", help="e.g. proposals.every_s=2")
+
     train = command("train", _train, "Train a method on an index, shards or images.")
     train.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
     train.add_argument("--data", required=True, help="index, image table or image folder")
@@ -141,6 +148,28 @@ def _index(options: argparse.Namespace) -> Result:
     )
     figures = {"videos": len(table), "events": events, "minutes": minutes, "status": dict(states)}
     return (REFUSED if bad else DONE), figures
+
+
+def _mine(options: argparse.Namespace) -> Result:
+    from pipeline.mine import mine_corpus, mining_settings
+    from pipeline.progress import Progress
+
+    settings = mining_settings(options.kind, options.settings)
+    bar = Progress("mine", "parts")
+    manifest = mine_corpus(
+        options.data,
+        options.out,
+        settings,
+        engine=options.engine,
+        progress=lambda done, total, rows: bar.update(done, total, samples=rows),
+    )
+    bar.close()
+    for reason, count in manifest["reasons"].items():
+        print(f"{count:>8}  {reason}", file=sys.stderr)
+    print(f"{manifest['rows']} samples -> {options.out}", file=sys.stderr)
+    figures = {name: manifest[name] for name in ("kind", "rows", "parts", "reasons")}
+    refused = any("unreadable" in r or "decode_gap" in r for r in manifest["reasons"])
+    return (REFUSED if refused else DONE), figures
 
 
 def _train(options: argparse.Namespace) -> Result:

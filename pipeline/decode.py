@@ -16,6 +16,7 @@ from pipeline.images import Images, decode_image
 from pipeline.index import Index
 from pipeline.plan import Plan, PlannedSample, Position, Unit
 from pipeline.source import Source
+from pipeline.stored import StoredSamples
 from pipeline.video import FrameRequest, read_plan
 
 TIME_LIMIT_S = 600.0
@@ -46,8 +47,8 @@ class DecodeStage:
         pending: list[PlannedSample] = []
         for samples in self.plan.samples(unit, self.source):
             pending += [sample for sample in samples if sample.number not in self.done]
-            # images are one sample an event: gather them into batches worth transporting
-            if not self.plan.images or len(pending) >= IMAGE_ROWS:
+            # stills are one sample an event: gather them into batches worth transporting
+            if not self.plan.stills or len(pending) >= IMAGE_ROWS:
                 yield from self._chunks(pending)
                 pending = []
         yield from self._chunks(pending)
@@ -61,6 +62,11 @@ class DecodeStage:
 
     def _rows(self, samples: list[PlannedSample]) -> Rows:
         shape = self.data.frame_shape
+        if isinstance(self.source, StoredSamples):
+            frames, columns = self.source.read([s.event for s in samples], shape)
+            numbers = np.array([s.number for s in samples], dtype=np.int64)
+            refused = np.array([""] * len(samples))
+            return {"sample": numbers, "frames": frames, "refused": refused, **columns}
         count, length = len(samples), len(samples[0].request.times_s)
         frames = np.zeros((count, length, *shape, 3), dtype=np.uint8)
         refused = [""] * count

@@ -22,6 +22,7 @@ from pipeline.images import Images, decode_image
 from pipeline.index import Index, default_workers
 from pipeline.source import open_source
 from pipeline.storage import Folder, sweep
+from pipeline.stored import StoredSamples
 from pipeline.stream import ahead, budget
 from pipeline.video import FrameRequest, read_plan
 
@@ -229,6 +230,8 @@ def embed(
     are kept. Raises UsageError when `out` is finished already or belongs to another encoder.
     """
     source = open_source(data)
+    if isinstance(source, StoredSamples):
+        raise InputError(f"{data} holds shards: embed the index that they were mined from")
     source.check_present()
     _, about = load_encoder(encoder_run)
     todo = list(parts(source, rate))
@@ -299,7 +302,9 @@ class RayRead:
     """`ReadPart` as a Ray Data actor; parts travel as JSON."""
 
     def __init__(self, data: str, rate: float, shape: tuple[int, int]) -> None:
-        self._read = ReadPart(open_source(data), rate, shape)
+        source = open_source(data)
+        assert not isinstance(source, StoredSamples)  # refused before any actor starts
+        self._read = ReadPart(source, rate, shape)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         number, pieces = json.loads(str(rows["part"][0]))

@@ -29,7 +29,9 @@ def build_probe(location: str, config: RunConfig) -> OnlineProbe:
     size = config.encoder.image_size
     if isinstance(source, Index):
         return _from_index(source, (size, size))
-    return _from_images(source, (size, size))
+    if isinstance(source, Images):
+        return _from_images(source, (size, size))
+    raise InputError(f"{location} cannot be probed online: give an index or labelled images")
 
 
 def _from_index(index: Index, shape: tuple[int, int]) -> OnlineProbe:

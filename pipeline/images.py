@@ -40,7 +40,7 @@ class Images:
     def event(self, number: int) -> Event:
         """The image at a position, as an event of one one-frame video."""
         name = self.names[number]
-        return Event(name, (_still(name, str(number)),))
+        return Event(name, (still(name, str(number)),))
 
     @cached_property
     def digest(self) -> str:
@@ -113,7 +113,8 @@ class ImageTable(Images):
         return self._labels
 
 
-def _still(name: str, uri: str) -> Video:
+def still(name: str, uri: str) -> Video:
+    """A row for what has one frame and no file of its own."""
     return Video(
         video_id=name, uri=uri, event=name, view="0", clock_offset_s=0.0, clock_rate=1.0,
         duration_s=1.0, fps=1.0, frames=1, width=0, height=0, stream=0, motion=_NO_MOTION,

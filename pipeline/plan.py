@@ -15,8 +15,10 @@ import numpy as np
 
 from configs.errors import InputError
 from configs.sampling import Sampling
-from pipeline.sampling import SampleRequest, build_sampler, event_rng
+from pipeline.index import Event
+from pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
 from pipeline.source import Source
+from pipeline.stored import StoredSamples
 
 UNIT_FRAMES = 2048
 """Frames that one unit of work spans at most, unless a single event has more."""
@@ -57,7 +59,8 @@ class Plan:
     """int64 [E]: samples that each gives in an epoch."""
     frames: np.ndarray
     """int64 [E]: frames of each event's videos, the measure of work."""
-    images: bool
+    stills: bool
+    """Whether events are single pictures or stored samples, whose neighbours lie together."""
     refused: dict[str, int] = field(default_factory=dict)
     """Reason code -> events that give no sample."""
     refused_names: list[tuple[str, str]] = field(default_factory=list)
@@ -77,7 +80,7 @@ class Plan:
         """int64 [E]: the order in which an epoch visits the eligible events."""
         if self._order is None or self._order[0] != epoch:
             rng = event_rng(self.seed, epoch, "order of events")
-            if self.images:
+            if self.stills:
                 starts = np.arange(0, len(self.events), IMAGE_CHUNK)
                 chunks = [
                     start + rng.permutation(min(IMAGE_CHUNK, len(self.events) - start))
@@ -106,7 +109,7 @@ class Plan:
 
     def samples(self, unit: Unit, source: Source) -> Iterator[list[PlannedSample]]:
         """The samples of a unit, one list an event, in the order of their numbers."""
-        sampler = build_sampler(self.sampling)
+        sampler = _sampler(source, self.sampling)
         numbers = self.first_numbers(unit.epoch)
         order = self.order(unit.epoch)
         for place in range(unit.start, unit.stop):
@@ -124,7 +127,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
 
     Raises InputError, naming the reasons, when no event gives a sample.
     """
-    sampler = build_sampler(sampling)
+    sampler = _sampler(source, sampling)
     events, counts, frames = [], [], []
     refused: Counter[str] = Counter()
     names: list[tuple[str, str]] = []
@@ -152,10 +155,29 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
         events=np.array(events, dtype=np.int64),
         counts=np.array(counts, dtype=np.int64),
         frames=np.array(frames, dtype=np.int64),
-        images=source.kind == "image",
+        stills=source.kind != "video",
         refused=dict(refused),
         refused_names=names,
     )
+
+
+class _Stored:
+    """The sampler of stored samples: each row is one."""
+
+    num_frames = 0
+
+    def count(self, event: Event) -> tuple[int, str]:
+        return 1, ""
+
+    def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
+        return [SampleRequest(np.zeros(1, np.int64), np.zeros(1), {})]
+
+
+def _sampler(source: Source, sampling: Sampling) -> Sampler:
+    if isinstance(source, StoredSamples):
+        source.check_kind(sampling.kind)
+        return _Stored()
+    return build_sampler(sampling)
 
 
 def _cut(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import InputError, UsageError
 from configs.mining import ImageConfig
-from pipeline.storage import Folder, sweep
+from pipeline.storage import Folder, is_remote, local_path, sweep
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -156,7 +156,12 @@ class Shards:
 
     def part(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one part."""
-        content = io.BytesIO(self.folder.read(part_name(number)))
+        name = part_name(number)
+        content: Any = (
+            io.BytesIO(self.folder.read(name))
+            if is_remote(self.location)
+            else (local_path(self.folder.join(name)))
+        )
         return pq.read_table(content, columns=list(columns) if columns else None)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:

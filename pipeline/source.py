@@ -1,17 +1,22 @@
-"""What `--data` may be: an index of videos, a table of images, or a folder of images."""
+"""What `--data` may be: an index of videos, shards, a table of images, or a folder of images."""
 
 from __future__ import annotations
 
 from configs.errors import InputError
 from pipeline.images import ImageFolder, Images, ImageTable, has_images, is_image_table
 from pipeline.index import Index
-from pipeline.storage import is_remote, local_path
+from pipeline.shards import MANIFEST, UNFINISHED
+from pipeline.storage import Folder, is_remote, local_path
+from pipeline.stored import StoredSamples
 
-Source = Index | Images
+Source = Index | Images | StoredSamples
 
 
 def open_source(location: str) -> Source:
     """Open whatever stands at a location. Raises InputError saying what it could be."""
+    folder = Folder(location)
+    if not location.endswith(".parquet") and (folder.exists(MANIFEST) or folder.exists(UNFINISHED)):
+        return StoredSamples(location)
     if not is_remote(location):
         path = local_path(location)
         if path.is_dir():

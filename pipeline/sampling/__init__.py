@@ -1,5 +1,6 @@
 """Which frames make a sample: pure plans over index rows, one file a family."""
 
+from configs.errors import InputError
 from configs.sampling import Sampling
 from pipeline.sampling.base import Sampler, SampleRequest, event_rng
 from pipeline.sampling.clips import ClipsSampler
@@ -18,7 +19,15 @@ _FAMILIES = {
 
 
 def build_sampler(config: Sampling) -> Sampler:
-    """The sampler of a method's sampling settings."""
+    """The sampler of a method's sampling settings.
+
+    Raises InputError for `tracks`, which no plan over index rows can find.
+    """
+    if config.kind == "tracks":
+        raise InputError(
+            "this method trains on tracked patches: first run `marey mine INDEX -o SHARDS "
+            "--kind tracks` and give SHARDS as --data"
+        )
     return _FAMILIES[config.kind](config)
 
 
