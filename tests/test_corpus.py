@@ -10,6 +10,7 @@ import pytest
 
 from configs.errors import InputError, SettingError
 from pipeline.corpus import PHASES, make_corpus
+from pipeline.corpus.look import Set, Shot
 from pipeline.corpus.scene import FOREARM, UPPER_ARM, Event
 
 SMALL = {"events": 4, "views": 2, "seconds": 2.0, "fps": 10, "size": 48}
@@ -79,6 +80,18 @@ def test_the_picture_changes_with_time_with_the_view_and_with_the_event(corpus):
     for first, second in (views, events):
         moves = np.abs(np.diff(first, axis=0)).mean()
         assert np.abs(first - second).mean() > 5 * moves
+
+
+def test_two_cameras_look_from_two_sides():
+    for number in range(5):
+        stage = Set.draw(Event(0, number, 2.0), np.random.default_rng(number))
+        azimuth = [
+            np.arctan2(
+                *Shot(stage, view, 32, np.random.default_rng([number, view])).camera.position[1::-1]
+            )
+            for view in range(2)
+        ]
+        assert azimuth[0] - azimuth[1] > np.deg2rad(45)
 
 
 def test_the_arm_is_rigid_smooth_and_carries_the_block():

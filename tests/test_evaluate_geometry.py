@@ -89,6 +89,7 @@ def test_the_interval_redraws_videos_not_frames():
     values = np.repeat(per_video, 4)
     low, high = video_interval(values, video)
     assert low < per_video.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * per_video.std() / 5, rel=0.15)
     more = video_interval(np.repeat(values, 10), np.repeat(video, 10))
     assert np.allclose((low, high), more)
     assert video_interval(values - values, video) == (0, 0)

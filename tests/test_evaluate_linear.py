@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from configs.errors import InputError
@@ -54,6 +54,14 @@ def test_the_penalty_is_chosen_on_validation_only():
     flipped = linear_probe(train, validation, (test[0], (test[1] + 1) % 3), penalties=GRID)[0]
     assert first["penalty"] == flipped["penalty"]
     assert first["validation_accuracy"] == flipped["validation_accuracy"]
+    scaler = StandardScaler().fit(train[0])
+    scores = []
+    for penalty in GRID:
+        model = LogisticRegression(C=1 / (200 * penalty), max_iter=1000, tol=1e-6)
+        model.fit(scaler.transform(train[0]), train[1])
+        scores.append(model.score(scaler.transform(validation[0]), validation[1]))
+    assert first["validation_accuracy"] == max(scores)
+    assert first["penalty"] == max(p for p, s in zip(GRID, scores, strict=True) if s == max(scores))
 
 
 def test_a_class_that_training_never_saw_counts_as_missed():

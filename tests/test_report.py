@@ -85,10 +85,11 @@ def test_a_curve_at_chance_lies_on_the_chance_line_and_a_better_one_above():
 
 def test_several_curves_are_told_apart_by_labels_that_do_not_cover_each_other():
     steps = np.arange(5.0)
-    curves = [Curve(name, steps, steps * 0 + value) for name, value in (("up", 1.0), ("by", 1.01))]
+    ends = (("up", 1.0), ("by", 1.01), ("low", 0.0))
+    curves = [Curve(name, steps, steps * 0 + value) for name, value in ends]
     tree = ET.fromstring(line_chart("both", curves, chance=1.005))
     ends = {e.text: float(e.get("y")) for e in tree.iter("text") if e.get("class") == "end"}
-    assert {text.split()[0] for text in ends} == {"up", "by", "chance"}
+    assert {text.split()[0] for text in ends} == {"up", "by", "low", "chance"}
     assert np.diff(sorted(ends.values())).min() >= 12.9
 
 
@@ -136,6 +137,9 @@ def test_a_plate_holds_the_object_in_all_its_places_and_refuses_a_moving_camera(
     panned = np.stack([np.roll(ground, 9 * n, axis=1) for n in range(6)])
     assert plate(panned) is None
     assert plate(np.stack([ground] * 6)) is None
+    dim = np.stack([np.roll(ground // 4, 9 * n, axis=1) for n in range(6)])
+    dim[3, 20:32, 20:60] = 250
+    assert plate(dim) is None, "something moves, but so does the camera"
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +239,7 @@ def test_the_pictures_are_those_of_the_frames_named(place, tmp_path):
         assert tuple(query) == (round(time_s * 100), 0, 0)
         assert tuple(true) == (round(time_s * 100), 255, 0)
         off = float(re.search(r">([+-][\d.]+) s<", row).group(1))
-        assert found[0] == round((time_s + off) * 100)
+        assert tuple(found) == (round((time_s + off) * 100), 255, 0)
 
 
 def test_a_baseline_of_other_frames_is_refused(place, tmp_path):

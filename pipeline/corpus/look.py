@@ -165,7 +165,7 @@ class Set:
 
 
 class Shot:
-    """One camera on one event: `frame(t)` gives the picture."""
+    """One `camera` on one event: `frame(t)` gives the picture."""
 
     def __init__(self, stage: Set, view: int, size: int, rng: np.random.Generator) -> None:
         self._stage = stage
@@ -182,7 +182,7 @@ class Shot:
             ]
         )
         target = np.array([0.22, 0.0, 0.33]) + rng.uniform(-0.03, 0.03, 3)
-        self._camera = Camera(
+        self.camera = Camera(
             target + distance * around,
             target,
             np.deg2rad(rng.uniform(38.5, 41.5)),
@@ -194,7 +194,7 @@ class Shot:
         self._still = self._draw_still()
 
     def _draw_still(self) -> Canvas:
-        camera, stage = self._camera, self._stage
+        camera, stage = self.camera, self._stage
         rays = camera.rays
         with np.errstate(divide="ignore"):
             depth = np.where(rays[..., 2] < 0, -camera.position[2] / rays[..., 2], np.inf)
@@ -267,7 +267,7 @@ class Shot:
         solids = self._moving(self._stage.event.state(time_s))
         canvas = self._still.dimmed(self._shadow(solids, softness=2.2) * self._ground)
         for solid in solids:
-            canvas.draw(solid, self._camera, self._stage.light)
-        side = self._camera.side // 2
+            canvas.draw(solid, self.camera, self._stage.light)
+        side = self.camera.side // 2
         grain = self._noise * self._rng.standard_normal((side, side, 3), np.float32)
         return canvas.developed(self._gain, grain)
