@@ -46,8 +46,8 @@ def decode_everything(path: Path, stream: int = 0) -> tuple[list[av.VideoFrame],
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """A frame at its own size as the reader would deliver it."""
-    matrix = [bytes(s) for s in frame.side_data if s.type.name == "DISPLAYMATRIX"]
-    turn = from_matrix(matrix[0]) if matrix else UPRIGHT
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    turn = from_matrix(bytes(matrix)) if matrix else UPRIGHT
     geometry = plan_geometry(frame.width, frame.height, Fraction(1), turn, None)
     out = np.empty((geometry.out_height, geometry.out_width, 3), dtype=np.uint8)
     Converter().into(frame, geometry, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -14,7 +13,9 @@ from pipeline.video.plan import Box
 from pipeline.video.stats import DecodeStats
 from pipeline.video.timeline import Timeline
 
-BackendName = Literal["pyav"]
+BackendName = Literal["pyav", "decord", "torchcodec", "torchcodec-cuda"]
+"""pyav is the default and the fastest; the others are optional. `torchcodec-cuda` decodes on the
+GPU."""
 
 
 class VideoDecoder(Protocol):
@@ -40,14 +41,9 @@ class VideoDecoder(Protocol):
         """Write `picture` into `out`, uint8 [height, width, 3] RGB, upright."""
         ...
 
-    def __enter__(self) -> VideoDecoder: ...
+    def __enter__(self) -> Any: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exc: object) -> None: ...
 
 
 def open_decoder(
@@ -68,4 +64,13 @@ def open_decoder(
         from pipeline.video.pyav_backend import PyavDecoder
 
         return PyavDecoder(uri, stream, threads, deadline, stats)
+    if backend == "decord":
+        from pipeline.video.library_backends import open_decord
+
+        return open_decord(uri, stream, threads, deadline, stats)
+    if backend in ("torchcodec", "torchcodec-cuda"):
+        from pipeline.video.library_backends import open_torchcodec
+
+        device = "cuda" if backend == "torchcodec-cuda" else "cpu"
+        return open_torchcodec(uri, stream, threads, deadline, stats, device)
     raise SettingError(f"backend={backend!r}: allowed are {', '.join(get_args(BackendName))}")

@@ -8,6 +8,8 @@ large RGB picture that a plain reader makes and throws away never exists. libsws
 
 from __future__ import annotations
 
+from typing import cast
+
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
@@ -71,8 +73,10 @@ class Converter:
 
 
 def _rows(plane: VideoPlane) -> np.ndarray:
-    """View of one 8-bit plane with its padding: uint8 [height, line_size]."""
-    return np.frombuffer(plane, dtype=np.uint8).reshape(plane.height, plane.line_size)
+    """View of one plane's bytes with their padding: uint8 [height, line_size]."""
+    # A plane offers Python's buffer protocol, which its type stub does not say.
+    data = np.frombuffer(cast(memoryview, plane), dtype=np.uint8)
+    return data.reshape(-1, plane.line_size)
 
 
 def _cropped(frame: VideoFrame, geometry: Geometry) -> VideoFrame:
@@ -87,8 +91,7 @@ def _cropped(frame: VideoFrame, geometry: Geometry) -> VideoFrame:
         across = -(-frame.width // source.width)
         top = geometry.top // -(-frame.height // source.height)
         left = geometry.left // across * depth
-        rows = np.frombuffer(source, dtype=np.uint8).reshape(-1, source.line_size)
-        into = np.frombuffer(target, dtype=np.uint8).reshape(-1, target.line_size)
+        rows, into = _rows(source), _rows(target)
         wide = target.width * depth
         into[: target.height, :wide] = rows[top : top + target.height, left : left + wide]
     part.color_range, part.colorspace = frame.color_range, frame.colorspace

@@ -69,12 +69,12 @@ def probe(uri: str, *, stream: int = 0, motion: Motion = "packets") -> VideoInfo
     try:
         with open_video(uri, stream) as source:
             timeline, _ = scan(source)
-            return _describe(source, timeline, motion)
+            return _describe(source, timeline, motion, stream)
     except InputError as error:
         return VideoInfo(status="unreadable", error=str(error))
 
 
-def _describe(source: VideoSource, timeline: Timeline, motion: Motion) -> VideoInfo:
+def _describe(source: VideoSource, timeline: Timeline, motion: Motion, stream: int) -> VideoInfo:
     if timeline.num_frames == 0:
         return VideoInfo(status="unreadable", error=f"{source.uri}: none of its packets is shown")
     context = source.stream.codec_context
@@ -87,7 +87,7 @@ def _describe(source: VideoSource, timeline: Timeline, motion: Motion) -> VideoI
     elif motion != "none":
         from pipeline.video.motion import decoded_motion
 
-        profile, rate, failure = decoded_motion(source.uri, timeline, motion)
+        profile, rate, failure = decoded_motion(source.uri, timeline, motion, stream)
         error = error or failure
     keyed = timeline.key[timeline.shown]
     return VideoInfo(
@@ -99,7 +99,7 @@ def _describe(source: VideoSource, timeline: Timeline, motion: Motion) -> VideoI
         height=height,
         rotation=orientation.rotation,
         sar=float(1 / source.sar if orientation.transpose else source.sar),
-        codec=context.name.removeprefix("lib"),
+        codec=context.codec.canonical_name,
         keyframes=tuple(timeline.times_s[keyed].tolist()),
         motion=tuple(np.round(profile, 6).tolist()),
         motion_hz=rate,

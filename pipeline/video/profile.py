@@ -12,6 +12,8 @@ MOTION_HZ = 4.0
 _WINDOW = 24
 """Frames on each side that say what is usual around a frame."""
 
+_SETTLE = 10
+
 SPIKE = 4.0
 """A frame that costs so many times what its neighbours cost begins a new shot."""
 
@@ -29,10 +31,7 @@ def packet_motion(timeline: Timeline, pixels: int) -> tuple[np.ndarray, float]:
     """
     size = timeline.size[timeline.shown].astype(np.float64)
     key = timeline.key[timeline.shown]
-    if key.all():
-        size = np.abs(np.diff(size, prepend=size[:1]))
-    else:
-        size = _without_keys(size, key)
+    size = np.abs(np.diff(size, prepend=size[:1])) if key.all() else _without_keys(size, key)
     rate = MOTION_HZ
     if timeline.end_s > 0:
         rate = min(MOTION_HZ, timeline.num_frames / timeline.end_s)
@@ -48,9 +47,11 @@ def packet_motion(timeline: Timeline, pixels: int) -> tuple[np.ndarray, float]:
 def find_cuts(timeline: Timeline) -> np.ndarray:
     """Times at which a new shot begins, as far as packets tell: float64 [cuts], ascending.
 
-    Two signs. An encoder with scene detection puts a keyframe where a shot begins, off the regular
-    grid of keyframes. Else the first frame of a shot cannot be predicted from the shot before, and
-    costs several times its neighbours.
+    Three signs. x264 and x265 write into the stream that they put a keyframe where a shot begins,
+    so each keyframe that comes before its turn is one. Where the encoder says nothing, keyframes
+    off an otherwise regular grid count. Else the first frame of a shot cannot be predicted from the
+    shot before and costs several times its neighbours; only where packets are frames, which they
+    are not in VP8, VP9 and AV1.
     """
     if timeline.num_frames < 3:
         return np.empty(0)
@@ -58,9 +59,11 @@ def find_cuts(timeline: Timeline) -> np.ndarray:
     key = timeline.key[timeline.shown]
     if key.all():
         return np.empty(0)
-    usual = _usual_cost(size, key)
-    spike = (size > SPIKE * usual) & ~key & (size > 0.25 * np.median(size[key]))
-    cut = spike | _off_grid(key)
+    cut = _off_grid(key, timeline.scene_grid)
+    if timeline.one_packet_a_frame:
+        spike = (size > SPIKE * _usual_cost(size, key)) & ~key & (size > 0.4 * np.median(size[key]))
+        spike[:_SETTLE] = False  # rate control has not settled
+        cut |= spike
     cut[0] = False
     places = np.flatnonzero(cut)
     # One cut makes several frames expensive: keep the first of each burst.
@@ -68,18 +71,20 @@ def find_cuts(timeline: Timeline) -> np.ndarray:
     return timeline.times_s[places[first]]
 
 
-def _off_grid(key: np.ndarray) -> np.ndarray:
+def _off_grid(key: np.ndarray, grid: int | None) -> np.ndarray:
     """Keyframes that come sooner after the last one than the encoder's regular distance."""
     places = np.flatnonzero(key)
     off = np.zeros(len(key), dtype=bool)
     if len(places) < 2:
         return off
     distance = np.diff(places)
-    regular = distance.max()
-    sooner = distance < 0.9 * regular
-    if sooner.mean() > 0.9 and len(distance) > 4:  # one gap among regular short groups
-        regular = np.median(distance)
+    if grid is None:
+        regular = np.median(distance) if len(distance) > 4 else distance.max()
         sooner = distance < 0.9 * regular
+        if sooner.mean() > 0.5:  # no grid to be off from
+            return off
+    else:
+        sooner = distance < grid
     off[places[1:][sooner]] = True
     return off
 

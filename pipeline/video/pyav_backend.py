@@ -9,7 +9,6 @@ from fractions import Fraction
 import numpy as np
 from av.error import FFmpegError
 from av.packet import Packet
-from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
@@ -76,7 +75,7 @@ class PyavDecoder:
     def _geometry(self, frame: VideoFrame, size: Size, fit: Fit, crop: Box | None) -> Geometry:
         """Geometry for this picture; one that changes size in mid-stream keeps the output's."""
         if self._orientation is None:
-            matrix = next((s for s in frame.side_data if s.type == Type.DISPLAYMATRIX), None)
+            matrix = frame.side_data.get("DISPLAYMATRIX")
             self._orientation = from_matrix(bytes(matrix)) if matrix else UPRIGHT
         key = (frame.width, frame.height, frame.format.name, size, fit, crop)
         geometry = self._geometries.get(key)

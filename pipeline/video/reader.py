@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +65,7 @@ class PlanRun(Iterator[Clip]):
         self._fit: Fit = fit
         self._deadline = time.monotonic() + time_limit_s if time_limit_s else float("inf")
         self._open = (backend, stream, threads)
-        self._clips = self._run()
+        self._clips: Generator[Clip] = self._run()
 
     def __iter__(self) -> PlanRun:
         return self
@@ -77,7 +77,7 @@ class PlanRun(Iterator[Clip]):
         """Stop early and release the file; requests not delivered yet are not reported."""
         self._clips.close()
 
-    def _run(self) -> Iterator[Clip]:
+    def _run(self) -> Generator[Clip]:
         backend, stream, threads = self._open
         try:
             decoder = open_decoder(self._uri, backend, stream, threads, self._deadline, self.stats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 from av.container import InputContainer
@@ -131,7 +131,8 @@ def _open_container(
         target = f"file:{path}"  # so that a name such as `http:x` stays a name
         options["protocol_whitelist"] = "file"
     try:
-        return av.open(target, options=options, timeout=IO_TIMEOUT_S if file is None else None)
+        limit = IO_TIMEOUT_S if file is None else None
+        return cast(InputContainer, av.open(target, options=options, timeout=limit))
     except (FFmpegError, OSError, ValueError, UnicodeError) as error:
         raise InputError(f"{uri}: cannot be opened as a video ({_reason(error)})") from error
 
@@ -170,5 +171,6 @@ def _open_remote(uri: str) -> BinaryIO:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+    """What went wrong in words; libav's errors carry a number and the name again, left out."""
+    text = getattr(error, "strerror", None) or str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

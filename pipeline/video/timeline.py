@@ -42,6 +42,7 @@ class Timeline:
     damaged: packets that the demuxer marked as damaged; error: why the demuxer stopped early.
     scene_grid: longest distance of keyframes in frames, if the encoder says that it put a keyframe
         at each scene cut; None if it says nothing.
+    one_packet_a_frame: whether a packet holds the frame it shows and nothing else.
     """
 
     time_base: Fraction
@@ -56,6 +57,7 @@ class Timeline:
     damaged: int = 0
     error: str | None = None
     scene_grid: int | None = None
+    one_packet_a_frame: bool = True
 
     @property
     def num_frames(self) -> int:
@@ -168,7 +170,19 @@ def _assemble(
     if len(shown):
         end_s = float(times_s[-1]) + _last_frame_s(source, times_s, int(duration[shown[-1]]))
     return Timeline(
-        base, pts, dts, key, size, shown, times_s, end_s, packed or untimed, damaged, error, grid
+        base,
+        pts,
+        dts,
+        key,
+        size,
+        shown,
+        times_s,
+        end_s,
+        by_order=packed or untimed,
+        damaged=damaged,
+        error=error,
+        scene_grid=grid,
+        one_packet_a_frame=context.codec.canonical_name not in ("vp8", "vp9", "av1"),
     )
 
 

@@ -1,0 +1,193 @@
+"""decord and torchcodec behind the reader's interface.
+
+Both hand over finished RGB pictures, so they bring their own colour conversion, and decode whole
+groups whatever is wanted. What frame is shown when is decided here as for every backend, from the
+packets; the library is only asked for its k-th frame, or for the one in the middle of its time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from configs.errors import DependencyError, InputError, SettingError
+from pipeline.video.convert import Converter
+from pipeline.video.display import UPRIGHT
+from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
+from pipeline.video.plan import Box
+from pipeline.video.source import VideoSource, is_remote, local_path, open_video
+from pipeline.video.stats import DecodeStats
+from pipeline.video.timeline import Timeline, scan
+
+CHUNK = 16
+"""Frames asked of a library at once; bounds the memory that its full-size pictures take."""
+
+Fetch = Callable[[list[int]], np.ndarray]
+"""Places in shown order -> uint8 [N, H, W, 3] RGB, upright."""
+
+
+class ArrayDecoder:
+    """A video whose pictures a library delivers as RGB arrays."""
+
+    def __init__(
+        self,
+        uri: str,
+        stream: int,
+        deadline: float,
+        stats: DecodeStats,
+        connect: Callable[[VideoSource, Timeline], Fetch],
+    ) -> None:
+        with open_video(uri, stream) as source:
+            self.timeline, _ = scan(source)
+            orientation = source.container_orientation()
+            self._sar = 1 / source.sar if orientation.transpose else source.sar
+            self._fetch = connect(source, self.timeline)
+        self.timed_out = False
+        self.stats = stats
+        self._deadline = deadline
+        self._converter = Converter()
+
+    def __enter__(self) -> ArrayDecoder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        del self._fetch
+
+    def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (place in shown order, RGB picture) for each wanted place that can be had."""
+        for start in range(0, len(wanted), CHUNK):
+            if time.monotonic() > self._deadline:
+                self.timed_out = True
+                return
+            places = wanted[start : start + CHUNK].tolist()
+            yield from self._some(places)
+
+    def _some(self, places: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """One call for all; if the library refuses, one by one, so that the good ones are kept."""
+        try:
+            yield from zip(places, self._fetch(places), strict=True)
+        except (RuntimeError, ValueError, IndexError):
+            self.stats.damaged += 1
+            if len(places) > 1:
+                for place in places:
+                    yield from self._some([place])
+
+    def output_shape(
+        self, picture: np.ndarray, size: Size, fit: Fit, crop: Box | None
+    ) -> tuple[int, int]:
+        geometry = self._geometry(picture, size, fit, crop)
+        return geometry.out_height, geometry.out_width
+
+    def convert(
+        self, picture: np.ndarray, size: Size, fit: Fit, crop: Box | None, out: np.ndarray
+    ) -> None:
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        self._converter.into(frame, self._geometry(picture, size, fit, crop), out)
+
+    def _geometry(self, picture: np.ndarray, size: Size, fit: Fit, crop: Box | None) -> Geometry:
+        height, width = picture.shape[:2]
+        return plan_geometry(width, height, Fraction(self._sar), UPRIGHT, size, fit=fit, box=crop)
+
+
+def open_decord(
+    uri: str, stream: int, threads: int, deadline: float, stats: DecodeStats
+) -> ArrayDecoder:
+    """A video read with decord. It knows one video stream a file: the one it holds for the best.
+
+    Raises DependencyError without decord, SettingError if `stream` is not the stream it reads.
+    """
+    try:
+        import decord
+    except ImportError as error:
+        raise DependencyError(
+            "backend='decord' needs the package decord: pip install decord"
+        ) from error
+
+    def connect(source: VideoSource, timeline: Timeline) -> Fetch:
+        file: Any = source.file or local_path(uri)
+        if source.file is not None:
+            source.file.seek(0)
+        try:
+            reader = decord.VideoReader(file, num_threads=threads)
+        except (decord.DECORDError, RuntimeError) as error:
+            raise InputError(
+                f"{uri}: decord cannot open it ({str(error).splitlines()[0]})"
+            ) from error
+        context = source.stream.codec_context
+        shape = reader[0].shape[:2] if len(reader) else (0, 0)
+        if set(shape) != {context.height, context.width}:
+            raise SettingError(
+                f"{uri}: stream={stream} is {context.width}x{context.height}, decord reads another "
+                f"stream of the file ({shape[1]}x{shape[0]}); use backend='pyav'"
+            )
+        everything = np.argsort(timeline.pts, kind="stable")
+        ordinal = np.empty(len(everything), dtype=np.int64)
+        ordinal[everything] = np.arange(len(everything))
+
+        def fetch(places: list[int]) -> np.ndarray:
+            wanted = places if timeline.by_order else ordinal[timeline.shown[places]].tolist()
+            try:
+                return reader.get_batch(wanted).asnumpy()
+            except decord.DECORDError as error:
+                raise RuntimeError(str(error)) from error
+
+        return fetch
+
+    return ArrayDecoder(uri, stream, deadline, stats, connect)
+
+
+def open_torchcodec(
+    uri: str, stream: int, threads: int, deadline: float, stats: DecodeStats, device: str = "cpu"
+) -> ArrayDecoder:
+    """A video read with torchcodec, on the CPU or, with `device="cuda"`, by the GPU's decoder.
+
+    Raises DependencyError without torchcodec, FFmpeg's libraries, or the device.
+    """
+    try:
+        import torch
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError, OSError) as error:
+        raise DependencyError(
+            "backend='torchcodec' needs the package torchcodec and FFmpeg's shared libraries: "
+            f"pip install torchcodec, apt install ffmpeg ({str(error).splitlines()[0]})"
+        ) from error
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DependencyError("backend='torchcodec-cuda' needs a CUDA device, none was found")
+
+    def connect(source: VideoSource, timeline: Timeline) -> Fetch:
+        file: Any = local_path(uri) if not is_remote(uri) else _read_all(source)
+        try:
+            decoder = VideoDecoder(
+                file,
+                stream_index=source.stream.index,
+                dimension_order="NHWC",
+                num_ffmpeg_threads=threads,
+                device=device,
+                seek_mode="exact",
+            )
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{uri}: torchcodec cannot open it ({str(error).splitlines()[0]})"
+            ) from error
+        ends = np.append(timeline.times_s[1:], timeline.end_s)
+        middle = timeline.start_s + (timeline.times_s + ends) / 2
+
+        def fetch(places: list[int]) -> np.ndarray:
+            if timeline.by_order:
+                return decoder.get_frames_at(places).data.cpu().numpy()
+            return decoder.get_frames_played_at(middle[places].tolist()).data.cpu().numpy()
+
+        return fetch
+
+    return ArrayDecoder(uri, stream, deadline, stats, connect)
+
+
+def _read_all(source: VideoSource) -> bytes:
+    assert source.file is not None
+    source.file.seek(0)
+    return source.file.read()

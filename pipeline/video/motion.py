@@ -1,0 +1,126 @@
+"""How much moves in a video once the camera's own motion is taken out? Measured by decoding."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+from av.error import FFmpegError
+
+from pipeline.video.plan import FrameRequest
+from pipeline.video.profile import MOTION_HZ
+from pipeline.video.reader import read_plan
+from pipeline.video.source import open_video
+from pipeline.video.timeline import Timeline
+
+FLOW_SIDE = 128
+"""Short side at which optical flow is computed, in pixels (temporal.md, section 0)."""
+
+_RANSAC_PIXELS = 1.0
+
+
+def decoded_motion(
+    uri: str, timeline: Timeline, kind: Literal["vectors", "flow"], stream: int = 0
+) -> tuple[np.ndarray, float, str | None]:
+    """Motion over time in picture diagonals a second, from t = 0.
+
+    kind: "vectors" reads the motion vectors that the codec stored, and where libav cannot export
+        them (AV1, VP9, HEVC, intra-only codecs) takes "flow" instead; "flow" computes dense optical
+        flow between neighbouring frames and removes the homography that the camera induces.
+    Returns (float64 [bins], bins a second, what went wrong or None). A bin without a measurement
+    (a keyframe, a damaged frame) takes the one before.
+    """
+    rate = MOTION_HZ
+    if timeline.end_s > 0:
+        rate = min(rate, timeline.num_frames / timeline.end_s)
+    bins = max(1, int(np.floor(timeline.times_s[-1] * rate + 1e-9)) + 1)
+    measured, error = _from_vectors(uri, timeline, stream) if kind == "vectors" else ([], None)
+    if not measured:
+        measured, error = _from_flow(uri, timeline, stream, bins, rate)
+    total, count = np.zeros(bins), np.zeros(bins)
+    for time_s, value in measured:
+        place = min(bins - 1, int(time_s * rate + 1e-9))
+        total[place] += value
+        count[place] += 1
+    known = np.flatnonzero(count)
+    if len(known) == 0:
+        return np.zeros(bins), rate, error
+    before = known[np.maximum(np.searchsorted(known, np.arange(bins), side="right") - 1, 0)]
+    return total[before] / count[before], rate, error
+
+
+def _from_vectors(
+    uri: str, timeline: Timeline, stream: int
+) -> tuple[list[tuple[float, float]], str | None]:
+    """(time, motion) of each frame that the codec predicted from another."""
+    measured: list[tuple[float, float]] = []
+    damaged = 0
+    with open_video(uri, stream) as source:
+        context = source.stream.codec_context
+        context.options = {"flags2": "+export_mvs"}
+        diagonal = float(np.hypot(context.width, context.height))
+        fps = timeline.num_frames / timeline.end_s if timeline.end_s else source.fps
+        start = int(timeline.pts[timeline.shown].min())
+        for packet in source.container.demux(source.stream):
+            try:
+                frames = context.decode(packet if packet.size else None)
+            except FFmpegError:
+                damaged += 1
+                continue
+            for frame in frames:
+                vectors = frame.side_data.get("MOTION_VECTORS")
+                if vectors is None or frame.pts is None:
+                    continue
+                length = _vector_motion(vectors.to_ndarray())
+                time_s = (frame.pts - start) * float(source.time_base)
+                if length is not None and time_s >= 0:
+                    measured.append((time_s, length / diagonal * fps))
+    return measured, f"{uri}: {damaged} packets cannot be decoded" if damaged else None
+
+
+def _vector_motion(vectors: np.ndarray) -> float | None:
+    """Mean length of a frame's motion vectors less their median, in pixels a frame."""
+    past = vectors[vectors["source"] < 0]
+    if len(past) == 0:
+        return None
+    scale = np.maximum(past["motion_scale"], 1)
+    move = np.stack([past["motion_x"] / scale, past["motion_y"] / scale], axis=1)
+    move -= np.median(move, axis=0)
+    area = past["w"].astype(np.float64) * past["h"]
+    return float(np.average(np.hypot(move[:, 0], move[:, 1]), weights=area))
+
+
+def _from_flow(
+    uri: str, timeline: Timeline, stream: int, bins: int, rate: float
+) -> tuple[list[tuple[float, float]], str | None]:
+    """(time, motion) of the first pair of neighbouring frames in each bin."""
+    first = np.searchsorted(timeline.times_s, np.arange(bins) / rate - 1e-9)
+    first = np.unique(first[first + 1 < timeline.num_frames])
+    requests = [FrameRequest(int(k), timeline.times_s[k : k + 2]) for k in first]
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    measured = []
+    run = read_plan(uri, requests, FLOW_SIDE, stream=stream)
+    for _, frames, shown_s in run:
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+        flow = estimator.calc(grey[0], grey[1], None)
+        still = flow - camera_flow(flow)
+        diagonal = float(np.hypot(*grey[0].shape))
+        length = float(np.hypot(still[..., 0], still[..., 1]).mean())
+        measured.append((float(shown_s[0]), length / diagonal / float(shown_s[1] - shown_s[0])))
+    error = run.error or (f"{uri}: {len(run.failures)} frames are lost" if run.failures else None)
+    return measured, error
+
+
+def camera_flow(flow: np.ndarray, step: int = 8) -> np.ndarray:
+    """The part of a flow field [H, W, 2] that one homography explains, fitted by RANSAC."""
+    height, width = flow.shape[:2]
+    y, x = np.mgrid[step // 2 : height : step, step // 2 : width : step]
+    start = np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
+    stop = start + flow[y.ravel(), x.ravel()]
+    matrix, _ = cv2.findHomography(start, stop, cv2.RANSAC, _RANSAC_PIXELS)
+    if matrix is None:
+        return np.zeros_like(flow)
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
+    moved = cv2.perspectiveTransform(grid.reshape(1, -1, 2), matrix).reshape(height, width, 2)
+    return moved - grid
