@@ -129,9 +129,26 @@ def open_decord(
         ordinal = np.empty(len(everything), dtype=np.int64)
         ordinal[everything] = np.arange(len(everything))
 
+        # After a seek decord shows broken pictures where a group refers to the one before.
+        open_groups = timeline.has_open_groups
+        next_one = 1  # its first frame was read above
+
+        def walk(k: int) -> np.ndarray:
+            nonlocal next_one
+            if k < next_one:
+                reader.seek(0)
+                next_one = 0
+            while next_one < k:
+                reader.next()
+                next_one += 1
+            next_one += 1
+            return reader.next().asnumpy()
+
         def fetch(places: list[int]) -> np.ndarray:
             wanted = places if timeline.by_order else ordinal[timeline.shown[places]].tolist()
             try:
+                if open_groups:
+                    return np.stack([walk(k) for k in wanted])
                 return reader.get_batch(wanted).asnumpy()
             except decord.DECORDError as error:
                 raise RuntimeError(str(error)) from error

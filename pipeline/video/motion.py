@@ -103,7 +103,7 @@ def _from_flow(
     run = read_plan(uri, requests, FLOW_SIDE, stream=stream)
     for _, frames, shown_s in run:
         grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-        flow = estimator.calc(grey[0], grey[1], None)
+        flow = estimator.calc(grey[0], grey[1], np.zeros((*grey[0].shape, 2), np.float32))
         still = flow - camera_flow(flow)
         diagonal = float(np.hypot(*grey[0].shape))
         length = float(np.hypot(still[..., 0], still[..., 1]).mean())

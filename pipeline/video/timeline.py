@@ -64,6 +64,15 @@ class Timeline:
         return len(self.shown)
 
     @property
+    def has_open_groups(self) -> bool:
+        """Whether some frame follows a keyframe in the file and is shown before it (open GOP)."""
+        keys = np.flatnonzero(self.key)
+        if len(keys) == 0:
+            return False
+        group = np.searchsorted(keys, np.arange(len(self.pts)), side="right") - 1
+        return bool((self.pts < self.pts[keys[np.maximum(group, 0)]])[group >= 0].any())
+
+    @property
     def tolerance_s(self) -> float:
         return min(float(self.time_base) / 2, MAX_TOLERANCE_S)
 
