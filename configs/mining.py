@@ -33,6 +33,9 @@ class ProposalConfig(Settings):
 class QualityConfig(Settings):
     """Which tracks are kept. The first reason that holds is the one that is counted."""
 
+    min_score: float | None = 0.3
+    """Response of the tracker below which a track ends; unset takes the tracker's own (correlation
+    filters only)."""
     min_fb_iou: float = Field(default=0.6, ge=0, le=1)
     """Overlap of the start box with the box that tracking backward returns to."""
     max_fb_error: float = Field(default=0.2, ge=0)

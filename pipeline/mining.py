@@ -112,7 +112,9 @@ class TrackMiner:
 
     def __post_init__(self) -> None:
         s = self.settings
-        extra = {"device": s.device} if s.device != "cpu" else {}
+        extra: dict[str, Any] = {"device": s.device} if s.device != "cpu" else {}
+        if s.quality.min_score is not None:
+            extra["min_score"] = s.quality.min_score
         self.tracker: Tracker = build(s.tracker, **extra)
         proposer = PROPOSERS[s.proposals.kind]
         self.proposer: Proposer = proposer(max_boxes=s.proposals.max_boxes)

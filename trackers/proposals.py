@@ -144,7 +144,7 @@ class MovingObjects:
     min_points: int = 8
     reach: float = 18.0  # points nearer than this belong together
     margin: float = 0.1  # added on every side, of the group's extent
-    min_side: float = 24.0
+    min_side: float = 40.0  # of a box, in a frame 448 pixels high
     max_frame_share: float = 0.5
     max_share: float = 0.75
     max_boxes: int = 8

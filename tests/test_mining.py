@@ -1,0 +1,219 @@
+"""Mining finds what moves, follows it rightly, counts refusals, and survives being killed."""
+
+import multiprocessing
+import time
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from configs.errors import InputError, SettingError
+from configs.load import check
+from configs.mining import SamplesMining, TracksMining
+from configs.sampling import ClipsSampling, FramesSampling, TimePairsSampling, TuplesSampling
+from pipeline.indexing import make_index, write_index
+from pipeline.mining import TrackMiner, cut_patch, mine, track_units
+from pipeline.shards import Shards, decode_images
+from pipeline.shots import hard_cuts
+from pipeline.video import read_range
+from tests.corpora import encode_corpus, load
+from tests.tracked_scenes import moving_square, texture
+from tests.videos import encode_video
+from trackers import iou
+
+SMALL = {"track_s": 0.6, "window_s": 1.0, "patch_size": 48, "proposals": {"every_s": 0.5}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def settings(**changed) -> TracksMining:
+    return check(TracksMining, SMALL | changed)
+
+
+def shifting(num_frames: int, seed: int = 1, step=(3, 1)) -> np.ndarray:
+    """A square that moves over a still background, for `encode_video`."""
+    frames, _ = moving_square(num_frames, step, side=64, start=(30, 40), size=(200, 280))
+    return frames
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Four short videos: two with a moving square, one still, one with a cut; and their index."""
+    folder = tmp_path_factory.mktemp("videos")
+    for n, step in enumerate([(3, 1), (4, 2)]):
+        frames = shifting(40, step=step)
+        encode_video(folder / f"moving{n}.mp4", 40, size=(280, 200), draw=frames.__getitem__)
+    still = texture(200, 280, 5)
+    encode_video(folder / "still.mp4", 30, size=(280, 200), draw=lambda n: still)
+    frames = np.concatenate([shifting(20), texture(200, 280, 8)[None].repeat(20, 0)])
+    encode_video(folder / "cut.mp4", 40, size=(280, 200), draw=frames.__getitem__)
+    write_index(make_index([str(folder)]), str(folder / "index.parquet"))
+    return folder / "index.parquet"
+
+
+def test_the_moving_square_is_mined_and_followed(tmp_path, corpus):
+    manifest = mine(str(corpus), str(tmp_path / "s"), settings())
+    shards = Shards(str(tmp_path / "s"))
+    rows = list(shards.rows())
+    assert {row["video_id"] for row in rows} >= {"moving0.mp4", "moving1.mp4"}
+    for row in rows:
+        boxes, times = np.array(row["boxes"]), np.array(row["times_s"])
+        assert len(boxes) == len(times) == len(row["scores"])
+        images = decode_images(row["images"])
+        assert images.shape == (2, 48, 48, 3)
+        assert row["image_times_s"] == [times[0], times[-1]]
+        if row["video_id"].startswith("moving"):
+            _, truth = moving_square(40, (3, 1) if "0" in row["video_id"] else (4, 2))
+            step = truth[1, :2] - truth[0, :2]
+            glued = boxes[0] + np.array([*step, 0, 0]) * np.round((times - times[0]) * 25)[:, None]
+            assert iou(boxes, glued).min() > 0.6
+    assert manifest["rows"] == len(rows) == manifest["reasons"]["track: accepted"]
+    assert len({row["sample"] for row in rows}) == len(rows)
+
+
+def test_still_and_cut_give_no_false_tracks(tmp_path, corpus):
+    mine(str(corpus), str(tmp_path / "s"), settings())
+    rows = list(Shards(str(tmp_path / "s")).rows())
+    assert not [row for row in rows if row["video_id"] == "still.mp4"]
+    # the square is in the first 20 frames (0.8 s); nothing lives on behind the cut
+    assert all(row["times_s"][-1] < 0.8 for row in rows if row["video_id"] == "cut.mp4")
+    assert [row for row in rows if row["video_id"] == "cut.mp4"]
+
+
+def test_every_candidate_is_counted_once():
+    frames = shifting(30)
+    miner = TrackMiner(settings())
+    reasons: Counter[str] = Counter()
+    times_s = np.arange(30) / 25
+    found = miner.clip(frames, times_s, 0.0, 1.2, np.random.default_rng(0), reasons)
+    keys = sum(v for k, v in reasons.items() if k.startswith("key frame"))
+    proposed = 0
+    for key in (0, 13):  # 0 s and 0.5 s
+        proposals = miner.proposer.propose(frames[key:], 0, np.random.default_rng(0))
+        proposed += len(proposals.boxes)
+    refused = sum(v for k, v in reasons.items() if k.startswith("track"))
+    assert found
+    assert keys == 1  # the key frame at 1.0 s: fewer than min_frames follow
+    assert len(found) + refused == proposed
+
+
+@pytest.mark.parametrize(
+    ("sampling", "images"),
+    [
+        (TuplesSampling(per_video=2, max_span_s=0.8, min_gap_s=0.2), 3),
+        (TimePairsSampling(pairs=3), 6),
+        (ClipsSampling(num_frames=4), 4),
+        (FramesSampling(per_video=2), 1),
+    ],
+)
+def test_planned_samples_go_through_the_same_writer(tmp_path, sampling, images):
+    index = encode_corpus(tmp_path / "v", events=2, views=1, num_frames=40)
+    manifest = mine(str(index), str(tmp_path / "s"), SamplesMining(sampling=sampling))
+    shards = Shards(str(tmp_path / "s"))
+    rows = list(shards.rows())
+    assert shards.kind == sampling.kind
+    assert len(rows) == manifest["rows"] > 0
+    assert sorted(row["sample"] for row in rows) == list(range(len(rows)))
+    assert decode_images(rows[0]["images"]).shape == (images, 128, 128, 3)
+    assert len(rows[0]["time_s"]) == images
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def mine_in_child(data: str, out: str, changed: dict) -> None:
+    """What the killed processes do."""
+    torch.set_num_threads(1)
+    mine(data, out, settings(**changed))
+
+
+def test_killed_five_times_and_resumed_the_shards_are_the_same(tmp_path, corpus):
+    """Eight parts; the process is killed with SIGKILL at five places within the work."""
+    changed = {"unit_s": 0.8, "window_s": 0.8}
+    whole = mine(str(corpus), str(tmp_path / "whole"), settings(**changed))
+    assert whole["parts"] >= 7
+    out = tmp_path / "killed"
+    # forked from a server that has imported torch once: five fresh processes at little cost
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipeline.mining", "torch"])
+    rng = np.random.default_rng(0)
+    deaths = 0
+    for _ in range(5):
+        before = len(list(out.glob("parts/*.parquet")))
+        child = context.Process(target=mine_in_child, args=(str(corpus), str(out), changed))
+        child.start()
+        wanted = before + int(rng.integers(0, 2))
+        while child.is_alive() and len(list(out.glob("parts/*"))) <= wanted:
+            time.sleep(0.002)
+        deaths += child.is_alive()
+        child.kill()
+        child.join()
+    assert deaths >= 3
+    if not (out / "manifest.json").exists():
+        mine(str(corpus), str(out), settings(**changed))
+    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+
+
+def test_units_do_not_depend_on_anything_but_index_and_settings(corpus):
+    index = load(corpus)
+    units = track_units(index, settings(unit_s=1.0))
+    assert [unit.number for unit in units] == list(range(len(units)))
+    assert units == track_units(load(corpus), settings(unit_s=1.0))
+    by_row = Counter(unit.row for unit in units)
+    assert sorted(by_row.values()) == [2, 2, 2, 2]
+
+
+def test_images_have_no_tracks_and_wrong_settings_are_named(tmp_path, corpus):
+    with pytest.raises(SettingError, match="window_s"):
+        check(TracksMining, {"window_s": 0.5, "track_s": 1.0})
+    with pytest.raises(SettingError, match="every_s"):
+        check(TracksMining, {"proposals": {"evry_s": 1.0}})
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "pictures" / "a.png"), texture(32, 32, 1))
+    with pytest.raises(InputError, match="index of videos"):
+        mine(str(tmp_path / "pictures"), str(tmp_path / "s"), settings())
+
+
+def test_hard_cuts_are_found_and_motion_is_not_one():
+    first, second = shifting(12), texture(200, 280, 30)[None].repeat(8, 0)
+    assert hard_cuts(np.concatenate([first, second, first])) == [12, 20]
+    assert hard_cuts(first) == []
+    fast = np.stack([np.roll(texture(200, 280, 1, smooth=8), 9 * t, axis=1) for t in range(12)])
+    assert hard_cuts(fast) == []
+    flash = shifting(12).astype(int)
+    flash[6] = np.minimum(flash[6] + 70, 255)  # brighter, the same picture
+    assert hard_cuts(flash.astype(np.uint8)) == []
+    assert hard_cuts(first[:1]) == []
+
+
+def test_half_of_the_picture_may_stay_at_a_cut():
+    """Captions, borders and split screens: a cut need not change everything."""
+    first, second = shifting(10), texture(200, 280, 30)[None].repeat(10, 0).copy()
+    second[:, :, 140:] = first[-1][:, 140:]
+    assert hard_cuts(np.concatenate([first, second])) == [10]
+
+
+@pytest.mark.parametrize(
+    "box", [[10, 20, 30, 60], [-10, -5, 40, 40], [80, 60, 30, 30], [0, 0, 99, 79]]
+)
+def test_patches_are_square_pieces_of_the_frame(box):
+    frame = texture(80, 100, 3)
+    patch = cut_patch(frame, np.array(box, np.float32), 0.1, 64)
+    assert patch.shape == (64, 64, 3)
+    flat = np.full((80, 100, 3), 77, np.uint8)
+    assert (cut_patch(flat, np.array(box, np.float32), 0.1, 64) == 77).all()  # no padding
+
+
+@pytest.mark.data
+def test_real_cuts_and_a_static_camera(shared_data, tmp_path):
+    frames, _ = read_range(str(shared_data / "videos" / "scene_cuts.mp4"), 0, 10, 160)
+    assert hard_cuts(frames) == [30, 76, 137, 187, 242]
+    frames, _ = read_range(str(shared_data / "videos" / "vtest.avi"), 0, 20, 160)
+    assert hard_cuts(frames) == []
