@@ -37,7 +37,7 @@ class FrameRequest:
     crop: Box | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Run:
     """Packets [start, stop) in decode order; `start` is a keyframe unless the stream has none."""
 

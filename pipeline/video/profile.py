@@ -14,7 +14,7 @@ _WINDOW = 24
 
 _SETTLE = 10
 
-SPIKE = 4.0
+SPIKE = 3.0
 """A frame that costs so many times what its neighbours cost begins a new shot."""
 
 
@@ -51,7 +51,7 @@ def find_cuts(timeline: Timeline) -> np.ndarray:
     so each keyframe that comes before its turn is one. Where the encoder says nothing, keyframes
     off an otherwise regular grid count. Else the first frame of a shot cannot be predicted from the
     shot before and costs several times its neighbours; only where packets are frames, which they
-    are not in VP8, VP9 and AV1.
+    are not in VP8, VP9 and AV1. This sign places a cut to within one run of B-frames.
     """
     if timeline.num_frames < 3:
         return np.empty(0)
@@ -61,14 +61,34 @@ def find_cuts(timeline: Timeline) -> np.ndarray:
         return np.empty(0)
     cut = _off_grid(key, timeline.scene_grid)
     if timeline.one_packet_a_frame:
-        spike = (size > SPIKE * _usual_cost(size, key)) & ~key & (size > 0.4 * np.median(size[key]))
-        spike[:_SETTLE] = False  # rate control has not settled
-        cut |= spike
+        for spike in _spikes(size, key):
+            cut[_first_shown_with(timeline, spike)] = True
     cut[0] = False
     places = np.flatnonzero(cut)
     # One cut makes several frames expensive: keep the first of each burst.
     first = np.diff(places, prepend=-10) > 3
     return timeline.times_s[places[first]]
+
+
+def _spikes(size: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Places of the frames that stand alone in costing several times what is usual around them."""
+    high = (size > SPIKE * _usual_cost(size, key)) & ~key & (size > 0.4 * np.median(size[key]))
+    high[:_SETTLE] = False  # rate control has not settled
+    alone = []
+    for place in np.flatnonzero(high):
+        near = np.arange(max(0, place - _WINDOW), min(len(size), place + _WINDOW + 1))
+        others = near[(np.abs(near - place) > 3) & ~key[near]]
+        if len(others) == 0 or size[place] > 1.5 * size[others].max():
+            alone.append(place)
+    return np.array(alone, dtype=np.int64)
+
+
+def _first_shown_with(timeline: Timeline, place: int) -> int:
+    """First frame of the shot that a spike opens: B-frames predicted from it come before it."""
+    position = timeline.shown[place]
+    while place > 0 and timeline.shown[place - 1] > position:
+        place -= 1
+    return place
 
 
 def _off_grid(key: np.ndarray, grid: int | None) -> np.ndarray:
