@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.errors import InputError
+from configs.errors import InputError, SettingError
 from pipeline.video import FrameRequest, probe, read, read_plan
+from pipeline.video.isolate import read_plan_isolated
 from pipeline.video.source import open_video
 from tests.videos import encode_video, make_odd, mutate
 
@@ -168,3 +169,22 @@ def test_what_is_no_video_is_unreadable_with_a_reason(content: bytes, tmp_path: 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert "no such file" in (probe(str(tmp_path / "none.mp4")).error or "")
     assert "is a folder" in (probe(str(tmp_path)).error or "")
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "pipe" in (probe(str(tmp_path / "pipe.mp4")).error or "")
+
+
+def test_an_isolated_reader_serves_the_same_and_can_be_killed(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "a.mp4", 12)
+    requests = [FrameRequest(k, np.array([k / 25])) for k in (0, 5, 99)]
+    clips, failures = read_plan_isolated(str(path), requests, 32, time_limit_s=60)
+    assert failures == {99: "past_end"}
+    for clip in clips:
+        assert np.array_equal(clip.frames, read(str(path), [clip.request_id / 25], 32))
+    clips, failures = read_plan_isolated(str(path), requests, 32, time_limit_s=0.001)
+    assert clips == []
+    assert failures == dict.fromkeys((0, 5, 99), "timeout")
+    with pytest.raises(SettingError):
+        read_plan_isolated(str(path), requests, time_limit_s=0)

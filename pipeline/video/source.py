@@ -128,6 +128,8 @@ def _open_container(
             raise InputError(f"{uri}: is a folder, a video file was expected")
         if not path.exists():
             raise InputError(f"{uri}: no such file")
+        if not path.is_file():
+            raise InputError(f"{uri}: is a device or a pipe, a video file was expected")
         target = f"file:{path}"  # so that a name such as `http:x` stays a name
         options["protocol_whitelist"] = "file"
     try:
