@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from configs.errors import MareyError
@@ -78,6 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     mine.add_argument("--engine", choices=("ray", "local"), default="ray")
     mine.add_argument("settings", nargs="*", metavar="key=value", help="e.g. proposals.every_s=2")
 
+    track = command("track", _track, "Draw what a tracker follows over a video.")
+    track.add_argument("video", help="file or URI")
+    track.add_argument("--box", action="append", help="x,y,w,h in pixels; repeat for more")
+    track.add_argument("--tracker", default="strcf", help="name of the tracker")
+    track.add_argument("--start", type=float, default=0.0, help="seconds (default 0)")
+    track.add_argument("--seconds", type=float, default=20.0, help="length (default 20)")
+    track.add_argument("-o", "--out", required=True, help="video to write (.mp4)")
+
     train = command("train", _train, "Train a method on an index, shards or images.")
     train.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
     train.add_argument("--data", required=True, help="index, image table or image folder")
@@ -96,8 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--engine", choices=("ray", "local"), default="ray")
 
     evaluate = command("eval", _eval, "Measure how good embeddings are.")
-    evaluate.add_argument("protocol", help="knn, linear, alignment, retrieval, geometry")
-    evaluate.add_argument("embeddings", help="folder of embeddings")
+    evaluate.add_argument("protocol", help="knn, linear, alignment, retrieval, geometry, tracking")
+    evaluate.add_argument("embeddings", help="folder of embeddings; for tracking: of OTB sequences")
     evaluate.add_argument("--gallery", help="training embeddings, for knn and linear")
     evaluate.add_argument("--labels", help="folder of JSON files, or a CSV or Parquet table")
     evaluate.add_argument("--baseline", help="embeddings to stand beside (untrained encoder)")
@@ -172,6 +181,43 @@ def _mine(options: argparse.Namespace) -> Result:
     return (REFUSED if refused else DONE), figures
 
 
+def _track(options: argparse.Namespace) -> Result:
+    from pipeline.follow import follow
+
+    result = follow(
+        options.video,
+        options.out,
+        boxes=_boxes(options.box) if options.box else None,
+        tracker=options.tracker,
+        start_s=options.start,
+        seconds=options.seconds,
+    )
+    lost = "".join(f", {count} {reason}" for reason, count in result.reasons.items())
+    print(
+        f"{result.kept} of {result.boxes} boxes followed through {result.frames} frames{lost}"
+        f" -> {options.out}",
+        file=sys.stderr,
+    )
+    return DONE, {"frames": result.frames, "boxes": result.boxes, "kept": result.kept}
+
+
+def _boxes(words: list[str]) -> Any:
+    import numpy as np
+
+    from configs.errors import UsageError
+
+    boxes = []
+    for word in words:
+        try:
+            box = [float(number) for number in word.split(",")]
+        except ValueError:
+            box = []
+        if len(box) != 4 or min(box[2:]) <= 0:
+            raise UsageError(f"--box {word} is not x,y,w,h with positive width and height")
+        boxes.append(box)
+    return np.array(boxes, dtype=np.float32)
+
+
 def _train(options: argparse.Namespace) -> Result:
     from configs.load import override, read_preset, run_config, suggest
     from models.method import find_method
@@ -233,6 +279,9 @@ def _embed(options: argparse.Namespace) -> Result:
 
 def _eval(options: argparse.Namespace) -> Result:
     from configs.load import override
+
+    if options.protocol == "tracking":
+        return _eval_tracking(options.embeddings, **override({}, options.settings))
     from pipeline.evaluate.run import render, run_eval
 
     figures = run_eval(
@@ -245,6 +294,24 @@ def _eval(options: argparse.Namespace) -> Result:
     )
     print(render(figures), file=sys.stderr if options.json else sys.stdout)
     return DONE, figures
+
+
+def _eval_tracking(root: str, trackers: str = "", starts: int = 1) -> Result:
+    from pipeline.evaluate.tracking import evaluate_otb
+    from trackers import build, names
+
+    wanted = trackers.split(",") if trackers else [n for n in names() if not n.startswith("opencv-")]
+    scores = evaluate_otb(
+        root, {name: build(name, persistent=True) for name in wanted}, starts=starts
+    )
+    lines = [f"{'tracker':<20}{'sequence':<16}{'AUC':>7}{'prec@20':>9}{'IoU':>7}{'boxes/s':>9}"]
+    for score in scores:
+        lines.append(
+            f"{score.tracker:<20}{score.sequence:<16}{score.success_auc:>7.3f}"
+            f"{score.precision:>9.3f}{score.mean_iou:>7.3f}{score.boxes_per_s:>9.0f}"
+        )
+    print("\n".join(lines), file=sys.stderr)
+    return DONE, {s.tracker: asdict(s) for s in scores if s.sequence == "mean"}
 
 
 def _report(options: argparse.Namespace) -> Result:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.cli import main
+from pipeline.video import probe
 from tests.corpora import VIEWS, encode_corpus
 from tests.test_train import TREE
 from tests.videos import encode_video
@@ -106,6 +107,17 @@ def test_finished_embeddings_are_not_overwritten(tmp_path, preset, capsys):
     assert main(embed) == 0
     capsys.readouterr()
     assert fails(capsys, *embed)[0] == 2
+
+
+def test_tracks_are_drawn_over_a_video(tmp_path, capsys):
+    video, out = encode_video(tmp_path / "a.mp4", 24, size=(160, 120)), tmp_path / "out.mp4"
+    assert main(["track", str(video), "-o", str(out), "--box", "60,40,50,50", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 24
+    assert probe(str(out)).frames == 24
+    for words in (["--box", "1,2,3"], ["--start", "99"], ["--seconds", "0"]):
+        code, _ = fails(capsys, "track", str(video), "-o", str(tmp_path / "no.mp4"), *words)
+        assert code == 2
+    assert not (tmp_path / "no.mp4").exists()
 
 
 def test_methods_and_doctor_answer(capsys):

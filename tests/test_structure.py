@@ -12,7 +12,14 @@ PACKAGES = ("configs", "trackers", "models", "pipeline")
 LAYERS = [
     {"pipeline.cli"},
     {"pipeline.demo"},
-    {"pipeline.embed", "pipeline.launch", "pipeline.report", "pipeline.catalogue", "pipeline.mine"},
+    {
+        "pipeline.embed",
+        "pipeline.launch",
+        "pipeline.report",
+        "pipeline.catalogue",
+        "pipeline.mine",
+        "pipeline.follow",
+    },
     {"pipeline.held_out"},
     {"pipeline.train", "pipeline.evaluate"},
     {"pipeline.record"},
