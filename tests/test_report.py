@@ -15,10 +15,12 @@ import pytest
 
 from configs.errors import InputError
 from pipeline.corpus import make_corpus
+from pipeline.evaluate.embeddings import load_embeddings
 from pipeline.indexing import make_index, write_index
 from pipeline.report import write_report
 from pipeline.report.charts import Curve, line_chart, thinned, ticks
 from pipeline.report.maps import project
+from pipeline.report.of_embeddings import _matched
 from pipeline.report.page import Section, number, render_page
 from pipeline.report.plate import plate
 
@@ -249,6 +251,9 @@ def test_a_baseline_of_other_frames_is_refused(place, tmp_path):
     with pytest.raises(InputError, match="lacks 5 of 120"):
         report(place / "trained", tmp_path, baseline=str(tmp_path / "less"))
     assert not (tmp_path / "page.html").exists()
+    trained = load_embeddings(place / "trained")
+    fewer = trained.take(np.arange(7, 90))
+    assert np.array_equal(_matched(trained, fewer).features, fewer.features)
 
 
 def write_run(folder, kind="view_pairs", frames=6):
