@@ -13,6 +13,8 @@ from pipeline.video import FrameRequest, probe, read_plan
 from pipeline.video.convert import Converter
 from pipeline.video.display import UPRIGHT, from_matrix
 from pipeline.video.geometry import plan_geometry
+from pipeline.video.source import open_video
+from pipeline.video.windows import scan_near
 from tests.videos import ODD_VIDEOS, encode_video, frame_number, make_odd, mutate
 
 
@@ -162,3 +164,35 @@ def test_every_real_video_is_exact(shared_data: Path) -> None:
         check_exact(path)
         if path.name == "nasa_13013.mp4":
             check_exact(path, stream=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "b_pyramid", "open_gop", "variable_rate", "edit_list", "hevc", "late_start",
+             "intra_refresh", "negative_times", "fragmented", "truncated_mp4"]
+)  # fmt: skip
+def test_windows_of_a_long_file_show_the_same_frames(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way in which long files are read, forced upon short ones."""
+    monkeypatch.setattr("pipeline.video.windows.LONG_FRAMES", 1)
+    monkeypatch.setattr("pipeline.video.windows.FRAMES_A_WINDOW", 0)
+    monkeypatch.setattr("pipeline.video.windows.NEAR_S", 0.1)
+    path = make_odd(name, tmp_path)
+    for seed in range(3):
+        check_exact(path, seed=seed)
+    past = probe(str(path)).duration_s + 0.1
+    run = read_plan(str(path), [FrameRequest(0, np.array([past])), FrameRequest(1, np.zeros(1))])
+    assert [clip.request_id for clip in run] == [1]
+    assert run.failures == {0: "past_end"}
+
+
+def test_a_few_frames_of_a_long_file_do_not_cost_a_scan_of_it(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "long.mp4", 2500, size=(32, 32), gop=25, b_frames=2)
+    wanted = [40, 1203, 2311]
+    with open_video(str(path), quick=True) as source:
+        near = scan_near(source, np.array(wanted) / 25, 2**20)
+        assert near is not None
+        assert len(near[1]) < 150
+    run = read_plan(str(path), [FrameRequest(k, np.array([k / 25])) for k in wanted])
+    shown = {clip.request_id: round(float(clip.shown_s[0]) * 25) for clip in run}
+    assert shown == {k: k for k in wanted}

@@ -23,6 +23,7 @@ class VideoDecoder(Protocol):
 
     timeline: Timeline
     timed_out: bool
+    partial: bool
 
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield (place in shown order, picture) for each of the wanted places that can be had.
@@ -53,17 +54,20 @@ def open_decoder(
     threads: int,
     deadline: float,
     stats: DecodeStats,
+    times_s: np.ndarray | None = None,
 ) -> VideoDecoder:
     """Open a video with the named backend.
 
     deadline: `time.monotonic()` value after which decoding stops.
+    times_s: the only times that will be asked for. In a long file a backend may then look at their
+        surroundings alone, and is `partial`: what it cannot deliver needs a decoder without them.
     Raises InputError for a file that cannot be read, SettingError for an unknown backend,
     DependencyError for one that is not installed.
     """
     if backend == "pyav":
         from pipeline.video.pyav_backend import PyavDecoder
 
-        return PyavDecoder(uri, stream, threads, deadline, stats)
+        return PyavDecoder(uri, stream, threads, deadline, stats, times_s)
     if backend == "decord":
         from pipeline.video.library_backends import open_decord
 

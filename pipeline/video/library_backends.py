@@ -47,7 +47,7 @@ class ArrayDecoder:
             orientation = source.container_orientation()
             self._sar = 1 / source.sar if orientation.transpose else source.sar
             self._fetch = connect(source, self.timeline)
-        self.timed_out = False
+        self.timed_out = self.partial = False
         self.stats = stats
         self._deadline = deadline
         self._converter = Converter()

@@ -19,6 +19,7 @@ from pipeline.video.plan import Box, Run, plan_runs
 from pipeline.video.source import MAX_PIXELS, VideoSource, open_video
 from pipeline.video.stats import DecodeStats
 from pipeline.video.timeline import KEEP_BYTES, MISSING, Timeline, scan
+from pipeline.video.windows import scan_near
 
 SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
 """Decoders whose output for the other frames is the same bits when non-reference frames are left
@@ -30,14 +31,27 @@ lies within so many packets of it."""
 
 
 class PyavDecoder:
-    """One open stream, its timeline, and its packets in memory if they are few."""
+    """One open stream, its timeline, and its packets in memory if they are few.
+
+    partial: the timeline holds only the surroundings of the times that were announced. Frames
+        that do not come out then are not tried again: that needs the whole timeline.
+    """
 
     def __init__(
-        self, uri: str, stream: int, threads: int, deadline: float, stats: DecodeStats
+        self,
+        uri: str,
+        stream: int,
+        threads: int,
+        deadline: float,
+        stats: DecodeStats,
+        times_s: np.ndarray | None = None,
     ) -> None:
+        """times_s: only these times will be asked for; spares a long file the whole scan."""
         self.source = open_video(uri, stream, quick=True)
         try:
-            self.timeline, self._packets = scan(self.source, keep_bytes=KEEP_BYTES)
+            near = None if times_s is None else scan_near(self.source, times_s, KEEP_BYTES)
+            self.partial = near is not None
+            self.timeline, self._packets = near or scan(self.source, keep_bytes=KEEP_BYTES)
         except BaseException:
             self.source.close()
             raise
@@ -107,7 +121,7 @@ class PyavDecoder:
         output. Order: as the decoder gives them; a retried frame may come late.
         """
         missing = set(wanted.tolist())
-        for attempt in range(3):
+        for attempt in range(1 if self.partial else 3):
             places = np.array(sorted(missing), dtype=np.int64)
             runs = self._runs(places, attempt, damaged=self.stats.damaged > 0)
             for place, frame in self._decode(runs, places, careful=attempt > 0):

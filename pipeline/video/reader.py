@@ -78,21 +78,39 @@ class PlanRun(Iterator[Clip]):
         self._clips.close()
 
     def _run(self) -> Generator[Clip]:
+        announced = [np.ravel(request.times_s) for request in self._requests]
+        times_s = np.concatenate(announced) if announced else np.empty(0)
+        partial = yield from self._pass(self._requests, times_s)
+        if partial and self.failures:
+            # Around what is missing the file is not what its header promised: look at all of it.
+            left = [r for r in self._requests if r.request_id in self.failures]
+            self.failures = {}
+            yield from self._pass(left, None)
+
+    def _pass(
+        self, requests: list[FrameRequest], times_s: np.ndarray | None
+    ) -> Generator[Clip, None, bool]:
+        """Serve requests with one decoder; returns whether it knew the file in part only."""
         backend, stream, threads = self._open
         try:
-            decoder = open_decoder(self._uri, backend, stream, threads, self._deadline, self.stats)
+            decoder = open_decoder(
+                self._uri, backend, stream, threads, self._deadline, self.stats, times_s
+            )
         except InputError as error:
             self.error = str(error)
-            self.failures = {request.request_id: UNREADABLE for request in self._requests}
-            return
+            self.failures = {request.request_id: UNREADABLE for request in requests}
+            return False
         with decoder:
-            plan = make_plan(decoder.timeline, self._requests)
+            plan = make_plan(decoder.timeline, requests)
             for index, reason in plan.failures.items():
-                self.failures[self._requests[index].request_id] = reason
-            yield from self._deliver(decoder, plan)
+                self.failures[requests[index].request_id] = reason
+            yield from self._deliver(decoder, plan, requests)
+            return decoder.partial and not decoder.timed_out
 
-    def _deliver(self, decoder: VideoDecoder, plan: Plan) -> Iterator[Clip]:
-        waiting = _Waiting(plan, self._requests)
+    def _deliver(
+        self, decoder: VideoDecoder, plan: Plan, requests: list[FrameRequest]
+    ) -> Iterator[Clip]:
+        waiting = _Waiting(plan, requests)
         for place, picture in decoder.pictures(plan.wanted):
             self.stats.delivered += 1
             done = waiting.place(place, picture, decoder, self._size, self._fit)
@@ -100,10 +118,10 @@ class PlanRun(Iterator[Clip]):
                 places = plan.places[index]
                 assert places is not None
                 shown_s = decoder.timeline.times_s[places]
-                yield Clip(self._requests[index].request_id, waiting.take(index), shown_s)
+                yield Clip(requests[index].request_id, waiting.take(index), shown_s)
         reason = TIMEOUT if decoder.timed_out else DECODE_GAP
         for index in waiting.unfinished():
-            self.failures[self._requests[index].request_id] = reason
+            self.failures[requests[index].request_id] = reason
 
 
 class _Waiting:

@@ -9,7 +9,6 @@ a 30 fps file is found at t = k / 30 although the file says 67 ms for 66.7.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -97,6 +96,59 @@ class Timeline:
 MISSING = np.iinfo(np.int64).min
 
 
+class PacketLog:
+    """What the demuxer said about each packet so far, in decode order.
+
+    packets: the packets themselves, while they fit into `keep_bytes`; else None.
+    """
+
+    def __init__(self, source: VideoSource, keep_bytes: int) -> None:
+        context = source.stream.codec_context
+        self.source = source
+        self.records: list[tuple[int, int, bool, int, bool, int]] = []
+        self.packets: list[Packet] | None = [] if keep_bytes else None
+        self.damaged = 0
+        self.grid: int | None = None
+        self._room = keep_bytes
+        self._h264 = context.name == "h264"
+        self._vp8 = context.name in ("vp8", "libvpx")
+        self._extradata = context.extradata or b""
+
+    def add(self, packet: Packet) -> None:
+        if not self.records:
+            self.grid = bitstream.scene_grid(bytes(packet))
+        pts, dts, key = packet.pts, packet.dts, packet.is_keyframe
+        self.damaged += packet.is_corrupt
+        if key and self._h264:
+            key = bitstream.restarts_at_once(bytes(packet), self._extradata)
+        shows = not packet.is_discard
+        if shows and self._vp8:
+            shows = not bitstream.hides_frame_vp8(bytes(packet))
+        self.records.append(
+            (
+                MISSING if pts is None else pts,
+                MISSING if dts is None else dts,
+                key,
+                packet.size,
+                shows,
+                packet.duration or 0,
+            )
+        )
+        if self.packets is not None:
+            self.packets.append(packet)
+            self._room -= packet.size
+            if self._room < 0:
+                self.packets = None
+
+    def timeline(self, error: str | None = None) -> Timeline:
+        """The timeline of the packets so far. Raises InputError if there are none."""
+        if not self.records:
+            raise InputError(
+                f"{self.source.uri}: its video stream holds no packet ({error or 'empty'})"
+            )
+        return _assemble(self, error)
+
+
 def scan(source: VideoSource, keep_bytes: int = 0) -> tuple[Timeline, list[Packet] | None]:
     """Demux the whole stream once.
 
@@ -104,57 +156,20 @@ def scan(source: VideoSource, keep_bytes: int = 0) -> tuple[Timeline, list[Packe
     A demuxer that fails on the way ends the timeline there: its `error` says why.
     Raises InputError if the stream holds no packet at all.
     """
-    records: list[tuple[int, int, bool, int, bool, int]] = []
-    kept: list[Packet] | None = [] if keep_bytes else None
-    damaged = total = 0
-    error = grid = None
-    context = source.stream.codec_context
-    h264, vp8 = context.name == "h264", context.name in ("vp8", "libvpx")
-    extradata = context.extradata or b""
+    log = PacketLog(source, keep_bytes)
+    error = None
     try:
         for packet in source.container.demux(source.stream):
-            size = packet.size
-            if size == 0:
-                continue
-            if not records:
-                grid = bitstream.scene_grid(bytes(packet))
-            pts, dts, key = packet.pts, packet.dts, packet.is_keyframe
-            damaged += packet.is_corrupt
-            if key and h264:
-                key = bitstream.restarts_at_once(bytes(packet), extradata)
-            shows = not packet.is_discard
-            if shows and vp8:
-                shows = not bitstream.hides_frame_vp8(bytes(packet))
-            records.append(
-                (
-                    MISSING if pts is None else pts,
-                    MISSING if dts is None else dts,
-                    key,
-                    size,
-                    shows,
-                    packet.duration or 0,
-                )
-            )
-            if kept is not None:
-                total += size
-                kept.append(packet)
-                if total > keep_bytes:
-                    kept = None
+            if packet.size:
+                log.add(packet)
     except (FFmpegError, OSError) as failure:
-        error = f"stopped after {len(records)} packets: {failure}"
-    if not records:
-        raise InputError(f"{source.uri}: its video stream holds no packet ({error or 'empty'})")
-    return _assemble(source, records, damaged, error, grid), kept
+        error = f"stopped after {len(log.records)} packets: {failure}"
+    return log.timeline(error), log.packets
 
 
-def _assemble(
-    source: VideoSource,
-    records: Sequence[tuple[int, int, bool, int, bool, int]],
-    damaged: int,
-    error: str | None,
-    grid: int | None,
-) -> Timeline:
-    columns = list(zip(*records, strict=True))
+def _assemble(log: PacketLog, error: str | None) -> Timeline:
+    source = log.source
+    columns = list(zip(*log.records, strict=True))
     pts, dts, size, duration = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 3, 5))
     key, shows = (np.array(columns[i], dtype=bool) for i in (2, 4))
     context = source.stream.codec_context
@@ -188,9 +203,9 @@ def _assemble(
         times_s,
         end_s,
         by_order=packed or untimed,
-        damaged=damaged,
+        damaged=log.damaged,
         error=error,
-        scene_grid=grid,
+        scene_grid=log.grid,
         one_packet_a_frame=context.codec.canonical_name not in ("vp8", "vp9", "av1"),
     )
 
