@@ -16,7 +16,7 @@ from pipeline.launch import prepare, run_training
 from pipeline.optim import LARS, learning_rate
 from pipeline.record import read_metrics
 from pipeline.storage import Folder
-from pipeline.train import Meter, forward_backward
+from pipeline.train import Meter, forward_backward, in_step
 from tests.corpora import encode_corpus
 
 TREE = {
@@ -168,6 +168,33 @@ def test_accumulated_rounds_have_the_gradient_of_one_round():
         return toy.scale.grad
 
     assert torch.allclose(gradient([samples]), gradient([samples[:2], samples[2:4], samples[4:]]))
+
+
+def _lockstep(rank, folder, lengths):
+    """One of two processes that get streams of unequal length."""
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    first = sum(lengths[:rank])
+    samples = [{"sample": np.int64(first + n)} for n in range(lengths[rank])]
+    steps = [
+        (work.shared, [[int(s["sample"]) for s in batch] for batch in work.batches])
+        for work in in_step(iter(samples), 2, 2, 2, Meter())
+    ]
+    (folder / f"{rank}.json").write_text(json.dumps(steps))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_take_the_same_number_of_steps_and_drop_nothing(tmp_path):
+    lengths = (13, 6)
+    torch.multiprocessing.spawn(_lockstep, (tmp_path, lengths), nprocs=2)
+    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert len(one) == len(other) == 4
+    shared = [step for step, _ in one]
+    assert shared == [step for step, _ in other] == [False, True, True, True]
+    # what is left is the same union everywhere, so that gradients are those of one process
+    assert one[1:] == other[1:]
+    flat = lambda steps: [n for _, batches in steps for batch in batches for n in batch]  # noqa: E731
+    assert sorted(flat(one) + flat(other[:1])) == list(range(sum(lengths)))
 
 
 def test_a_run_whose_videos_are_all_gone_says_so(tmp_path):
