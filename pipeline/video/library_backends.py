@@ -191,11 +191,14 @@ def open_torchcodec(
             raise InputError(
                 f"{uri}: torchcodec cannot open it ({str(error).splitlines()[0]})"
             ) from error
+        # Frames that an edit list hides would shift the count: there the time is asked for.
         ends = np.append(timeline.times_s[1:], timeline.end_s)
         middle = timeline.start_s + (timeline.times_s + ends) / 2
 
+        whole = len(timeline.shown) == len(timeline.pts)
+
         def fetch(places: list[int]) -> np.ndarray:
-            if timeline.by_order:
+            if whole or timeline.by_order:
                 return decoder.get_frames_at(places).data.cpu().numpy()
             return decoder.get_frames_played_at(middle[places].tolist()).data.cpu().numpy()
 
