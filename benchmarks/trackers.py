@@ -1,0 +1,137 @@
+"""How fast and how right are the trackers, beside OpenCV's in the same run?
+
+    python -m benchmarks.trackers speed [--boxes 1 10 100 1000] [--sides 40 64]
+    python -m benchmarks.trackers accuracy --tracking FOLDER [--starts 12]
+
+One thread each, so every figure is for one core; speed is in boxes x frames a second of processor
+time (of this process), so that neighbours on a shared machine disturb less. OpenCV's KCF, CSRT,
+MOSSE and MedianFlow need a contrib wheel; what is missing is listed and left out.
+"""
+
+import argparse
+import os
+import time
+
+import cv2
+import numpy as np
+
+from benchmarks.mining import texture
+from configs.errors import DependencyError
+from pipeline.evaluate.tracking import evaluate_otb
+from trackers import Tracker, build
+from trackers.tracker import State
+
+OURS = (
+    "mosse",
+    "kcf-grey",
+    "dcf-hog",
+    "kcf-hog",
+    "kcf-hog-scale",
+    "dsst-hog",
+    "strcf",
+    "median-flow",
+)
+THEIRS = ("opencv-mosse", "opencv-kcf", "opencv-csrt", "opencv-medianflow", "opencv-mil")
+SLOW = {"opencv-csrt": 10, "opencv-mil": 10, "strcf": 100}
+"""Most boxes for trackers whose time grows with every box: more would only take longer."""
+
+
+def main() -> None:
+    """Prints tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="what", required=True)
+    speed = commands.add_parser("speed")
+    speed.add_argument("--boxes", type=int, nargs="+", default=[1, 10, 100, 1000])
+    speed.add_argument("--sides", type=int, nargs="+", default=[40, 64])
+    speed.add_argument("--frames", type=int, default=16)
+    accuracy = commands.add_parser("accuracy")
+    accuracy.add_argument("--tracking", required=True, help="folder of OTB sequences")
+    accuracy.add_argument("--starts", type=int, default=1, help="1: one-pass evaluation; 20: TRE")
+    for command in (speed, accuracy):
+        command.add_argument("--trackers", nargs="+", default=[*OURS, *THEIRS])
+        command.add_argument("--device", default="cpu", help="for correlation filters")
+    options = parser.parse_args()
+    one_thread()
+    if options.what == "speed":
+        measure_speed(options)
+    else:
+        measure_accuracy(options)
+
+
+def one_thread() -> None:
+    """Torch and OpenCV on one thread each."""
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def built(names: list[str], device: str, **settings: bool) -> dict[str, Tracker]:
+    """The trackers that this machine has; says which are missing."""
+    found = {}
+    for name in names:
+        extra = {"device": device} if device != "cpu" and name in OURS[:-1] else {}
+        try:
+            found[name] = build(name, **settings, **extra)
+        except DependencyError as error:
+            print(f"missing: {name}: {error}")
+    return found
+
+
+def measure_speed(options: argparse.Namespace) -> None:
+    """Boxes x frames a second for several numbers and sizes of boxes."""
+    frames = scene(options.frames)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"{frames.shape[2]}x{frames.shape[1]}, {len(frames)} frames, OpenCV {cv2.__version__}, "
+          f"{cores} cores present, 1 used")  # fmt: skip
+    trackers = built(options.trackers, options.device)
+    for side in options.sides:
+        print(f"\nboxes of {side}x{side} px: boxes x frames / s"
+              f"{'':10}" + "".join(f"{n:>10}" for n in options.boxes) + "   alive")  # fmt: skip
+        for name, tracker in trackers.items():
+            tracker.track(frames[:3], boxes(2, side, frames))
+            cells, alive = [], float("nan")
+            for count in options.boxes:
+                if count > SLOW.get(name, 1000):
+                    cells.append(f"{'-':>10}")
+                    continue
+                given = boxes(count, side, frames)
+                began = time.process_time()
+                track = tracker.track(frames, given)
+                seconds = time.process_time() - began
+                moved = int((track.state[1:] == State.TRACKED).sum())
+                cells.append(f"{moved / seconds:10.0f}")
+                alive = float((track.state[-1] == State.TRACKED).mean())
+            print(f"{name:40}" + "".join(cells) + f"{alive:8.2f}", flush=True)
+
+
+def measure_accuracy(options: argparse.Namespace) -> None:
+    """Success AUC and precision of every sequence, and the mean."""
+    trackers = built(options.trackers, options.device, persistent=True)
+    for name, tracker in trackers.items():
+        rows = evaluate_otb(options.tracking, {name: tracker}, starts=options.starts)
+        if name == next(iter(trackers)):
+            print(f"{'AUC/precision':20}" + "".join(f"{row.sequence:>16}" for row in rows))
+        scores = "".join(f"{r.success_auc:>9.3f}/{r.precision:<6.3f}" for r in rows)
+        print(f"{name:20}{scores}  {rows[-1].boxes_per_s:8.0f} boxes x frames/s", flush=True)
+
+
+def scene(num_frames: int, width: int = 640, height: int = 480) -> np.ndarray:
+    """uint8 [T, H, W, 3]: a textured plane under a moving camera; every box can be followed."""
+    rng = np.random.default_rng(0)
+    plane = texture(rng, height + 3 * num_frames, width + 3 * num_frames, 2.5)
+    return np.stack([plane[2 * t : 2 * t + height, t : t + width] for t in range(num_frames)])
+
+
+def boxes(count: int, side: int, frames: np.ndarray) -> np.ndarray:
+    """float32 [count, 4]: squares anywhere that stay inside while the camera moves."""
+    rng = np.random.default_rng(1)
+    height, width = frames.shape[1:3]
+    drift = 2 * len(frames)
+    x = rng.uniform(drift, width - side, count)
+    y = rng.uniform(drift, height - side, count)
+    return np.column_stack([x, y, np.full((count, 2), side)]).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()
