@@ -245,3 +245,23 @@ def test_log_aspect_is_uniform() -> None:
     log_aspect = (boxes[:, 2] / boxes[:, 3]).log()
     assert log_aspect.mean().item() == pytest.approx(0, abs=0.03)
     assert log_aspect.std().item() == pytest.approx(2 * math.log(2) / math.sqrt(12), rel=0.05)
+
+
+def test_colours_are_jittered_in_every_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each of the four places of the order, each operation works on a quarter of the images."""
+    torch.manual_seed(0)
+    sizes: list[int] = []
+
+    def watched(operation):
+        def run(images: Tensor, amount: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return operation(images, amount)
+
+        return run
+
+    for name in ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue"):
+        monkeypatch.setattr(color, name, watched(getattr(color, name)))
+    config = AugmentConfig(jitter=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    augment_frames(torch.zeros(400, 8, 8, 3, dtype=torch.uint8), 8, config)
+    assert len(sizes) == 16
+    assert all(60 < size < 140 for size in sizes)
