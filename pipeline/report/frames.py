@@ -26,7 +26,9 @@ def open_fetch(data: str) -> Fetch:
     source = open_source(data)
     if isinstance(source, Images):
         return _of_images(source)
-    return _of_index(source)
+    if isinstance(source, Index):
+        return _of_index(source)
+    raise InputError(f"{data} is neither an index nor images: frames cannot be had from it by name")
 
 
 def _of_index(index: Index) -> Fetch:
