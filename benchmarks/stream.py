@@ -47,9 +47,8 @@ def main() -> None:
         print(
             f"{len(index)} videos, {cores} cores, frames of {data.frame_shape}, batches of {BATCH}"
         )
-        print(
-            f"{'samples':<12}{'plain/s':>10}{'ray/s':>10}{'ray:plain':>11}{'plain first':>13}{'ray first':>11}"
-        )
+        header = ("plain/s", "ray/s", "ray:plain", "plain first", "ray first")
+        print(f"{'samples':<12}" + "".join(f"{name:>12}" for name in header))
         for sampling in (
             TimePairsSampling(pairs=8, per_video=6),
             TuplesSampling(max_span_s=1.0, min_gap_s=0.3, per_video=32),
@@ -66,8 +65,8 @@ def main() -> None:
             ratio = statistics.median(b[0] / a[0] for a, b in zip(plain, ray, strict=True))
             first = [statistics.median(wait for _, wait in runs) for runs in (plain, ray)]
             print(
-                f"{sampling.kind:<12}{here:>10.1f}{there:>10.1f}{ratio:>11.2f}"
-                f"{first[0]:>11.2f} s{first[1]:>9.2f} s"
+                f"{sampling.kind:<12}{here:>12.1f}{there:>12.1f}{ratio:>12.2f}"
+                f"{first[0]:>10.2f} s{first[1]:>10.2f} s"
             )
 
 

@@ -114,6 +114,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     report = command("report", _report, "One page with pictures of a run, index or embeddings.")
     report.add_argument("target", help="run folder, index, shards or folder of embeddings")
+    report.add_argument("--baseline", help="embeddings of another encoder, shown beside")
+    report.add_argument("--labels", help="labels of embeddings, as for `marey eval`")
     report.add_argument("-o", "--out", required=True, help="page to write (.html)")
 
     methods = command("methods", _methods, "List the methods, or the settings of one.")
@@ -300,7 +302,9 @@ def _eval_tracking(root: str, trackers: str = "", starts: int = 1) -> Result:
     from pipeline.evaluate.tracking import evaluate_otb
     from trackers import build, names
 
-    wanted = trackers.split(",") if trackers else [n for n in names() if not n.startswith("opencv-")]
+    wanted = (
+        trackers.split(",") if trackers else [n for n in names() if not n.startswith("opencv-")]
+    )
     scores = evaluate_otb(
         root, {name: build(name, persistent=True) for name in wanted}, starts=starts
     )
@@ -317,7 +321,7 @@ def _eval_tracking(root: str, trackers: str = "", starts: int = 1) -> Result:
 def _report(options: argparse.Namespace) -> Result:
     from pipeline.report import write_report
 
-    write_report(options.target, options.out)
+    write_report(options.target, options.out, baseline=options.baseline, labels=options.labels)
     print(f"-> {options.out}", file=sys.stderr)
     return DONE, {"page": options.out}
 

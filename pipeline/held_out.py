@@ -17,7 +17,7 @@ EVENTS = 12
 TIMES = 48
 """Times of each that are kept, evenly spread."""
 IMAGES = 2500
-"""Images that are kept; four fifths of them are the gallery."""
+"""Images that are kept; each is classified by its neighbours among the others."""
 
 
 def build_probe(location: str, config: RunConfig) -> OnlineProbe:

@@ -1,6 +1,6 @@
 """Tiny encoded videos for tests: ordinary ones, and every oddity that real files have.
 
-`encode_video` writes one file; `ODD_VIDEOS` names the oddities, `make_odd(name, folder)` writes one.
+`encode_video` writes one file; `ODD_VIDEOS` names the oddities, `make_odd` writes one of them.
 Each picture shows moving texture and, in its top rows, its own number in black and white bars, so
 that a test can read from the pixels which frame it got (`frame_number`).
 """
