@@ -86,6 +86,24 @@ def test_still_and_cut_give_no_false_tracks(tmp_path, corpus):
     assert [row for row in rows if row["video_id"] == "cut.mp4"]
 
 
+def test_no_track_crosses_a_cut_even_if_the_target_does():
+    """The same thing goes on in front of another scene: a tracker would follow it."""
+    frames = shifting(26)
+    behind = texture(200, 280, 8)
+    truth = moving_square(26, (3, 1), side=64, start=(30, 40), size=(200, 280))[1].astype(int)
+    for t in range(16, 26):
+        x, y, w, h = truth[t]
+        shown = behind.copy()
+        shown[y : y + h, x : x + w] = frames[t, y : y + h, x : x + w]
+        frames[t] = shown
+    blind = {"min_score": -1.0, "min_appearance": -1.0, "min_fb_iou": 0.0, "max_fb_error": 9.0}
+    found = TrackMiner(settings(track_s=1.0, quality=blind)).clip(
+        frames, np.arange(26) / 25, 0.0, 0.3, np.random.default_rng(0), Counter()
+    )
+    assert found
+    assert max(mined.times_s[-1] for mined in found) < 16 / 25
+
+
 def test_every_candidate_is_counted_once():
     frames = shifting(30)
     miner = TrackMiner(settings())
@@ -145,8 +163,11 @@ def test_killed_five_times_and_resumed_the_shards_are_the_same(tmp_path, corpus)
     context.set_forkserver_preload(["pipeline.mining", "torch"])
     rng = np.random.default_rng(0)
     deaths = 0
+    written: dict[str, int] = {}
     for _ in range(5):
-        before = len(list(out.glob("parts/*.parquet")))
+        now = {p.name: p.stat().st_mtime_ns for p in out.glob("parts/*.parquet")}
+        assert written.items() <= now.items()  # a finished part is never written again
+        written, before = now, len(now)
         child = context.Process(target=mine_in_child, args=(str(corpus), str(out), changed))
         child.start()
         wanted = before + int(rng.integers(0, 2))

@@ -38,7 +38,7 @@ def test_fast_motion_is_followed_from_the_first_step(name, pixels, step):
     assert centre_error(track, truth).max() <= pixels
 
 
-@pytest.mark.parametrize("name", ["kcf-hog", "kcf-grey", "strcf"])
+@pytest.mark.parametrize("name", ["kcf-hog", "kcf-grey", "mosse", "strcf"])
 def test_a_batch_of_many_equals_single_runs(name):
     num = 24 if name == "strcf" else 500
     frames = np.stack([texture(240, 320, 5)[t : t + 200, 2 * t : 2 * t + 280] for t in range(4)])
