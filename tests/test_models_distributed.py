@@ -16,6 +16,7 @@ from models.distributed import gather_rows, mean_over_ranks
 from models.encoder import Encoder
 from models.method import Batch, Method
 from models.temporal.tcn import TCN, TCNConfig
+from models.temporal.tracked_patches import TrackedPatches, TrackedPatchesConfig
 
 WORLD = 2
 
@@ -40,12 +41,20 @@ def _simclr() -> SimCLR:
     return SimCLR(_encoder(False), SimCLRConfig(min_negatives=5, augment=AugmentConfig()))
 
 
+def _tracked_patches(loss: str) -> TrackedPatches:
+    # The hardest negatives, since random ones differ between ranks.
+    config = {"loss": loss, "mining": "hard", "hard_share": 1, "augment": AugmentConfig()}
+    return TrackedPatches(_encoder(False), TrackedPatchesConfig.model_validate(config))
+
+
 METHODS = {
     "triplet": lambda: _tcn("triplet"),
     "lifted": lambda: _tcn("lifted"),
     "npairs": lambda: _tcn("npairs"),
     "infonce": lambda: _tcn("infonce"),
     "simclr": _simclr,
+    "tracked_triplets": lambda: _tracked_patches("triplet"),
+    "tracked_infonce": lambda: _tracked_patches("infonce"),
 }
 
 
@@ -58,6 +67,10 @@ def _batch(name: str) -> Batch:
             "instance": torch.tensor([0, 0, 0, 2]),
             "time_s": torch.tensor([[0.0], [1.0], [2.0], [3.0]]),
         }
+    if name.startswith("tracked"):
+        # The first rank's second track has no negative within its own rank.
+        images = torch.randn(2, 4, 3, 16, 16, generator=generator)
+        return {"images": images, "instance": torch.tensor([0, 0, 0, 2])}
     times = torch.arange(3.0).repeat(4, 2)
     return {
         "images": torch.randn(4, 6, 3, 16, 16, generator=generator),
@@ -72,7 +85,8 @@ def _part(name: str, batch: Batch, rank: int, world: int) -> Batch:
     share = len(batch["instance"]) // world
     mine = slice(rank * share, (rank + 1) * share)
     part = {key: value[mine] for key, value in batch.items() if key != "images"}
-    images = batch["images"][:, mine] if name == "simclr" else batch["images"][mine]
+    halves = name == "simclr" or name.startswith("tracked")
+    images = batch["images"][:, mine] if halves else batch["images"][mine]
     return {**part, "images": images.flatten(0, 1)}
 
 
