@@ -1,7 +1,9 @@
 """How does each library deliver a list of frames? One process a library, for `decode.py`.
 
 Reads one JSON line a repeat: {"paths": [...], "requests": [[frame numbers], ...]}, and answers with
-CPU seconds, frames delivered, frames decoded (0 where the library hides it) and peak memory.
+CPU seconds, frames delivered to samples, frames decoded (0 where the library hides it) and peak
+memory. The names with `-merged` are given all frames of all samples in one sorted call, which a
+user of the library would have to arrange; the names without are asked sample by sample.
 """
 
 from __future__ import annotations
@@ -104,18 +106,23 @@ def pyav() -> Reader:
     return run
 
 
-def decord() -> Reader:
+def calls(requests: list[list[int]], merge: bool) -> list[list[int]]:
+    """What to ask for: all frames at once, or sample by sample as a data loader does."""
+    return [merged(requests)] if merge else requests
+
+
+def decord(merge: bool) -> Reader:
     import decord as library
 
     def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
         width, height = scaled(768, 576)
         reader = library.VideoReader(path, width=width, height=height, num_threads=1)
-        return len(reader.get_batch(merged(requests)).asnumpy()), 0
+        return sum(len(reader.get_batch(c).asnumpy()) for c in calls(requests, merge)), 0
 
     return run
 
 
-def torchcodec(mode: str) -> Reader:
+def torchcodec(mode: str, merge: bool) -> Reader:
     import torch
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
@@ -131,7 +138,7 @@ def torchcodec(mode: str) -> Reader:
             dimension_order="NHWC",
             transforms=[Resize(small)],
         )
-        return len(decoder.get_frames_at(merged(requests)).data), 0
+        return sum(len(decoder.get_frames_at(c).data) for c in calls(requests, merge)), 0
 
     return run
 
@@ -233,9 +240,11 @@ READERS: dict[str, Callable[[], Reader]] = {
     "bare": bare,
     "marey": marey,
     "pyav": pyav,
-    "decord": decord,
-    "torchcodec-exact": lambda: torchcodec("exact"),
-    "torchcodec-approx": lambda: torchcodec("approximate"),
+    "decord": lambda: decord(False),
+    "decord-merged": lambda: decord(True),
+    "torchcodec-exact": lambda: torchcodec("exact", False),
+    "torchcodec-approx": lambda: torchcodec("approximate", False),
+    "torchcodec-merged": lambda: torchcodec("approximate", True),
     "opencv": opencv,
     "spdl": spdl,
     "torchvision": torchvision,
@@ -294,7 +303,7 @@ def main() -> None:
             counts = [reader(path, message["requests"]) for path in message["paths"]]
             answer = {
                 "cpu_s": clock() - began,
-                "frames": sum(c[0] for c in counts),
+                "frames": len(message["paths"]) * sum(len(r) for r in message["requests"]),
                 "decoded": sum(c[1] for c in counts),
                 "peak_mib": peak_mib() - before,
             }
