@@ -71,7 +71,7 @@ VARIANTS: dict[str, Settings] = {
         min_score=0.25,
     ),
     "kcf-grey": Settings(
-        features=Grey(), pixels=80, kernel_sigma=0.2, target_sigma=1 / 16, rate=0.075, min_score=0.5
+        features=Grey(), pixels=80, kernel_sigma=0.2, target_sigma=0.08, rate=0.075, min_score=0.5
     ),
     "dcf-hog": Settings(kernel_sigma=0.0),
     "kcf-hog": Settings(),

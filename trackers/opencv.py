@@ -47,12 +47,15 @@ class OpenCVTracker(Tracker):
         cv2.setNumThreads(1)  # one box cannot use more; workers run side by side
         try:
             for job in jobs:
+                first = min((int(job.start[b]) for b in job.pending), default=0)
+                # all boxes read the same frames, converted once
+                images = {t: _bgr(job.frames[t]) for t in range(first, len(job.frames))}
                 for b in job.pending:
-                    self._follow_one(job, b)
+                    self._follow_one(job, images, b)
         finally:
             cv2.setNumThreads(threads)
 
-    def _follow_one(self, job: Job, b: int) -> None:
+    def _follow_one(self, job: Job, images: dict[int, NDArray[np.uint8]], b: int) -> None:
         start = int(job.start[b])
         given = job.boxes[start, b].astype(np.float64)
         grow = _GROW.get(self.name, 1.0)
@@ -66,7 +69,7 @@ class OpenCVTracker(Tracker):
         residue = box - native_box  # given back to every answer
         cv2.setRNGSeed(0)  # MIL and MOSSE draw from the global generator
         native = self._create()
-        first = _image(job.frames[start], shrink)
+        first = _shrunk(images[start], shrink)
         try:
             ok = native.init(first, _as_rect(native_box, self._legacy))
             if ok is False:
@@ -80,7 +83,7 @@ class OpenCVTracker(Tracker):
         before = given
         for t in range(start + 1, len(job.frames)):
             try:
-                ok, answer = native.update(_image(job.frames[t], shrink))
+                ok, answer = native.update(_shrunk(images[t], shrink))
             except cv2.error:
                 ok, answer = False, (0, 0, 0, 0)
             if not ok:
@@ -139,21 +142,26 @@ def _as_rect(box: NDArray[np.float64], legacy: bool) -> tuple[float, ...] | tupl
     return tuple(float(v) for v in box) if legacy else tuple(int(v) for v in box)
 
 
-def _image(frame: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
-    """BGR, as OpenCV's trackers expect, resized by `shrink`."""
+def _bgr(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """RGB to BGR, as OpenCV's trackers expect."""
     image = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2BGR)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _shrunk(image: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
+    """The image resized by `shrink`."""
     if shrink < 1.0:
         # both axes by exactly `shrink`: warpAffine keeps the scale that a rounded size would bend
-        size = (int(np.ceil(frame.shape[1] * shrink)), int(np.ceil(frame.shape[0] * shrink)))
+        size = (int(np.ceil(image.shape[1] * shrink)), int(np.ceil(image.shape[0] * shrink)))
         offset = 0.5 / shrink - 0.5
         matrix = np.array([[1.0 / shrink, 0.0, offset], [0.0, 1.0 / shrink, offset]])
-        if shrink < 0.5:
-            image = cv2.GaussianBlur(image, (0, 0), 0.4 / shrink)
-        image = cv2.warpAffine(
-            image,
+        smooth = cv2.GaussianBlur(image, (0, 0), 0.4 / shrink) if shrink < 0.5 else image
+        warped = cv2.warpAffine(
+            smooth,
             matrix,
             size,
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REPLICATE,
         )
-    return np.asarray(image, dtype=np.uint8)
+        return np.asarray(warped, dtype=np.uint8)
+    return image
