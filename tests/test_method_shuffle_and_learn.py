@@ -92,3 +92,17 @@ def test_a_tuple_shares_its_crop_and_each_frame_has_its_own_colours() -> None:
     assert torch.equal(cropped[:, 0], cropped[:, 2])
     varied = _method(AugmentConfig(jitter=1.0, brightness=0.4)).augment(same)["images"]
     assert not torch.equal(varied[:, 0], varied[:, 2])
+
+
+def test_mirroring_is_drawn_for_each_frame_alone() -> None:
+    batch = _tuples(torch.Generator().manual_seed(0))
+    plain = _method(AugmentConfig()).augment(batch)["images"]
+    torch.manual_seed(0)
+    method = _method(AugmentConfig())
+    method.config = method.config.model_copy(update={"mirror": 0.5})
+    images = method.augment(batch)["images"]
+    mirrored = torch.isclose(images, plain.flip(4), atol=1e-5).flatten(2).all(2)
+    kept = torch.isclose(images, plain, atol=1e-5).flatten(2).all(2)
+    assert (mirrored | kept).all()
+    assert 0.3 < mirrored.float().mean() < 0.7
+    assert (mirrored.sum(dim=1) % 3 != 0).any()  # not the whole tuple or none of it

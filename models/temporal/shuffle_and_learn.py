@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,6 +24,9 @@ class ShuffleAndLearnConfig(MethodConfig):
     """Which tuples are drawn; by default three in four are out of order (section 3.1)."""
     hidden: tuple[int, ...] = (128, 64)
     """Widths of the classifier on the three concatenated embeddings."""
+    mirror: float = Field(default=0.0, ge=0, le=1)
+    """Chance of mirroring each frame of a tuple alone, so that embeddings do not tell left from
+    right (cameras on opposite sides of a scene then agree)."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.7, 1.0), jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, blur=0.3
     )
@@ -67,6 +71,9 @@ class ShuffleAndLearn(Method):
         rest = {key: value for key, value in batch.items() if key != "frames"}
         size = self.encoder.config.image_size
         images = augment_frames(batch["frames"].flatten(0, 1), size, self.config.augment, shared=3)
+        if self.config.mirror:
+            mirrored = (torch.rand(len(images)) < self.config.mirror).to(images.device)
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         return {**rest, "images": self.encoder.normalize(images).unflatten(0, (-1, 3))}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
