@@ -71,7 +71,7 @@ class MedianFlow(Tracker):
             raise SettingError(f"grid: {grid} given; at least 2 points on a side")
         self.grid, self.max_fb_error, self.max_spread = grid, max_fb_error, max_spread
         self.persistent = persistent
-        self.lucas_kanade = lucas_kanade or LucasKanade()
+        self.lucas_kanade = lucas_kanade or LucasKanade(window=9)  # the grid replaces a wide one
         self.gate = gate or Gate()
 
     def _follow(self, jobs: list[Job]) -> None:
