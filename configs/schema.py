@@ -79,6 +79,9 @@ class TrainerConfig(Settings):
     """Where the model trains."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bfloat16 autocast on CUDA, float32 on the CPU."""
+    sync_batch_norm: bool = True
+    """Share batch statistics over all GPUs of a run, so that they do not leak which worker a
+    sample is on."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Export an average of the encoder's weights, each step keeping this share of the old ones
     (0.999 is a usual value); unset exports the weights as trained."""

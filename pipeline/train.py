@@ -88,7 +88,10 @@ def train(
     total = job.total_steps
     per_round = max(1, trainer.batch_size // (world * trainer.accumulate))
 
-    method = build_method(job.config).to(device).train()
+    method = build_method(job.config)
+    if world > 1 and device.type == "cuda" and trainer.sync_batch_norm:
+        method = cast(Method, nn.SyncBatchNorm.convert_sync_batchnorm(method))
+    method = method.to(device).train()
     optimizer = build_optimizer(method, trainer.optimizer)
     average = _average(method.encoder, trainer.ema)
     encoder = method.encoder if average is None else cast(Encoder, average.module)

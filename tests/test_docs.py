@@ -1,5 +1,6 @@
 """The documentation speaks of commands, settings and files that exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +9,14 @@ import pytest
 
 from configs.load import override, presets, read_preset, run_config
 from models.method import methods
+from pipeline.checkpoint import export_encoder
 from pipeline.cli import build_parser
+from pipeline.embed import embed
+from pipeline.storage import Folder
+from pipeline.train import build_method
+from tests.corpora import encode_corpus
+from tests.test_train import make_config
+from tests.videos import encode_video
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -46,8 +54,25 @@ def test_every_preset_is_in_the_table_of_methods():
     assert not [name for name in presets() if name != "demo" and f"`{name}`" not in table]
 
 
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with the files that the examples speak of: a video, embeddings, labels."""
+    home = tmp_path_factory.mktemp("desk")
+    encode_video(home / "talk.mp4", 36, fps=12)
+    index = str(encode_corpus(home / "videos", events=2))
+    export_encoder(Folder(str(home / "run")), build_method(make_config()).encoder, {})
+    for name in ("test", "untrained"):
+        embed(str(home / "run"), index, str(home / "embeddings" / name), rate=0, engine="local")
+    (home / "labels").mkdir()
+    frames = [{"phase": n // 8} for n in range(24)]
+    for event in ("e0", "e1"):
+        labels = {"fps": 12, "phases": ["a", "b", "c"], "frames": frames}
+        (home / "labels" / f"{event}.json").write_text(json.dumps(labels))
+    return home
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_every_python_example_runs(page, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def test_every_python_example_runs(page, desk, monkeypatch):
+    monkeypatch.chdir(desk)
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         exec(compile(block, str(page), "exec"), {})
