@@ -63,9 +63,8 @@ def test_bad_boxes_are_lost_with_a_reason_and_spoil_nothing(name):
         ],
         np.float32,
     )
-    expected = ["non_finite", "box_too_small", "outside_image", "outside_image", "textureless"] + [
-        "box_too_large"
-    ]
+    expected = ["non_finite", "box_too_small", "outside_image", "outside_image", "textureless"]
+    expected.append("box_too_large")
     tracker = build(name)
     together = tracker.track(frames, np.concatenate([bad, truth[:1]]))
     assert list(together.reason) == [*expected, ""]
