@@ -1,20 +1,17 @@
 """How do videos become patch tracks? Proposals, tracking and filters over decoded clips.
 
-    unit of work -> windows of frames -> shots -> proposals -> tracks -> checks -> patches -> a part
+    unit of work -> windows of frames -> shots -> proposals -> tracks -> checks -> patches -> rows
 
-Plain callables: they run in this process, in threads or as Ray actors (see `MinePart`). Every
-candidate that is refused is counted under one reason.
+Plain callables; `pipeline.mine` runs them, in threads or as Ray actors. Every candidate that is
+refused is counted under one reason.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import cv2
@@ -22,25 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from configs.errors import InputError
-from configs.mining import ImageConfig, SamplesMining, TracksMining
-from configs.schema import DataConfig
-from pipeline.decode import DecodeStage
-from pipeline.index import Index, Video, default_workers
-from pipeline.plan import Plan, Position, make_plan
+from configs.mining import TracksMining
+from pipeline.index import Index, Video
 from pipeline.sampling import event_rng
-from pipeline.shards import (
-    TRACKS,
-    PartCounts,
-    claim,
-    encode_image,
-    finish,
-    part_name,
-    sample_table,
-    write_part,
-)
+from pipeline.shards import TRACKS, encode_image
 from pipeline.shots import hard_cuts
-from pipeline.source import open_source
-from pipeline.storage import Folder
 from pipeline.video import read_range
 from trackers import State, Track, Tracker, build
 from trackers.consistency import (
@@ -350,131 +333,6 @@ def track_table(video: Video, mined: Sequence[Mined], settings: TracksMining) ->
             }
         )
     return pa.Table.from_pylist(rows, schema=TRACKS)
-
-
-class MinePart:
-    """A unit's number in, its part written, its counts out: a callable for Ray actors and threads.
-
-    As a Ray Data stage: blocks with an int64 column `part`, one row a block, through
-    `map_batches(MinePart, fn_constructor_args=(index, out, settings), batch_size=None, ...)`.
-    """
-
-    def __init__(self, index: str, out: str, settings: TracksMining) -> None:
-        import torch
-
-        torch.set_num_threads(1)  # actors and threads share the cores, boxes are batched
-        cv2.setNumThreads(1)
-        self.settings = settings
-        self.index = Index.load(index)
-        self.videos = videos(self.index)
-        self.units = track_units(self.index, settings)
-        self.miner = TrackMiner(settings)
-        self.out = Folder(out)
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`part` int64 [n] -> `part`, `rows` int64 [n], `reasons` str [n] (JSON); writes."""
-        counts = [self.write(int(number)) for number in rows["part"]]
-        return {
-            "part": np.asarray(rows["part"], dtype=np.int64),
-            "rows": np.array([c.rows for c in counts], dtype=np.int64),
-            "reasons": np.array([json.dumps(c.reasons) for c in counts]),
-        }
-
-    def write(self, number: int) -> PartCounts:
-        """Mine one unit and write its part."""
-        unit = self.units[number]
-        video = self.videos[unit.row]
-        mined, reasons = self.miner.unit(video, unit)
-        return write_part(self.out, number, track_table(video, mined, self.settings), reasons)
-
-
-class SamplePart:
-    """The same for planned samples (tuples, pairs, clips, frames): a unit of a plan, one part."""
-
-    def __init__(
-        self, source: str, out: str, plan: Plan, data: DataConfig, image: ImageConfig
-    ) -> None:
-        cv2.setNumThreads(1)
-        self.units = list(plan.units())
-        self.stage = DecodeStage(plan, open_source(source), data, Position())
-        self.image, self.out = image, Folder(out)
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `MinePart.__call__`."""
-        counts = [self.write(int(number)) for number in rows["part"]]
-        return {
-            "part": np.asarray(rows["part"], dtype=np.int64),
-            "rows": np.array([c.rows for c in counts], dtype=np.int64),
-            "reasons": np.array([json.dumps(c.reasons) for c in counts]),
-        }
-
-    def write(self, number: int) -> PartCounts:
-        """Decode one unit's samples and write their part."""
-        tables: list[pa.Table] = []
-        reasons: Counter[str] = Counter()
-        for rows in self.stage(self.units[number]):
-            tables.append(sample_table(rows, self.image))
-            reasons.update(f"sample: {why}" for why in rows["refused"].tolist() if why)
-        reasons["sample: accepted"] += sum(len(table) for table in tables)
-        return write_part(self.out, number, pa.concat_tables(tables), dict(reasons))
-
-
-Runner = Callable[[list[int]], Iterable[PartCounts]]
-"""Runs the parts with these numbers, and gives their counts in any order, as they finish."""
-MakeRunner = Callable[[Callable[[], MinePart | SamplePart]], Runner]
-"""From a constructor of the stage to its runner; `run_here` is one, Ray actors are another."""
-
-
-def run_here(make: Callable[[], MinePart | SamplePart]) -> Runner:
-    """Runs parts in threads of this process, one a core."""
-
-    def run(numbers: list[int]) -> Iterator[PartCounts]:
-        stage = make()
-        with ThreadPoolExecutor(default_workers(), thread_name_prefix="mine") as pool:
-            yield from pool.map(stage.write, numbers)
-
-    return run
-
-
-def mine(
-    data: str,
-    out: str,
-    settings: TracksMining | SamplesMining,
-    *,
-    runner: MakeRunner = run_here,
-    progress: Callable[[int, int, int], None] = lambda done, total, rows: None,
-) -> dict[str, Any]:
-    """Mine an index (or images) into shards; returns the manifest.
-
-    A folder with an unfinished run of the same work is finished: parts that exist are kept.
-    Raises UsageError if `out` holds anything else, InputError if nothing can be mined.
-    """
-    source = open_source(data)
-    source.check_present()
-    key: dict[str, Any] = {
-        "kind": settings.kind, "data": data, "data_digest": source.digest,
-        "settings": settings.model_dump(mode="json"),
-    }  # fmt: skip
-    if isinstance(settings, TracksMining):
-        if not isinstance(source, Index):
-            raise InputError(f"{data} holds images: tracks are mined from an index of videos")
-        parts = len(track_units(source, settings))
-        make: Callable[[], MinePart | SamplePart] = partial(MinePart, data, out, settings)
-    else:
-        plan = make_plan(source, settings.sampling, seed=settings.seed, epochs=settings.epochs)
-        parts = len(list(plan.units()))
-        make = partial(SamplePart, data, out, plan, settings.data, settings.image)
-    if not parts:
-        raise InputError(f"{data} has no readable video")
-    folder = Folder(out)
-    claim(folder, key)
-    left = [n for n in range(parts) if not folder.exists(part_name(n))]
-    rows = 0
-    progress(parts - len(left), parts, rows)
-    for done, counts in enumerate(runner(make)(left) if left else (), start=1):
-        rows += counts.rows
-        progress(parts - len(left) + done, parts, rows)
-    return finish(folder, key, parts)
 
 
 def _subset(track: Track, rows: np.ndarray) -> Track:

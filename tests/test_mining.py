@@ -15,7 +15,8 @@ from configs.load import check
 from configs.mining import SamplesMining, TracksMining
 from configs.sampling import ClipsSampling, FramesSampling, TimePairsSampling, TuplesSampling
 from pipeline.indexing import make_index, write_index
-from pipeline.mining import TrackMiner, cut_patch, mine, track_units
+from pipeline.mine import mine_corpus
+from pipeline.mining import TrackMiner, cut_patch, track_units
 from pipeline.shards import Shards, decode_images
 from pipeline.shots import hard_cuts
 from pipeline.video import read_range
@@ -58,7 +59,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def test_the_moving_square_is_mined_and_followed(tmp_path, corpus):
-    manifest = mine(str(corpus), str(tmp_path / "s"), settings())
+    manifest = mine_corpus(str(corpus), str(tmp_path / "s"), settings(), engine="local")
     shards = Shards(str(tmp_path / "s"))
     rows = list(shards.rows())
     assert {row["video_id"] for row in rows} >= {"moving0.mp4", "moving1.mp4"}
@@ -78,7 +79,7 @@ def test_the_moving_square_is_mined_and_followed(tmp_path, corpus):
 
 
 def test_still_and_cut_give_no_false_tracks(tmp_path, corpus):
-    mine(str(corpus), str(tmp_path / "s"), settings())
+    mine_corpus(str(corpus), str(tmp_path / "s"), settings(), engine="local")
     rows = list(Shards(str(tmp_path / "s")).rows())
     assert not [row for row in rows if row["video_id"] == "still.mp4"]
     # the square is in the first 20 frames (0.8 s); nothing lives on behind the cut
@@ -132,7 +133,9 @@ def test_every_candidate_is_counted_once():
 )
 def test_planned_samples_go_through_the_same_writer(tmp_path, sampling, images):
     index = encode_corpus(tmp_path / "v", events=2, views=1, num_frames=40)
-    manifest = mine(str(index), str(tmp_path / "s"), SamplesMining(sampling=sampling))
+    manifest = mine_corpus(
+        str(index), str(tmp_path / "s"), SamplesMining(sampling=sampling), engine="local"
+    )
     shards = Shards(str(tmp_path / "s"))
     rows = list(shards.rows())
     assert shards.kind == sampling.kind
@@ -149,18 +152,18 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def mine_in_child(data: str, out: str, changed: dict) -> None:
     """What the killed processes do."""
     torch.set_num_threads(1)
-    mine(data, out, settings(**changed))
+    mine_corpus(data, out, settings(**changed), engine="local")
 
 
 def test_killed_five_times_and_resumed_the_shards_are_the_same(tmp_path, corpus):
     """Eight parts; the process is killed with SIGKILL at five places within the work."""
     changed = {"unit_s": 0.8, "window_s": 0.8}
-    whole = mine(str(corpus), str(tmp_path / "whole"), settings(**changed))
+    whole = mine_corpus(str(corpus), str(tmp_path / "whole"), settings(**changed), engine="local")
     assert whole["parts"] >= 7
     out = tmp_path / "killed"
     # forked from a server that has imported torch once: five fresh processes at little cost
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.mining", "torch"])
+    context.set_forkserver_preload(["pipeline.mine", "torch"])
     rng = np.random.default_rng(0)
     deaths = 0
     written: dict[str, int] = {}
@@ -178,7 +181,7 @@ def test_killed_five_times_and_resumed_the_shards_are_the_same(tmp_path, corpus)
         child.join()
     assert deaths >= 3
     if not (out / "manifest.json").exists():
-        mine(str(corpus), str(out), settings(**changed))
+        mine_corpus(str(corpus), str(out), settings(**changed), engine="local")
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
 
 
@@ -199,7 +202,7 @@ def test_images_have_no_tracks_and_wrong_settings_are_named(tmp_path, corpus):
     (tmp_path / "pictures").mkdir()
     cv2.imwrite(str(tmp_path / "pictures" / "a.png"), texture(32, 32, 1))
     with pytest.raises(InputError, match="index of videos"):
-        mine(str(tmp_path / "pictures"), str(tmp_path / "s"), settings())
+        mine_corpus(str(tmp_path / "pictures"), str(tmp_path / "s"), settings(), engine="local")
 
 
 def test_hard_cuts_are_found_and_motion_is_not_one():
