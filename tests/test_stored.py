@@ -8,6 +8,7 @@ from configs.sampling import TracksSampling, TuplesSampling, ViewPairsSampling
 from configs.schema import DataConfig
 from pipeline.mine import mine_corpus, mining_settings
 from pipeline.plan import make_plan
+from pipeline.report import write_report
 from pipeline.source import open_source
 from pipeline.stored import StoredSamples
 from pipeline.stream import stream_here
@@ -68,6 +69,14 @@ def test_a_method_refuses_samples_of_another_kind(corpus, shards):
         make_plan(source, TuplesSampling(), seed=0, epochs=1)
     with pytest.raises(InputError, match="marey mine"):
         make_plan(open_source(corpus), TracksSampling(), seed=0, epochs=1)
+
+
+def test_the_page_of_shards_shows_samples_and_reasons(shards, tmp_path):
+    write_report(shards, str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    assert "12 samples of kind view_pairs" in page
+    assert "accepted" in page
+    assert page.count("data:image/jpeg;base64,") == 1
 
 
 def test_kinds_and_settings_are_checked():

@@ -1,6 +1,6 @@
 """What people look at: one self-contained page on a run, an index or a folder of embeddings.
 
-`write_report` makes the page of one target; `run_sections`, `index_sections` and
+`write_report` makes the page of one target; `run_sections`, `index_sections`, `shard_sections` and
 `embedding_sections` give the parts, so that several targets can share a page (`write_page`).
 """
 
@@ -13,7 +13,9 @@ from pipeline.report.frames import Fetch
 from pipeline.report.of_embeddings import embedding_sections
 from pipeline.report.of_index import index_sections
 from pipeline.report.of_run import run_sections
+from pipeline.report.of_shards import shard_sections
 from pipeline.report.page import Section, render_page
+from pipeline.shards import MANIFEST
 from pipeline.storage import Folder
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "embedding_sections",
     "index_sections",
     "run_sections",
+    "shard_sections",
     "write_page",
     "write_report",
 ]
@@ -35,7 +38,7 @@ def write_report(
     labels: str | None = None,
     fetch: Fetch | None = None,
 ) -> None:
-    """Write the page of a run folder, an index (.parquet) or a folder of embeddings to `out`.
+    """Write the page of a run, an index (.parquet), shards or a folder of embeddings to `out`.
 
     For embeddings: `baseline` are those of another encoder on the same frames, shown beside them;
     `labels` as for `marey eval`; `fetch(video_id, time_s)` gives a frame where the indexed videos
@@ -49,12 +52,14 @@ def write_report(
         page = index_sections(target)
     elif folder.exists("metrics.jsonl"):
         page = run_sections(target)
+    elif folder.exists(MANIFEST):
+        page = shard_sections(target)
     elif folder.exists("meta.json") or folder.names("parts", ".parquet"):
         page = embedding_sections(target, baseline=baseline, labels=labels, fetch=fetch)
     else:
         raise InputError(
-            f"{target} is neither a run (metrics.jsonl), an index (.parquet) "
-            "nor a folder of embeddings (meta.json)"
+            f"{target} is neither a run (metrics.jsonl), an index (.parquet), "
+            "shards (manifest.json) nor a folder of embeddings (meta.json)"
         )
     write_page(str(out), *page)
 

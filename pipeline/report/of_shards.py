@@ -1,0 +1,89 @@
+"""What shards show: how much was mined, what was refused and why, how the samples look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.report.choose import spread
+from pipeline.report.page import Section, figure, number, picture, table, tiles
+from pipeline.shards import Shards, decode_images
+from trackers.draw import best_median_worst, contact_sheet
+
+SHOWN = 8
+"""Best, median and worst tracks that are shown, each."""
+SAMPLES = 12
+"""Stored samples of other kinds that are shown."""
+RANKS = ("best", "median", "worst")
+
+
+def shard_sections(location: str) -> tuple[str, str, list[Section]]:
+    """Title, subtitle and sections of finished shards."""
+    shards = Shards(location)
+    manifest = shards.manifest
+    pictures = _tracks(shards) if shards.kind == "tracks" else _samples(shards)
+    sections = [Section("Mined", _headline(shards)), *pictures]
+    sections.append(Section("Kept and refused", _reasons(manifest["reasons"])))
+    title = f"Shards: {PurePosixPath(location.rstrip('/')).name}"
+    return title, f"{len(shards):,} samples of kind {shards.kind}", sections
+
+
+def _headline(shards: Shards) -> str:
+    reasons: dict[str, int] = shards.manifest["reasons"]
+    tried = sum(count for reason, count in reasons.items() if reason.startswith("track: "))
+    share = f"{len(shards) / tried:.0%} of {tried:,} candidates" if tried else ""
+    parts = shards.manifest["parts"]
+    values = [(f"{len(shards):,}", "samples", share), (f"{parts:,}", "parts", "one file each")]
+    if shards.kind == "tracks" and len(shards):
+        videos = shards.table(["video_id"]).column("video_id").to_pylist()
+        values.append((f"{len(set(videos)):,}", "videos", "that gave a track"))
+    return tiles(values)
+
+
+def _tracks(shards: Shards) -> list[Section]:
+    if not len(shards):
+        return []
+    light = shards.table(["video_id", "scores", "fb_iou", "image_times_s"]).to_pylist()
+    quality = [float(row["fb_iou"]) * float(np.mean(row["scores"])) for row in light]
+    chosen = best_median_worst(quality, SHOWN)
+    groups = np.array_split(np.array(chosen), len(RANKS)) if len(chosen) >= len(RANKS) else [chosen]
+    figures = []
+    for rank, places in zip(RANKS, groups, strict=False):
+        rows = [shards.row(int(place)) for place in places]
+        patches = [decode_images(row["images"]) for row in rows]
+        sheet = contact_sheet(patches, _captions(rows), columns=4)
+        figures.append(figure(picture(sheet, f"{rank} tracks"), rank, wide=True))
+    intro = (
+        "Each pair of pictures is one thing at the start and the end of its track. Ordered by the "
+        "overlap after tracking backward times the mean score."
+    )
+    return [Section("Tracks", "".join(figures), intro)]
+
+
+def _captions(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{PurePosixPath(row['video_id']).name} {row['image_times_s'][0]:.1f}s "
+        f"fb {row['fb_iou']:.2f} score {np.mean(row['scores']):.2f}"
+        for row in rows
+    ]
+
+
+def _samples(shards: Shards) -> list[Section]:
+    if not len(shards):
+        return []
+    rows = [shards.row(place) for place in spread(range(len(shards)), SAMPLES)]
+    sheets = [decode_images(row["images"]) for row in rows]
+    sheet = contact_sheet(sheets, [f"sample {row['sample']}" for row in rows], columns=1)
+    body = figure(picture(sheet, "stored samples"), wide=True)
+    return [Section("Samples", body, "A few stored samples, evenly spread; each row is one.")]
+
+
+def _reasons(reasons: dict[str, int]) -> str:
+    rows = []
+    for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+        stage, _, name = reason.partition(": ")
+        rows.append((stage, name.replace("_", " "), number(count)))
+    return table(("stage", "reason", "count"), rows)
