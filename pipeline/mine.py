@@ -52,11 +52,7 @@ def mining_settings(kind: str, words: list[str]) -> TracksMining | SamplesMining
 
 
 class MinePart:
-    """A unit's number in, its part written, its counts out: a callable for Ray actors and threads.
-
-    As a Ray Data stage: blocks with an int64 column `part`, one row a block, through
-    `map_batches(MinePart, fn_constructor_args=(index, out, settings), batch_size=None, ...)`.
-    """
+    """Units of an index by number: mines one, writes its part."""
 
     def __init__(self, index: str, out: str, settings: TracksMining) -> None:
         import torch
@@ -69,15 +65,6 @@ class MinePart:
         self.units = track_units(self.index, settings)
         self.miner = TrackMiner(settings)
         self.out = Folder(out)
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`part` int64 [n] -> `part`, `rows` int64 [n], `reasons` str [n] (JSON); writes."""
-        counts = [self.write(int(number)) for number in rows["part"]]
-        return {
-            "part": np.asarray(rows["part"], dtype=np.int64),
-            "rows": np.array([c.rows for c in counts], dtype=np.int64),
-            "reasons": np.array([json.dumps(c.reasons) for c in counts]),
-        }
 
     def write(self, number: int) -> PartCounts:
         """Mine one unit and write its part."""
@@ -97,15 +84,6 @@ class SamplePart:
         self.units = list(plan.units())
         self.stage = DecodeStage(plan, open_source(source), data, Position())
         self.image, self.out = image, Folder(out)
-
-    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """See `MinePart.__call__`."""
-        counts = [self.write(int(number)) for number in rows["part"]]
-        return {
-            "part": np.asarray(rows["part"], dtype=np.int64),
-            "rows": np.array([c.rows for c in counts], dtype=np.int64),
-            "reasons": np.array([json.dumps(c.reasons) for c in counts]),
-        }
 
     def write(self, number: int) -> PartCounts:
         """Decode one unit's samples and write their part."""
@@ -160,13 +138,17 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
 
 
 class RayPart:
-    """A stage that writes parts, as a Ray Data actor."""
+    """A stage as a Ray Data actor: `part` int64 [n] in; `rows` and `reasons` (JSON) [n] out."""
 
     def __init__(self, make: Callable[[], MinePart | SamplePart]) -> None:
         self._stage = make()
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self._stage(rows)
+        counts = [self._stage.write(int(number)) for number in rows["part"]]
+        return {
+            "rows": np.array([c.rows for c in counts], dtype=np.int64),
+            "reasons": np.array([json.dumps(c.reasons) for c in counts]),
+        }
 
 
 def mine_corpus(
