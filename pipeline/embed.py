@@ -21,7 +21,7 @@ from pipeline.engine import gpu_count, ray_session
 from pipeline.images import Images, decode_image
 from pipeline.index import Index, default_workers
 from pipeline.source import open_source
-from pipeline.storage import Folder, sweep
+from pipeline.storage import Folder, absolute, sweep
 from pipeline.stored import StoredSamples
 from pipeline.stream import ahead, budget
 from pipeline.video import FrameRequest, read_plan
@@ -229,6 +229,7 @@ def embed(
     where the source has them, embedding) and last `out/meta.json`. Parts that a killed run left
     are kept. Raises UsageError when `out` is finished already or belongs to another encoder.
     """
+    encoder_run, data, out = absolute(encoder_run), absolute(data), absolute(out)
     source = open_source(data)
     if isinstance(source, StoredSamples):
         raise InputError(f"{data} holds shards: embed the index that they were mined from")

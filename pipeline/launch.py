@@ -24,7 +24,7 @@ from pipeline.index import default_workers
 from pipeline.plan import make_plan
 from pipeline.record import SUMMARY, read_metrics
 from pipeline.source import open_source
-from pipeline.storage import Folder, is_remote, local_path
+from pipeline.storage import Folder, absolute, is_remote, local_path
 from pipeline.stream import Budget, budget, rows_of_shard, stream_here, stream_ray
 from pipeline.train import Job, train
 
@@ -50,9 +50,11 @@ def prepare(
     Raises InputError when the data cannot be used, UsageError when the folder holds a run and
     `resume` is not set, SettingError when a resumed run would change what it depends on.
     """
+    data, run = absolute(data), absolute(run)
     source = open_source(data)
     source.check_present()
     if probe_data is not None:
+        probe_data = absolute(probe_data)
         open_source(probe_data).check_present()
     trainer = config.trainer
     sampling = methods()[config.name].samples(config.method)

@@ -26,7 +26,7 @@ from pipeline.mining import TrackMiner, track_table, track_units, videos
 from pipeline.plan import Plan, Position, make_plan
 from pipeline.shards import PartCounts, claim, finish, part_name, sample_table, write_part
 from pipeline.source import open_source
-from pipeline.storage import Folder
+from pipeline.storage import Folder, absolute
 from pipeline.stream import budget
 
 KINDS = {
@@ -165,6 +165,7 @@ def mine_corpus(
     A folder with an unfinished run of the same work is finished: parts that exist are kept.
     Raises UsageError if `out` holds anything else, InputError if nothing can be mined.
     """
+    data, out = absolute(data), absolute(out)
     source = open_source(data)
     source.check_present()
     key: dict[str, Any] = {

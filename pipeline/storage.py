@@ -27,6 +27,11 @@ def local_path(location: str | os.PathLike[str]) -> Path:
     return Path(str(location).removeprefix("file://"))
 
 
+def absolute(location: str | os.PathLike[str]) -> str:
+    """A location that means the same in every process: workers have folders of their own."""
+    return str(location) if is_remote(location) else str(local_path(location).absolute())
+
+
 def _remote(location: str):
     from pyarrow import fs
 

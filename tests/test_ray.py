@@ -112,9 +112,18 @@ def start(corpus: str, run: Path, *words: str) -> subprocess.Popen:
     """`marey train` in a process group of its own."""
     preset = run.parent / "preset.yaml"
     preset.write_text(yaml.safe_dump(TREE))
-    command = [sys.executable, "-m", "pipeline.cli", "train", str(preset), "--data", corpus]
-    command += ["-o", str(run), "--json", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    # relative paths: the processes of Ray Train run in folders of their own
+    command = [sys.executable, "-m", "pipeline.cli", "train", preset.name, "--json"]
+    command += [
+        "--data",
+        os.path.relpath(corpus, run.parent),
+        "--probe",
+        os.path.relpath(corpus, run.parent),
+    ]
+    command += ["-o", run.name, "trainer.probe_every=1000", *words]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=run.parent
+    )
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
