@@ -2,7 +2,12 @@
 
 A method is one file with one class. It declares the samples it needs and the keys of its batch,
 owns its objective, and knows nothing of files, Ray or the loop. The trainer calls, in this order:
-`before_epoch`, then for every step `augment`, `forward`, (backward, optimiser) and `after_step`.
+`prepare` once, `before_epoch`, then for every step `augment`, `forward`, (backward, optimiser) and
+`after_step`.
+
+All randomness lies in `augment`; `forward` is a function of its batch, the weights and the buffers
+(dropout apart). What outlives a step (queues, banks, momentum encoders) is a buffer or a frozen
+parameter, so that a checkpoint holds it.
 """
 
 from __future__ import annotations
@@ -18,14 +23,22 @@ from torch import Tensor, nn
 from configs.base import MethodConfig
 from configs.errors import SettingError
 from configs.sampling import Sampling
+from models.augment import AugmentConfig, augment_frames
 from models.encoder import Encoder
 
 Batch = dict[str, Tensor]
 """Tensors of one step, on the training device; the first dimension counts samples.
 
-Every batch holds `frames`: uint8 [B, F, H, W, 3], the F frames of each sample in the sampler's
-order, and `instance`: int64 [B], one number for each source video or image. Further keys are the
-sampler's targets, e.g. `time_s`: float32 [B, F]."""
+Every batch holds
+
+- `frames`: uint8 [B, F, H, W, 3], the F frames of each sample in the sampler's order;
+- `instance`: int64 [B], one number for each source video (synchronised event) or image;
+- `place`: int64 [B], the sample's number among those of an epoch: the same video and the same bin
+  of its time in every epoch, so that a memory bank has one row for each;
+- the sampler's targets, e.g. `time_s`: float32 [B, F], in seconds;
+- where the data have labels, `class_id`: int64 [B], -1 for a sample without one.
+
+`augment` puts what the network sees in place of `frames`; its tensors count samples first too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,16 @@ class Progress:
         return self.step / max(1, self.total_steps)
 
 
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What is known of the data before the first step."""
+
+    places: int
+    """Samples of an epoch: `place` is below this."""
+    classes: int = 0
+    """Number of classes of `class_id`; 0 for data without labels."""
+
+
 class Method(nn.Module):
     """A pretext task: encoder, heads and objective.
 
@@ -53,6 +76,8 @@ class Method(nn.Module):
     paper: ClassVar[str]
     """Authors, title, venue, arXiv number: one line."""
     Config: ClassVar[type[MethodConfig]]
+    steady: ClassVar[tuple[str, ...]] = ()
+    """Submodules whose learning rate stays at its peak (SimSiam's predictor)."""
 
     def __init__(self, encoder: Encoder, config: MethodConfig) -> None:
         super().__init__()
@@ -72,6 +97,14 @@ class Method(nn.Module):
         """Metric name -> its value without any learning; drawn as a line under its curve."""
         return {}
 
+    @property
+    def exported(self) -> Encoder:
+        """The encoder that a run writes: the trained one, or a teacher's."""
+        return self.encoder
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Called once, before weights are restored or moved (banks, classifiers)."""
+
     def augment(self, batch: Batch) -> Batch:
         """Turn uint8 frames into the network's input, on the batch's device.
 
@@ -88,6 +121,22 @@ class Method(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Called after every optimiser step (momentum encoders, queues, banks)."""
+
+    def images(
+        self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None, shared: int = 1
+    ) -> Tensor:
+        """uint8 [..., H, W, 3] -> float32 [..., 3, S, S], augmented and normalised.
+
+        S is the encoder's image size, or `size`; `shared` consecutive frames get one crop and flip.
+        """
+        size = size or self.encoder.config.image_size
+        images = augment_frames(frames.flatten(0, -4), size, varied, shared=shared)
+        return self.encoder.normalize(images).unflatten(0, frames.shape[:-3])
+
+
+def replace_frames(batch: Batch, **tensors: Tensor) -> Batch:
+    """The batch with these tensors in place of `frames`."""
+    return {key: value for key, value in batch.items() if key != "frames"} | tensors
 
 
 _FAMILIES = ("temporal", "context", "contrastive")

@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument("source", nargs="+", help="folder, file, glob or URI (s3://, gs://)")
     index.add_argument("-o", "--out", required=True, help="index to write (.parquet)")
     index.add_argument(
-        "--views", help="regular expression with groups event and view, or a CSV of placements"
+        "--views",
+        help="regular expression with the groups event and view, or label, or a CSV of placements",
     )
     index.add_argument(
         "--motion", choices=("packets", "vectors", "flow", "none"), default="packets",

@@ -26,8 +26,9 @@ CHUNK_BYTES = 256 * 2**20
 IMAGE_ROWS = 256
 """Images that travel together."""
 Rows = dict[str, np.ndarray]
-"""Samples as columns: `sample` int64 [n], `instance` int64 [n], `frames` uint8 [n, F, H, W, 3],
-the sampler's targets [n, ...], and `refused` str [n]: empty, or why the sample has no frames."""
+"""Samples as columns: `sample`, `instance` and `place` int64 [n], `frames` uint8 [n, F, H, W, 3],
+the sampler's targets [n, ...], `class_id` int64 [n] where the source has labels, and `refused`
+str [n]: empty, or why the sample has no frames."""
 
 
 @dataclass
@@ -41,6 +42,9 @@ class DecodeStage:
     source: Source
     data: DataConfig
     done: Position
+
+    def __post_init__(self) -> None:
+        self._labels = self.source.labels()
 
     def __call__(self, unit: Unit) -> Iterator[Rows]:
         """The samples of a unit that are not done, in order."""
@@ -66,7 +70,9 @@ class DecodeStage:
             frames, columns = self.source.read([s.event for s in samples], shape)
             numbers = np.array([s.number for s in samples], dtype=np.int64)
             refused = np.array([""] * len(samples))
-            return {"sample": numbers, "frames": frames, "refused": refused, **columns}
+            place = np.array([s.place for s in samples], dtype=np.int64)
+            known = {"sample": numbers, "place": place, "refused": refused}
+            return {**known, "frames": frames, **columns}
         count, length = len(samples), len(samples[0].request.times_s)
         frames = np.zeros((count, length, *shape, 3), dtype=np.uint8)
         refused = [""] * count
@@ -77,9 +83,12 @@ class DecodeStage:
         rows: Rows = {
             "sample": np.array([s.number for s in samples], dtype=np.int64),
             "instance": np.array([s.event for s in samples], dtype=np.int64),
+            "place": np.array([s.place for s in samples], dtype=np.int64),
             "frames": frames,
             "refused": np.array(refused),
         }
+        if self._labels is not None:
+            rows["class_id"] = np.array([self._labels[s.event] for s in samples], dtype=np.int64)
         for name in samples[0].request.targets:
             rows[name] = np.stack([s.request.targets[name] for s in samples])
         return rows

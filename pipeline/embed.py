@@ -89,7 +89,7 @@ class ReadPart:
     def __call__(self, part: Part) -> dict[str, np.ndarray]:
         """Rows `frames` uint8 [n, H, W, 3] and their keys; `refused` rows keep their keys."""
         columns: dict[str, list[Any]] = {name: [] for name in _KEYS}
-        labels = self.source.labels() if isinstance(self.source, Images) else None
+        labels = self.source.labels()
         images: list[np.ndarray] = []
         for event_number, view, start, stop in part.pieces:
             event = self.source.event(event_number)
@@ -104,7 +104,8 @@ class ReadPart:
             columns["frame"] += np.floor(times_s * video.fps).astype(int).tolist()
             columns["time_s"] += ((times_s - video.clock_offset_s) / video.clock_rate).tolist()
             if labels is not None:
-                columns["label"] += [labels[event_number]] * count
+                known = labels[event_number]
+                columns["label"] += [known if known >= 0 else None] * count
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
         return {name: np.array(v) for name, v in columns.items() if v} | {

@@ -56,7 +56,7 @@ class Images:
         raise TypeError("Images is a base: use open_images")
 
     def labels(self) -> list[int] | None:
-        """Class numbers, where the source has them."""
+        """Class numbers from 0, -1 for an image without one; None for a source without labels."""
         return None
 
 
@@ -101,7 +101,7 @@ class ImageTable(Images):
             if "name" in columns
             else [f"{row:09d}" for row in range(len(table))]
         )
-        self._labels = table.column("label").to_pylist() if "label" in columns else None
+        self._labels = _class_numbers(table, location) if "label" in columns else None
         super().__init__(names, location)
 
     def encoded(self, number: int) -> bytes:
@@ -113,10 +113,20 @@ class ImageTable(Images):
         return self._labels
 
 
+def _class_numbers(table: pa.Table, location: str) -> list[int]:
+    column = table.column("label")
+    if not pa.types.is_integer(column.type):
+        raise InputError(f"{location}: column `label` must hold whole numbers, not {column.type}")
+    labels = [-1 if value is None else int(value) for value in column.to_pylist()]
+    if min(labels, default=0) < -1:
+        raise InputError(f"{location}: labels count from 0 (-1: none); found {min(labels)}")
+    return labels
+
+
 def still(name: str, uri: str) -> Video:
     """A row for what has one frame and no file of its own."""
     return Video(
-        video_id=name, uri=uri, event=name, view="0", clock_offset_s=0.0, clock_rate=1.0,
+        video_id=name, uri=uri, event=name, view="0", label="", clock_offset_s=0.0, clock_rate=1.0,
         duration_s=1.0, fps=1.0, frames=1, width=0, height=0, stream=0, motion=_NO_MOTION,
         motion_hz=0.0, cuts=(), status="ok",
     )  # fmt: skip

@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("uri", pa.string()),
         ("event", pa.string()),
         ("view", pa.string()),
+        ("label", pa.string()),
         ("clock_offset_s", pa.float64()),
         ("clock_rate", pa.float64()),
         ("duration_s", pa.float64()),
@@ -58,6 +59,8 @@ class Video:
     uri: str
     event: str
     view: str
+    label: str
+    """Class of what the event shows, for evaluation and semi-supervised methods; mostly empty."""
     clock_offset_s: float
     clock_rate: float
     duration_s: float
@@ -125,10 +128,25 @@ class Index:
         return Video(motion=np.asarray(profile, dtype=np.float32), **plain)
 
     @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes of the events, sorted; `labels` counts them from 0."""
+        return sorted({name for name in self.table.column("label").to_pylist() if name})
+
+    def labels(self) -> list[int] | None:
+        """The class of each event, -1 where it has none; None for a corpus without labels."""
+        if not self.classes:
+            return None
+        number = {name: n for n, name in enumerate(self.classes)} | {"": -1}
+        names = self.table.column("label").to_pylist()
+        return [number[names[rows[0]]] for _, rows in self._groups]
+
+    @cached_property
     def digest(self) -> str:
         """What the samples depend on, as a short hash: ids, grouping, lengths and clocks."""
         digest = hashlib.blake2b(digest_size=8)
-        for name in ("video_id", "event", "view", "frames", "fps", "clock_offset_s", "clock_rate"):
+        for name in (
+            "video_id", "event", "view", "label", "frames", "fps", "clock_offset_s", "clock_rate",
+        ):  # fmt: skip
             for value in self.table.column(name).to_pylist():
                 digest.update(repr(value).encode())
         return digest.hexdigest()

@@ -117,10 +117,11 @@ def _find_remote(source: str) -> Iterator[Found]:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a video stands among its event's views."""
+    """Where a video stands among its event's views, and what the event shows, if that is known."""
 
     event: str
     view: str
+    label: str = ""
     clock_offset_s: float = 0.0
     clock_rate: float = 1.0
 
@@ -129,8 +130,9 @@ def group_views(names: list[str], views: str | None) -> dict[str, Placement]:
     """The event and view of every video id.
 
     views: None (each video is its own event), a regular expression with the named groups `event`
-    and `view` searched for in the id, or the path of a CSV with the columns `video_id,event,view`
-    and optionally `clock_offset_s,clock_rate`. A video that it does not cover is its own event.
+    and `view`, `label`, or all three, searched for in the id, or the path of a CSV with the columns
+    `video_id,event,view` and optionally `label,clock_offset_s,clock_rate`. A video that it does not
+    cover is its own event, without label.
     Raises UsageError when it covers none, or gives two videos one view of one event.
     """
     if views is None:
@@ -158,17 +160,23 @@ def _match_placements(expression: str) -> Callable[[str], Placement | None]:
         pattern = re.compile(expression)
     except re.error as error:
         raise UsageError(f"--views {expression} is no regular expression: {error}") from error
-    if not {"event", "view"} <= pattern.groupindex.keys():
+    groups = pattern.groupindex.keys()
+    grouped = {"event", "view"} <= groups
+    if not grouped and not ("label" in groups and groups.isdisjoint({"event", "view"})):
         raise UsageError(
-            f"--views {expression} must name the groups (?P<event>...) and (?P<view>...)"
+            f"--views {expression} must name the groups (?P<event>...) and (?P<view>...), "
+            "or (?P<label>...) alone"
         )
 
     def place(name: str) -> Placement | None:
         match = pattern.search(name)
         if match is None:
             return None
+        label = (match["label"] or "") if "label" in groups else ""
+        if not grouped:
+            return Placement(name, "0", label)
         # what stands before the match keeps equal names of different folders apart
-        return Placement(name[: match.start("event")] + match["event"], match["view"])
+        return Placement(name[: match.start("event")] + match["event"], match["view"], label)
 
     return place
 
@@ -191,7 +199,8 @@ def _read_placements(location: str) -> Callable[[str], Placement | None]:
                 raise InputError(f"{location}, line {line}: {error}") from error
             if not 0.5 <= rate <= 2:
                 raise InputError(f"{location}, line {line}: clock_rate {rate} is not in [0.5, 2]")
-            rows[row["video_id"]] = Placement(row["event"], row["view"], offset, rate)
+            label = row.get("label") or ""
+            rows[row["video_id"]] = Placement(row["event"], row["view"], label, offset, rate)
     return rows.get
 
 

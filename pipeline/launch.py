@@ -70,8 +70,13 @@ def prepare(
         _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
     folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
     state = load_state(folder)
+    labels = source.labels()
+    classes = max(labels) + 1 if labels else 0
     return Prepared(
-        Job(config, plan, run, provenance), data, probe_data, int(state["step"]) if state else 0
+        Job(config, plan, run, provenance, classes),
+        data,
+        probe_data,
+        int(state["step"]) if state else 0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,27 @@ ONE_CYCLE_END = 1e-4 / 25
 """Shares of the peak at which a one-cycle schedule begins and ends (torch's defaults)."""
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Two groups: matrices and kernels with weight decay; norms and biases without."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, steady: Sequence[str] = ()
+) -> torch.optim.Optimizer:
+    """Groups of parameters: matrices and kernels with weight decay; norms and biases without.
+
+    Those of the submodules named `steady` are in groups of their own, marked so: their rate does
+    not follow the schedule.
+    """
+    groups = []
+    for kept in (False, True):
+        trained = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and (name.split(".")[0] in steady) == kept
+        ]
+        matrices = [p for p in trained if p.ndim > 1]
+        vectors = [p for p in trained if p.ndim <= 1]
+        groups += [
+            {"params": matrices, "weight_decay": config.weight_decay, "steady": kept},
+            {"params": vectors, "weight_decay": 0.0, "steady": kept},
+        ]
     groups = [group for group in groups if group["params"]]
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))

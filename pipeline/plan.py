@@ -43,6 +43,8 @@ class PlannedSample:
 
     number: int
     event: int
+    place: int
+    """The sample's number among those of any epoch, in the source's order."""
     request: SampleRequest
 
 
@@ -112,14 +114,16 @@ class Plan:
         sampler = _sampler(source, self.sampling)
         numbers = self.first_numbers(unit.epoch)
         order = self.order(unit.epoch)
+        places = np.concatenate([[0], np.cumsum(self.counts)])
         for place in range(unit.start, unit.stop):
             event = int(self.events[order[place]])
+            home = int(places[order[place]])
             value = source.event(event)
             requests = sampler.plan(value, event_rng(self.seed, unit.epoch, value.event_id))
             first = int(numbers[place])
             if len(requests) != int(numbers[place + 1]) - first:
                 raise RuntimeError(f"the sampler broke its count for {value.event_id}")
-            yield [PlannedSample(first + n, event, r) for n, r in enumerate(requests)]
+            yield [PlannedSample(first + n, event, home + n, r) for n, r in enumerate(requests)]
 
 
 def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> Plan:

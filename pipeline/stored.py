@@ -45,6 +45,10 @@ class StoredSamples:
         content = json.dumps(self.shards.manifest, sort_keys=True).encode()
         return hashlib.blake2b(content, digest_size=8).hexdigest()
 
+    def labels(self) -> list[int] | None:
+        """Stored samples carry no class."""
+        return None
+
     def check_present(self) -> list[str]:
         """Stored samples need no videos."""
         return []

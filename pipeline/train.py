@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from configs.errors import InputError, MareyError
 from configs.schema import RunConfig
 from models.encoder import Encoder
-from models.method import Method, Progress, methods
+from models.method import Corpus, Method, Progress, methods
 from pipeline.checkpoint import load_state, position_of, save_state
 from pipeline.optim import build_optimizer, learning_rate
 from pipeline.plan import Plan, Position
@@ -43,6 +43,13 @@ class Job:
     plan: Plan
     run: str
     provenance: dict[str, Any]
+    classes: int = 0
+    """Classes that the data have labels of."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """What the method may know of the data."""
+        return Corpus(places=self.plan.samples_per_epoch, classes=self.classes)
 
     @property
     def total_steps(self) -> int:
@@ -89,12 +96,13 @@ def train(
     per_round = max(1, trainer.batch_size // (world * trainer.accumulate))
 
     method = build_method(job.config)
+    method.prepare(job.corpus)
     if world > 1 and device.type == "cuda" and trainer.sync_batch_norm:
         method = cast(Method, nn.SyncBatchNorm.convert_sync_batchnorm(method))
     method = method.to(device).train()
-    optimizer = build_optimizer(method, trainer.optimizer)
+    optimizer = build_optimizer(method, trainer.optimizer, method.steady)
     average = _average(method.encoder, trainer.ema)
-    encoder = method.encoder if average is None else cast(Encoder, average.module)
+    encoder = method.exported if average is None else cast(Encoder, average.module)
     state = load_state(Folder(job.run))
     position, step = position_of(state), 0
     if state is not None:
@@ -114,9 +122,9 @@ def train(
     record = Record(Folder(job.run), step, total, chance) if rank == 0 else None
     probe_every = trainer.probe_every or max(1, math.ceil(total / 10))
     if record and step == 0:
-        record.export(method.encoder, job.provenance | {"step": 0}, UNTRAINED)
+        record.export(method.exported, job.provenance | {"step": 0}, UNTRAINED)
         if probe:
-            record.probe(0, probe(method.encoder))
+            record.probe(0, probe(method.exported))
 
     def checkpoint() -> None:
         merge = [fresh] if world == 1 else _gather(fresh)
@@ -147,7 +155,7 @@ def train(
             method.before_epoch(progress)
         rate = learning_rate(trainer.optimizer, step, total)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = trainer.optimizer.lr if group["steady"] else rate
         torch.manual_seed(_seed(trainer.seed, step, rank))
         forward_backward(model, method, work.batches, device, trainer.precision, meter)
         if trainer.optimizer.clip_norm is not None:

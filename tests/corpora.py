@@ -27,7 +27,7 @@ def make_video(
     """An index row that stands for no file: samplers look at rows only."""
     profile = np.ones(4) if motion is None else motion
     return Video(
-        video_id=name, uri=name, event=event or name, view=view, clock_offset_s=offset_s,
+        video_id=name, uri=name, event=event or name, view=view, label="", clock_offset_s=offset_s,
         clock_rate=rate, duration_s=frames / fps if fps else 0.0, fps=fps, frames=frames, width=64,
         height=48, stream=0, motion=np.asarray(profile, np.float32), motion_hz=motion_hz,
         cuts=cuts, status="ok",

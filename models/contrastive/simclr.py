@@ -12,12 +12,13 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
-from models.augment import AugmentConfig, augment_frames
+from models.augment import AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks, rank
 from models.encoder import Encoder
 from models.heads import mlp
+from models.instances import Moments, alike, moments, partners
 from models.losses import info_nce_terms
-from models.method import Batch, Method, register
+from models.method import Batch, Method, register, replace_frames
 
 
 class SimCLRConfig(MethodConfig):
@@ -81,19 +82,15 @@ class SimCLR(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [2 B F, 3, S, S] (all first crops, then all second), in place of
+        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
         `frames`."""
-        rest = {key: value for key, value in batch.items() if key != "frames"}
-        frames = batch["frames"].flatten(0, 1).repeat(2, 1, 1, 1)
-        images = augment_frames(frames, self.encoder.config.image_size, self.config.augment)
-        return {**rest, "images": self.encoder.normalize(images)}
+        twice = torch.stack([batch["frames"]] * 2, dim=1)
+        return replace_frames(batch, images=self.images(twice, self.config.augment))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        projected = functional.normalize(self.projector(self.encoder(batch["images"])).float())
-        frames_each = batch["time_s"].shape[1]
-        instance = batch["instance"].repeat_interleave(frames_each).repeat(2)
-        time_s = batch["time_s"].flatten().repeat(2)
-        positive, negative = crop_masks(instance, time_s, self.config.instance_s)
+        crops = batch["images"].transpose(0, 1).flatten(0, 2)
+        projected = functional.normalize(self.projector(self.encoder(crops)).float())
+        positive, negative = crop_masks(moments(batch), self.config.instance_s)
         enough = negative.sum(dim=1) >= self.config.min_negatives
         terms, counted, hit = info_nce_terms(
             projected, gather_rows(projected), positive, negative, self.config.temperature
@@ -110,18 +107,16 @@ class SimCLR(Method):
         }
 
 
-def crop_masks(instance: Tensor, time_s: Tensor, instance_s: float) -> tuple[Tensor, Tensor]:
-    """Which crops of all ranks attract and repel this rank's: bool [R, W R], (positive, negative).
+def crop_masks(frames: Moments, instance_s: float) -> tuple[Tensor, Tensor]:
+    """Which crops of all ranks attract and repel this rank's: (positive, negative).
 
-    instance: int64 [R], time_s: float32 [R], both the first crops and then the second of the
-    same images. A crop's partner attracts it; crops of the same instance within `instance_s` of
-    it, among them itself, are neither.
+    Both bool [2R, W 2R]. frames: the moments of this rank's R frames; crops are all first ones,
+    then all second. A crop's partner attracts it; crops of the same instance within `instance_s`
+    of it, among them itself, are neither.
     """
-    rows = torch.arange(len(instance), device=instance.device)
-    partner = rank() * len(rows) + rows.roll(len(rows) // 2)
-    every_instance, every_time = gather_rows(instance), gather_rows(time_s)
-    columns = torch.arange(len(every_instance), device=instance.device)
-    positive = columns[None, :] == partner[:, None]
-    same = instance[:, None] == every_instance[None, :]
-    near = (time_s[:, None] - every_time[None, :]).abs() <= instance_s
-    return positive, ~(same & near)
+    rows = frames.repeat(2)
+    columns = rows.gathered()
+    count = len(rows.instance)
+    partner = partners(count, rank() * count, rows.instance.device)
+    place = torch.arange(len(columns.instance), device=partner.device)
+    return place[None, :] == partner[:, None], ~alike(rows, columns, instance_s)

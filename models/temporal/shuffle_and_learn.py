@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import TuplesSampling
-from models.augment import AugmentConfig, augment_frames
+from models.augment import AugmentConfig
 from models.encoder import Encoder
 from models.heads import mlp
-from models.method import Batch, Method, register
+from models.method import Batch, Method, register, replace_frames
 
 
 class ShuffleAndLearnConfig(MethodConfig):
@@ -68,13 +68,11 @@ class ShuffleAndLearn(Method):
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, 3, 3, S, S], in place of `frames`."""
-        rest = {key: value for key, value in batch.items() if key != "frames"}
-        size = self.encoder.config.image_size
-        images = augment_frames(batch["frames"].flatten(0, 1), size, self.config.augment, shared=3)
+        images = self.images(batch["frames"], self.config.augment, shared=3)
         if self.config.mirror:
-            mirrored = (torch.rand(len(images)) < self.config.mirror).to(images.device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        return {**rest, "images": self.encoder.normalize(images).unflatten(0, (-1, 3))}
+            mirrored = (torch.rand(images.shape[:2]) < self.config.mirror).to(images.device)
+            images = torch.where(mirrored[..., None, None, None], images.flip(-1), images)
+        return replace_frames(batch, images=images)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         label = batch["label"]

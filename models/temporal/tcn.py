@@ -13,10 +13,10 @@ from configs.base import MethodConfig
 from configs.errors import SettingError
 from configs.sampling import TimePairsSampling, ViewPairsSampling
 from models import losses
-from models.augment import AugmentConfig, augment_frames
+from models.augment import AugmentConfig
 from models.distributed import gather_rows, rank
 from models.encoder import Encoder
-from models.method import Batch, Method, register
+from models.method import Batch, Method, register, replace_frames
 
 
 class TCNConfig(MethodConfig):
@@ -122,15 +122,12 @@ class TCN(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Adds `images`, float32 [B * 2N, 3, S, S], in place of `frames`."""
-        rest = {key: value for key, value in batch.items() if key != "frames"}
-        frames = batch["frames"].flatten(0, 1)
-        images = augment_frames(frames, self.encoder.config.image_size, self.config.augment)
-        return {**rest, "images": self.encoder.normalize(images)}
+        """Puts `images`, float32 [B, 2N, 3, S, S], in place of `frames`."""
+        return replace_frames(batch, images=self.images(batch["frames"], self.config.augment))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         keys = frame_keys(batch)
-        embeddings = gather_rows(self.encoder(batch["images"]).float())
+        embeddings = gather_rows(self.encoder(batch["images"].flatten(0, 1)).float())
         keys = FrameKeys(*(gather_rows(key) for key in keys))
         sampling = self.config.sampling
         if isinstance(sampling, ViewPairsSampling):

@@ -13,12 +13,12 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.errors import InputError
 from configs.sampling import TracksSampling
-from models.augment import AugmentConfig, augment_frames
+from models.augment import AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks, rank
 from models.encoder import Encoder
 from models.heads import mlp
 from models.losses import info_nce_terms, masked_mean
-from models.method import Batch, Method, Progress, register
+from models.method import Batch, Method, Progress, register, replace_frames
 
 MEMORY = 0.95
 """Share of the running violation rate that each step keeps: about the last twenty count."""
@@ -118,9 +118,7 @@ class TrackedPatches(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [2 B, 3, S, S] (all first patches, then all their partners), in
-        place of `frames`."""
-        rest = {key: value for key, value in batch.items() if key != "frames"}
+        """Puts `images`, float32 [B, 2, 3, S, S], a patch and its partner, in place of `frames`."""
         frames = batch["frames"]
         samples, stored = frames.shape[:2]
         if stored < 2:
@@ -131,13 +129,13 @@ class TrackedPatches(Method):
             pairs = torch.rand(samples, stored).argsort(dim=1)[:, :2]
         pairs = pairs.to(frames.device, non_blocking=True)
         row = torch.arange(samples, device=frames.device)
-        patches = torch.cat([frames[row, pairs[:, 0]], frames[row, pairs[:, 1]]])
-        images = augment_frames(patches, self.encoder.config.image_size, self.config.augment)
-        return {**rest, "images": self.encoder.normalize(images)}
+        chosen = frames[row[:, None], pairs]
+        return replace_frames(batch, images=self.images(chosen, self.config.augment))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
-        patches = functional.normalize(self.projector(self.encoder(batch["images"])).float())
+        images = batch["images"].transpose(0, 1).flatten(0, 1)
+        patches = functional.normalize(self.projector(self.encoder(images)).float())
         rows = gather_rows(patches)
         video = batch["instance"]
         negative = video[:, None] != gather_rows(video.repeat(2))[None, :]

@@ -1,0 +1,56 @@
+"""Which frames show the same thing: those of one video that lie close in time.
+
+Frames of one video are not independent images. What attracts and repels must not call two moments
+of one shot different things; how far apart they must be is a setting of each method.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.distributed import gather_rows
+from models.method import Batch
+
+
+class Moments(NamedTuple):
+    """Where each of R frames comes from."""
+
+    instance: Tensor
+    """int64 [R], the source video or image."""
+    time_s: Tensor
+    """float32 [R], its time in the video, in seconds."""
+
+    def repeat(self, times: int) -> Moments:
+        """The same moments again: [times R], all of the first copy, then all of the second."""
+        return Moments(*(key.repeat(times) for key in self))
+
+    def gathered(self) -> Moments:
+        """Those of every rank, in rank order."""
+        return Moments(*(gather_rows(key) for key in self))
+
+
+def moments(batch: Batch) -> Moments:
+    """The moment of every frame of a batch, sample after sample: [B F]."""
+    time_s = batch["time_s"]
+    return Moments(batch["instance"].repeat_interleave(time_s.shape[1]), time_s.flatten())
+
+
+def alike(rows: Moments, columns: Moments, within_s: float) -> Tensor:
+    """bool [R, C]: the two frames are of one instance and at most `within_s` apart.
+
+    0 keeps only the very same moment; infinity takes a whole video as one thing.
+    """
+    same = rows.instance[:, None] == columns.instance[None, :]
+    near = (rows.time_s[:, None] - columns.time_s[None, :]).abs() <= within_s
+    return same & near
+
+
+def partners(rows: int, offset: int, device: torch.device) -> Tensor:
+    """int64 [rows]: the column of each row's other crop, for first crops and then second ones.
+
+    offset: the column of row 0, where columns are gathered from all ranks.
+    """
+    return offset + torch.arange(rows, device=device).roll(rows // 2)
