@@ -98,10 +98,16 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
 
     embed = command("embed", _embed, "Write an embedding for every frame of a corpus.")
-    embed.add_argument("encoder", help="run folder")
+    embed.add_argument(
+        "encoder", help="run folder, pixels, histogram, timm:NAME or timm:NAME@WEIGHTS"
+    )
     embed.add_argument("--data", required=True, help="index, image table or image folder")
     embed.add_argument("-o", "--out", required=True, help="folder of embeddings")
     embed.add_argument("--fps", type=float, default=1.0, help="frames a second (0: every frame)")
+    embed.add_argument(
+        "--copies", type=int, default=0,
+        help="embed this many strongly changed copies of each frame instead (for eval copies)",
+    )  # fmt: skip
     embed.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     embed.add_argument("--engine", choices=("ray", "local"), default="ray")
 
@@ -269,6 +275,7 @@ def _embed(options: argparse.Namespace) -> Result:
         options.out,
         rate=options.fps,
         dtype=options.dtype,
+        copies=options.copies,
         engine=options.engine,
         progress=lambda done, total, frames: bar.update(done, total, frames=frames),
     )

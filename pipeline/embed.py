@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import torch
 
 from configs.errors import InputError, UsageError
-from pipeline.checkpoint import load_encoder
 from pipeline.engine import gpu_count, ray_session
+from pipeline.evaluate.baselines import encoder_location, open_encoder
+from pipeline.evaluate.copies import strong_copy
 from pipeline.images import Images, decode_image
 from pipeline.index import Index, default_workers
 from pipeline.source import open_source
@@ -57,10 +58,10 @@ def frame_times(frames: int, fps: float, rate: float) -> np.ndarray:
     return (np.minimum(numbers, frames - 1) + 0.5) / fps
 
 
-def parts(source: Index | Images, rate: float) -> Iterator[Part]:
-    """Cut a corpus into parts of at most `PART_FRAMES` frames, in the source's order."""
+def parts(source: Index | Images, rate: float, size: int = PART_FRAMES) -> Iterator[Part]:
+    """Cut a corpus into parts of at most `size` frames, in the source's order."""
     pieces: list[tuple[int, int, int, int]] = []
-    room, number = PART_FRAMES, 0
+    room, number = size, 0
     for event in range(len(source)):
         for view, video in enumerate(source.event(event).videos):
             if video.frames <= 0 or video.fps <= 0:
@@ -73,7 +74,7 @@ def parts(source: Index | Images, rate: float) -> Iterator[Part]:
                 start = stop
                 if room == 0:
                     yield Part(number, tuple(pieces))
-                    pieces, room, number = [], PART_FRAMES, number + 1
+                    pieces, room, number = [], size, number + 1
     if pieces:
         yield Part(number, tuple(pieces))
 
@@ -85,6 +86,8 @@ class ReadPart:
     source: Index | Images
     rate: float
     shape: tuple[int, int]
+    copies: int = 0
+    """Strongly changed copies of each frame to give in its place; 0 gives the frame itself."""
 
     def __call__(self, part: Part) -> dict[str, np.ndarray]:
         """Rows `frames` uint8 [n, H, W, 3] and their keys; `refused` rows keep their keys."""
@@ -108,9 +111,20 @@ class ReadPart:
                 columns["label"] += [known if known >= 0 else None] * count
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
-        return {name: np.array(v) for name, v in columns.items() if v} | {
+        rows = {name: np.array(v) for name, v in columns.items() if v} | {
             "frames": np.concatenate(images)
         }
+        return self._changed(rows) if self.copies else rows
+
+    def _changed(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every row `copies` times, its frame changed by draws that its own key decides."""
+        count = len(rows["frames"])
+        rows = {name: np.repeat(values, self.copies, axis=0) for name, values in rows.items()}
+        rows["copy"] = np.tile(np.arange(self.copies), count)
+        for n, frame in enumerate(rows["frames"]):
+            key = f"{rows['video_id'][n]} {rows['frame'][n]} {rows['copy'][n]}"
+            rows["frames"][n] = strong_copy(frame, key)
+        return rows
 
     def _read(self, event: int, view: int, times_s: np.ndarray) -> tuple[np.ndarray, list[str]]:
         frames = np.zeros((len(times_s), *self.shape, 3), dtype=np.uint8)
@@ -145,6 +159,7 @@ _COLUMNS = {
     "frame": pa.int64(),
     "time_s": pa.float64(),
     "label": pa.int64(),
+    "copy": pa.int64(),
 }
 _KEYS = (*_COLUMNS, "refused")
 
@@ -157,7 +172,7 @@ class EmbedPart:
         if self.device.type == "cpu":
             # Ray allows one thread to a logical CPU; the only encoder may use the machine
             torch.set_num_threads(default_workers())
-        encoder, _ = load_encoder(encoder_run)
+        encoder, _ = open_encoder(encoder_run)
         self.encoder = encoder.to(self.device)
         self.out = Folder(out)
         self.dtype = np.dtype(dtype)
@@ -221,35 +236,40 @@ def embed(
     *,
     rate: float = 1.0,
     dtype: Literal["float32", "float16"] = "float32",
+    copies: int = 0,
     engine: Literal["ray", "local"] = "ray",
     progress: Callable[[int, int, int], None] = lambda done, total, frames: None,
 ) -> Embedded:
     """Embed every video of an index (or every image of a table) at `rate` frames/s (0: all).
 
     Writes `out/parts/*.parquet` (video_id, event, view, frame, time_s in the event's clock, label
-    where the source has them, embedding) and last `out/meta.json`. Parts that a killed run left
-    are kept. Raises UsageError when `out` is finished already or belongs to another encoder.
+    where the source has them, embedding) and last `out/meta.json`. With `copies`, that many
+    strongly changed copies of each frame (column `copy`) are embedded in its place: the queries of
+    copy retrieval. `encoder_run` is a run folder or a baseline (see `evaluate.baselines`). Parts
+    that a killed run left are kept. Raises UsageError when `out` is finished already or belongs to
+    another encoder.
     """
-    encoder_run, data, out = absolute(encoder_run), absolute(data), absolute(out)
+    encoder_run, data, out = encoder_location(encoder_run), absolute(data), absolute(out)
     source = open_source(data)
     if isinstance(source, StoredSamples):
         raise InputError(f"{data} holds shards: embed the index that they were mined from")
     source.check_present()
-    _, about = load_encoder(encoder_run)
-    todo = list(parts(source, rate))
+    _, about = open_encoder(encoder_run)
+    todo = list(parts(source, rate, max(1, PART_FRAMES // max(1, copies))))
     if not todo:
         raise InputError(f"{data} has no frame to embed: no video of it is readable")
     folder = Folder(out)
     key = {
         "encoder": encoder_run, "encoder_sha256": about["sha256"], "data": data,
         "data_digest": source.digest, "fps": rate, "dtype": dtype, "dim": about["out_dim"],
+        "copies": copies,
     }  # fmt: skip
     _claim(folder, key)
     done = [part for part in todo if folder.exists(part.name)]
     left = [part for part in todo if not folder.exists(part.name)]
     counts = [_counts(folder, part) for part in done]
     size = about["architecture"]["image_size"]
-    read = ReadPart(source, rate, (size, size))
+    read = ReadPart(source, rate, (size, size), copies)
     run = _run_here if engine == "local" else _run_on_ray
     progress(len(done), len(todo), sum(rows for rows, _ in counts))
     for rows, reasons in run(left, read, data, encoder_run, out, dtype):
@@ -303,10 +323,10 @@ def _run_here(
 class RayRead:
     """`ReadPart` as a Ray Data actor; parts travel as JSON."""
 
-    def __init__(self, data: str, rate: float, shape: tuple[int, int]) -> None:
+    def __init__(self, data: str, rate: float, shape: tuple[int, int], copies: int = 0) -> None:
         source = open_source(data)
         assert not isinstance(source, StoredSamples)  # refused before any actor starts
-        self._read = ReadPart(source, rate, shape)
+        self._read = ReadPart(source, rate, shape, copies)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         number, pieces = json.loads(str(rows["part"][0]))
@@ -328,7 +348,7 @@ def _run_on_ray(
         blocks = [pa.table({"part": [json.dumps([p.number, p.pieces])]}) for p in left]
         dataset = ray.data.from_blocks(blocks).map_batches(
             RayRead,
-            fn_constructor_args=(data, read.rate, read.shape),
+            fn_constructor_args=(data, read.rate, read.shape, read.copies),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
             num_cpus=share.actor_cpus,

@@ -26,7 +26,8 @@ class Embeddings:
     """n frames and their vectors, sorted by event, view, video and time.
 
     video_id, event, view: str [n]; frame: int64 [n]; time_s: float64 [n]; features: float32 [n, D];
-    label: object [n] where the source was a labelled table, else None; meta: `meta.json`.
+    label: object [n] where the source was a labelled table, else None; copy: int64 [n], the number
+    of the changed copy of its frame, where copies were embedded, else None; meta: `meta.json`.
     """
 
     video_id: NDArray[np.object_]
@@ -36,6 +37,7 @@ class Embeddings:
     time_s: NDArray[np.float64]
     features: NDArray[np.float32]
     label: NDArray[np.object_] | None = None
+    copy: NDArray[np.int64] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -47,13 +49,16 @@ class Embeddings:
             name: getattr(self, name)[index]
             for name in ("video_id", "event", "view", "frame", "time_s", "features")
         }
-        return replace(self, **rows, label=None if self.label is None else self.label[index])
+        for name in ("label", "copy"):
+            values = getattr(self, name)
+            rows[name] = None if values is None else values[index]
+        return replace(self, **rows)
 
 
 def load_embeddings(location: str | Path) -> Embeddings:
     """Read an embeddings folder (a path or URI, as `marey embed` writes it) or one Parquet file.
 
-    Repeated (video_id, frame) rows, which a restarted job may leave, are read once. Raises
+    Repeated (video_id, frame, copy) rows, which a restarted job may leave, are read once. Raises
     InputError when there is none, it is unfinished, columns are missing or a value is not finite.
     """
     path = str(location)
@@ -77,10 +82,16 @@ def load_embeddings(location: str | Path) -> Embeddings:
     label = None
     if "label" in table.column_names:
         label = _labels(table.column("label"))
-    order = np.lexsort((frame, time_s, text["video_id"], text["view"], text["event"]))
-    keys = list(zip(text["video_id"][order], frame[order], strict=True))
+    copy = None
+    if "copy" in table.column_names:
+        copy = table.column("copy").to_numpy().astype(np.int64)
+    number = np.zeros(len(frame), np.int64) if copy is None else copy
+    order = np.lexsort((number, frame, time_s, text["video_id"], text["view"], text["event"]))
+    keys = list(zip(text["video_id"][order], frame[order], number[order], strict=True))
     first = np.array([i == 0 or key != keys[i - 1] for i, key in enumerate(keys)])
-    rows = Embeddings(**text, frame=frame, time_s=time_s, features=features, label=label, meta=meta)
+    rows = Embeddings(
+        **text, frame=frame, time_s=time_s, features=features, label=label, copy=copy, meta=meta
+    )
     return rows.take(order[first])
 
 
