@@ -1,0 +1,64 @@
+"""How a slowly moving copy of a network follows the one that is trained.
+
+Such copies give the targets of MoCo, BYOL and DINO: after every optimiser step each weight of the
+copy moves a little towards the trained one. Nothing but this update changes its weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class MomentumCopy(nn.Module):
+    """Frozen copies of modules that are applied one after the other.
+
+    Starts as an exact copy. Parameters have requires_grad False, so that checkpoints hold them
+    while neither an optimiser nor DDP sees them.
+
+    Buffers are not averaged: batch-norm statistics are those of the copy's own forward passes (it
+    is in training mode when the method is), as in MoCo, BYOL and DINO; so an exported copy is
+    normalised by what it saw itself.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList(copy.deepcopy(module) for module in modules)
+        self.requires_grad_(False)
+
+    def __getitem__(self, place: int) -> nn.Module:
+        """The copy of the module given in this place."""
+        return self.copies[place]
+
+    @torch.no_grad()
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The last copy's output, without gradient."""
+        outputs = inputs
+        for module in self.copies:
+            outputs = module(outputs)
+        return outputs
+
+    @torch.no_grad()
+    def update(self, *modules: nn.Module, keep: float) -> None:
+        """Each weight becomes `keep` of itself and 1 - `keep` of the trained one.
+
+        modules: those the copy was made of, in the same order. Call it from `after_step`. keep 1
+        leaves every weight as it is, 0 copies. Raises ValueError for modules of other shapes.
+        """
+        mine: list[Tensor] = list(self.parameters())
+        theirs: list[Tensor] = [weight for module in modules for weight in module.parameters()]
+        if [p.shape for p in mine] != [p.shape for p in theirs]:
+            raise ValueError("the modules are not those that the momentum copy was made of")
+        torch._foreach_lerp_(mine, theirs, 1 - keep)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def momentum_at(fraction: float, start: float, end: float = 1.0) -> float:
+    """The share of old weights kept when this share of a run is done, in [0, 1].
+
+    Half a cosine from `start` to `end` (BYOL, arXiv 2006.07733, section 3.3).
+    """
+    done = min(1.0, max(0.0, fraction))
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
