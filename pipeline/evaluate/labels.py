@@ -58,6 +58,10 @@ class Labels:
 
 def encode_classes(values: NDArray[np.object_]) -> tuple[NDArray[np.int64], list[str]]:
     """Class numbers int64 [n] and the names they stand for, in order (numbers by value)."""
+    if any(isinstance(value, list | dict) for value in values.tolist()):
+        raise InputError(
+            "these labels are lists, not classes; `marey eval linear` regresses such targets"
+        )
     keys = sorted(set(values.tolist()), key=lambda key: (isinstance(key, str), key))
     number = {key: index for index, key in enumerate(keys)}
     return np.array([number[key] for key in values.tolist()], np.int64), [str(key) for key in keys]

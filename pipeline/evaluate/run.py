@@ -13,14 +13,9 @@ import numpy as np
 
 from configs.errors import InputError, SettingError
 from pipeline.evaluate.embeddings import Embeddings, load_embeddings
+from pipeline.evaluate.label_protocols import Figures, Location, labelled_as
 from pipeline.evaluate.labels import Labels
-from pipeline.evaluate.protocols import (
-    Figures,
-    Location,
-    check_options,
-    find_protocol,
-    labelled,
-)
+from pipeline.evaluate.protocols import check_options, find_protocol
 
 
 def run_eval(
@@ -33,7 +28,7 @@ def run_eval(
     baseline_gallery: Location | None = None,
     **options: Any,
 ) -> Figures:
-    """Figures of `protocol` (knn, linear, alignment, retrieval, geometry) as plain numbers.
+    """Figures of `protocol` (knn, linear, progression, alignment, ...) as plain numbers.
 
     embeddings: the test frames. gallery: labelled frames to compare with or to train on, of other
     videos; without it the test videos serve each other (kNN leaves a frame's own event out, linear
@@ -84,7 +79,7 @@ def evaluate(
 ) -> Figures:
     """The same for embeddings in memory; `labels` replace those that the embeddings carry."""
     if labels is not None:
-        embeddings = labelled(embeddings, labels)
+        embeddings = labelled_as(embeddings, labels)
     check_options(protocol, options)
     return find_protocol(protocol)(embeddings, gallery, None, **options)
 
