@@ -1,9 +1,9 @@
-"""Which network makes the feature map: `build_trunk`, by name."""
+"""Which network makes the feature maps: `build_trunk`, by name."""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,35 +11,57 @@ from torch import Tensor, nn
 from configs.errors import SettingError
 
 
+class Level(NamedTuple):
+    """One resolution of a trunk's feature maps."""
+
+    channels: int
+    reduction: int
+    """Pixels of the image, along each side, that one place of the map stands for."""
+
+
+class Trunk(nn.Module):
+    """Images to feature maps. Input: float [N, 3, S, S]; output: the last map, [N, C, h, w]."""
+
+    levels: tuple[Level, ...]
+    """The maps of `pyramid`, finest first; the last is what the trunk returns."""
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """The last map of every resolution, finest first: float [N, C_k, S / r_k, S / r_k]."""
+        raise TypeError(f"{type(self).__name__} must implement pyramid(images)")
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pyramid(images)[-1]
+
+
 def build_trunk(
-    name: str, *, stages: int | None = None, pretrained: bool = False
-) -> tuple[nn.Module, int]:
+    name: str, *, stages: int | None = None, pretrained: bool = False, in_channels: int = 3
+) -> tuple[Trunk, int]:
     """The trunk of that name and the channels of its last map.
 
-    The trunk maps float [N, 3, S, S] to float [N, C, h, w]. `name` is `tiny` or a timm model.
-    `stages` keeps the first ones only: of a hierarchical network the levels of resolution that
-    timm lists (a ResNet has 5, its stem being the first: `resnet18` without its last stage is
-    `stages=4`), of a plain transformer its blocks.
+    `name` is `tiny` or a timm model. `stages` keeps the first ones only: of a hierarchical network
+    the levels of resolution that timm lists (a ResNet has 5, its stem being the first: `resnet18`
+    without its last stage is `stages=4`), of a plain transformer its blocks. `in_channels`: those
+    of the input (6 for two stacked frames); pretrained first layers are repeated over them.
 
     Raises SettingError for an unknown name, too many stages, or weights that do not exist.
     """
     if name == "tiny":
         if pretrained:
             raise SettingError("backbone 'tiny' has no pretrained weights: set pretrained=false")
-        return _tiny(stages)
+        return _tiny(stages, in_channels)
     import timm
 
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, ["tiny", *timm.list_models()], n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise SettingError(f"backbone {name!r} is neither 'tiny' nor a timm model{hint}")
-    model = _create(name, pretrained=pretrained, num_classes=0)
+    start = {"pretrained": pretrained, "in_chans": in_channels}
+    model = _create(name, **start, num_classes=0)
     if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
         return _TokenTrunk(model, _checked(name, stages, len(model.blocks))), model.num_features
-    known: list[int] = _create(name, features_only=True).feature_info.channels()
-    kept = _checked(name, stages, len(known))
-    levels = _create(name, pretrained=pretrained, features_only=True, out_indices=(kept - 1,))
-    return _LevelTrunk(levels), known[kept - 1]
+    kept = _checked(name, stages, len(_create(name, features_only=True).feature_info.channels()))
+    trunk = _LevelTrunk(_create(name, **start, features_only=True, out_indices=tuple(range(kept))))
+    return trunk, trunk.levels[-1].channels
 
 
 def _create(name: str, **options: Any) -> Any:
@@ -64,62 +86,85 @@ def _checked(name: str, stages: int | None, count: int) -> int:
     return count if stages is None else stages
 
 
-class _LevelTrunk(nn.Module):
-    """The last kept level of a timm feature network, channels first."""
+class _LevelTrunk(Trunk):
+    """The kept levels of a timm feature network, channels first."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model: Any = model
         self.channels_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+        info = model.feature_info
+        self.levels = tuple(map(Level, info.channels(), info.reduction()))
 
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.model(images)[-1]
-        return features.permute(0, 3, 1, 2) if self.channels_last else features
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        maps = self.model(images)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else list(maps)
 
 
-class _TokenTrunk(nn.Module):
+class _TokenTrunk(Trunk):
     """The patch tokens of a plain transformer, laid out as a map; class tokens are dropped."""
 
     def __init__(self, model: Any, blocks: int) -> None:
         super().__init__()
         self.model: Any = model
         self.last = blocks - 1
+        self.levels = (Level(model.num_features, int(model.patch_embed.patch_size[0])),)
         model.prune_intermediate_layers([self.last], prune_norm=False, prune_head=True)
 
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.model.forward_intermediates(
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        return self.model.forward_intermediates(
             images, indices=[self.last], norm=True, output_fmt="NCHW", intermediates_only=True
         )
-        return maps[-1]
 
 
 _TINY_STAGES = ((32, 1), (64, 1), (128, 2), (128, 1))
 """Width and stride of each; the first is the stem, which already reduces by 4."""
 
 
-def _tiny(stages: int | None) -> tuple[nn.Module, int]:
+class _TinyTrunk(Trunk):
     """A ResNet-18 at a fifth of its cost: 64 px in, 8x8 out."""
+
+    def __init__(self, stages: tuple[tuple[int, int], ...], in_channels: int) -> None:
+        super().__init__()
+        before, reduction = stages[0][0], 4
+        # The wide stem and the maximum make features that follow an object before any training;
+        # with 3x3 convolutions alone, temporal contrast took many times the steps to start.
+        layers: list[nn.Module] = [
+            nn.Conv2d(in_channels, before, 7, 2, padding=3, bias=False),
+            nn.BatchNorm2d(before),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, padding=1),
+        ]
+        # Place of the last layer at each reduction, and the channels there.
+        last = {2: (2, before), 4: (3, before)}
+        for width, stride in stages[1:]:
+            layers.append(_ResidualBlock(before, width, stride))
+            before, reduction = width, reduction * stride
+            last[reduction] = (len(layers) - 1, width)
+        for place, layer in enumerate(layers):
+            self.add_module(str(place), layer)
+        self.levels = tuple(Level(channels, size) for size, (_, channels) in last.items())
+        self._places = {place for place, _ in last.values()}
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        maps = []
+        for place, layer in enumerate(self.children()):
+            images = layer(images)
+            if place in self._places:
+                maps.append(images)
+        return maps
+
+
+def _tiny(stages: int | None, in_channels: int) -> tuple[Trunk, int]:
     kept = _TINY_STAGES[: _checked("tiny", stages, len(_TINY_STAGES))]
-    before = kept[0][0]
-    # The wide stem and the maximum make features that follow an object before any training;
-    # with 3x3 convolutions alone, temporal contrast took many times the steps to start.
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, before, 7, 2, padding=3, bias=False),
-        nn.BatchNorm2d(before),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(3, 2, padding=1),
-    ]
-    for width, stride in kept[1:]:
-        layers.append(_ResidualBlock(before, width, stride))
-        before = width
-    trunk = nn.Sequential(*layers)
+    trunk = _TinyTrunk(kept, in_channels)
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, _ResidualBlock):
             # Blocks begin as their shortcuts.
             nn.init.zeros_(module.norm.weight)
-    return trunk, before
+    return trunk, kept[-1][0]
 
 
 def _convolution(before: int, width: int, stride: int) -> nn.Sequential:

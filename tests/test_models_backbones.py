@@ -44,6 +44,37 @@ def test_a_plain_transformer_lays_its_tokens_out_in_rows() -> None:
     assert change.argmax().item() == 1 * 4 + 3
 
 
+@pytest.mark.parametrize(
+    ("name", "stages", "reductions"),
+    [
+        ("tiny", None, [2, 4, 8]),
+        ("tiny", 1, [2, 4]),
+        ("resnet18", 4, [2, 4, 8, 16]),
+        ("swin_tiny_patch4_window7_224", 3, [4, 8, 16]),
+        ("vit_tiny_patch16_224", 1, [16]),
+    ],
+)
+def test_a_pyramid_has_the_levels_it_announces(
+    name: str, stages: int | None, reductions: list[int]
+) -> None:
+    trunk, _ = build_trunk(name, stages=stages)
+    trunk.eval()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps = trunk.pyramid(images)
+        assert torch.equal(trunk(images), maps[-1])
+    assert [level.reduction for level in trunk.levels] == reductions
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (level.channels, 64 // level.reduction, 64 // level.reduction) for level in trunk.levels
+    ]
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18"])
+def test_a_trunk_can_take_two_stacked_frames(name: str) -> None:
+    trunk, channels = build_trunk(name, in_channels=6)
+    assert trunk(torch.randn(2, 6, 64, 64)).shape[1] == channels
+
+
 def test_the_tiny_trunk_is_small() -> None:
     trunk, _ = build_trunk("tiny")
     assert sum(p.numel() for p in trunk.parameters()) < 1_000_000
