@@ -2,14 +2,14 @@
 
 Amounts are drawn on the CPU from torch's default generator, so that a seed gives the same
 augmentation on every device; pixels are worked on where the frames are. The draws have the
-distributions of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale` and
-`GaussianBlur`.
+distributions of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGrayscale`,
+`GaussianBlur` and `RandomSolarize`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -55,6 +55,11 @@ class AugmentConfig(Settings):
     """Chance of a Gaussian blur, its kernel a tenth of the side."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Smallest and largest standard deviation of the blur in pixels."""
+    solarize: Probability = 0.0
+    """Chance that all values from 0.5 upwards are inverted, last of all (BYOL, appendix B)."""
+    colors: Literal["each_frame", "shared"] = "each_frame"
+    """Whether colours and blur are drawn for each frame alone, or once for the frames that share a
+    crop (contrastive learning of clips)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentConfig:
@@ -72,17 +77,19 @@ class AugmentConfig(Settings):
 def augment_frames(frames: Tensor, size: int, config: AugmentConfig, *, shared: int = 1) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, size, size] in [0, 1].
 
-    `shared` consecutive frames get one crop, zoom and flip (the frames of one tuple or clip);
-    colours and blur are always drawn for each frame.
+    `shared` consecutive frames get one crop, zoom and flip (the frames of one tuple or clip), and
+    one draw of colours and blur where `config.colors` says so.
     """
     if len(frames) % shared:
         raise ValueError(f"{len(frames)} frames do not divide into groups of {shared}")
     # Eight bits of mantissa would not hold what eight bits of colour say.
     with torch.autocast(frames.device.type, enabled=False):
         images = _geometry(frames, size, config, shared)
-        images = _jitter(images, config)
-        images = _to_gray(images, config)
-        return _blur(images, config)
+        alike = shared if config.colors == "shared" else 1
+        images = _jitter(images, config, alike)
+        images = _to_gray(images, config, alike)
+        images = _blur(images, config, alike)
+        return _solarize(images, config, alike)
 
 
 def random_boxes(
@@ -145,13 +152,13 @@ def _zoom_factors(count: int, config: AugmentConfig) -> Tensor:
     return torch.where(torch.rand(count) < config.zoom, factor, torch.ones(count))
 
 
-def _jitter(images: Tensor, config: AugmentConfig) -> Tensor:
+def _jitter(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     spreads = (config.brightness, config.contrast, config.saturation, config.hue)
     if not config.jitter or not any(spreads):
         return images
-    count = len(images)
-    jittered = torch.rand(count) < config.jitter
-    order = torch.rand(count, 4).argsort(dim=1)
+    count = len(images) // shared
+    jittered = (torch.rand(count) < config.jitter).repeat_interleave(shared)
+    order = torch.rand(count, 4).argsort(dim=1).repeat_interleave(shared, dim=0)
     operations = (
         color.adjust_brightness,
         color.adjust_contrast,
@@ -159,9 +166,9 @@ def _jitter(images: Tensor, config: AugmentConfig) -> Tensor:
         color.adjust_hue,
     )
     amounts = [
-        torch.empty(count).uniform_(-spread, spread)
+        torch.empty(count).uniform_(-spread, spread).repeat_interleave(shared)
         if operation is color.adjust_hue
-        else torch.empty(count).uniform_(max(0.0, 1 - spread), 1 + spread)
+        else torch.empty(count).uniform_(max(0.0, 1 - spread), 1 + spread).repeat_interleave(shared)
         for operation, spread in zip(operations, spreads, strict=True)
     ]
     images = images.clone()
@@ -177,18 +184,22 @@ def _jitter(images: Tensor, config: AugmentConfig) -> Tensor:
     return images
 
 
-def _to_gray(images: Tensor, config: AugmentConfig) -> Tensor:
+def _to_gray(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     if not config.grayscale:
         return images
-    gray = (torch.rand(len(images)) < config.grayscale).to(images.device, non_blocking=True)
+    gray = (torch.rand(len(images) // shared) < config.grayscale).repeat_interleave(shared)
+    gray = gray.to(images.device, non_blocking=True)
     return torch.where(gray[:, None, None, None], color.grayscale(images), images)
 
 
-def _blur(images: Tensor, config: AugmentConfig) -> Tensor:
+def _blur(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     if not config.blur:
         return images
-    chosen = (torch.rand(len(images)) < config.blur).nonzero()[:, 0]
-    sigma = torch.empty(len(images)).uniform_(*config.blur_sigma)[chosen].to(images.device)
+    count = len(images) // shared
+    blurred = (torch.rand(count) < config.blur).repeat_interleave(shared)
+    chosen = blurred.nonzero()[:, 0]
+    sigma = torch.empty(count).uniform_(*config.blur_sigma).repeat_interleave(shared)
+    sigma = sigma[chosen].to(images.device)
     if not len(chosen):
         return images
     radius = max(1, images.shape[-1] // 20)
@@ -196,3 +207,11 @@ def _blur(images: Tensor, config: AugmentConfig) -> Tensor:
     images = images.clone()
     images[chosen] = gaussian_blur(images[chosen], sigma, radius)
     return images
+
+
+def _solarize(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
+    if not config.solarize:
+        return images
+    chosen = (torch.rand(len(images) // shared) < config.solarize).repeat_interleave(shared)
+    chosen = chosen.to(images.device, non_blocking=True)
+    return torch.where(chosen[:, None, None, None], color.solarize(images), images)

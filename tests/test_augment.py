@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from configs.encoder import EncoderConfig
 from models import color
 from models.augment import AugmentConfig, augment_frames, random_boxes
+from models.crops import MultiCrop, TwoCrops, as_rows, small_crops, two_crops
 from models.encoder import Encoder
 from models.resample import gaussian_blur, resample, resize_weights
 
@@ -265,3 +266,78 @@ def test_colours_are_jittered_in_every_order(monkeypatch: pytest.MonkeyPatch) ->
     augment_frames(torch.zeros(400, 8, 8, 3, dtype=torch.uint8), 8, config)
     assert len(sizes) == 16
     assert all(60 < size < 140 for size in sizes)
+
+
+def test_solarizing_equals_the_reference(frames: Tensor) -> None:
+    images = _floats(frames)
+    expected = torch.stack([v2.functional.solarize(image, 0.5) for image in images])
+    assert torch.equal(color.solarize(images), expected)
+
+
+def test_as_many_images_are_solarized_as_by_the_reference(frames: Tensor) -> None:
+    torch.manual_seed(0)
+    square = frames[:1, :, 8:56].expand(600, -1, -1, -1)
+    ours = augment_frames(square, 48, AugmentConfig(solarize=0.3))
+    plain = _floats(frames[:1, :, 8:56])
+    reference = v2.RandomSolarize(0.5, 0.3)
+    theirs = torch.stack([reference(plain[0]) for _ in range(600)])
+    changed_ours = (ours - plain).abs().amax((1, 2, 3)) > 0.01
+    changed_theirs = (theirs - plain).abs().amax((1, 2, 3)) > 0.01
+    assert changed_ours.float().mean().item() == pytest.approx(0.3, abs=0.08)
+    assert changed_theirs.float().mean().item() == pytest.approx(0.3, abs=0.08)
+    torch.testing.assert_close(ours[changed_ours][0], theirs[changed_theirs][0], atol=1e-5, rtol=0)
+
+
+def _images(frames: Tensor, varied: AugmentConfig, *, size: int = 24) -> Tensor:
+    flat = augment_frames(frames.flatten(0, -4), size, varied)
+    return flat.unflatten(0, frames.shape[:-3])
+
+
+def test_each_of_two_crops_has_its_own_recipe(frames: Tensor) -> None:
+    """BYOL's second view alone is solarised; blur and solarising come after everything else."""
+    torch.manual_seed(0)
+    samples = frames.unflatten(0, (4, 2))
+    config = TwoCrops(first=AugmentConfig(grayscale=1.0), second=AugmentConfig(solarize=1.0))
+    crops = two_crops(_images, samples, config)
+    assert crops.shape == (4, 2, 2, 3, 24, 24)
+    first, second = crops[:, 0], crops[:, 1]
+    assert torch.equal(first[:, :, 0], first[:, :, 2])
+    assert not torch.equal(second[:, :, 0], second[:, :, 2])
+    torch.testing.assert_close(second, color.solarize(_images(samples, AugmentConfig())))
+    assert torch.equal(as_rows(crops)[:8], first.flatten(0, 1))
+    assert torch.equal(as_rows(crops)[8:], second.flatten(0, 1))
+
+
+def test_two_crops_of_one_recipe_are_drawn_independently(frames: Tensor) -> None:
+    torch.manual_seed(0)
+    crops = two_crops(_images, frames[:, None], TwoCrops(first=EVERYTHING))
+    assert len(torch.unique(as_rows(crops).flatten(1), dim=0)) == 16
+
+
+def test_small_crops_have_the_moments_of_the_reference(frames: Tensor) -> None:
+    torch.manual_seed(0)
+    count = 300
+    recipe = AugmentConfig(crop_scale=(0.05, 0.4), flip=0.5)
+    config = MultiCrop(small=recipe, small_crops=3, small_size=12)
+    picture = frames[:1, None].expand(count // 3, -1, -1, -1, -1)
+    crops = small_crops(_images, picture, config)
+    assert crops.shape == (count // 3, 3, 1, 3, 12, 12)
+    reference = v2.Compose(
+        [v2.RandomResizedCrop(12, (0.05, 0.4), antialias=True), v2.RandomHorizontalFlip()]
+    )
+    theirs = torch.stack([reference(_floats(frames[:1])[0]) for _ in range(count)])
+    ours = as_rows(crops)
+    means_ours, means_theirs = ours.mean((2, 3)), theirs.mean((2, 3))
+    error = (means_ours.var(0) / count + means_theirs.var(0) / count).sqrt()
+    assert ((means_ours.mean(0) - means_theirs.mean(0)).abs() < 4 * error).all()
+    torch.testing.assert_close(means_ours.std(0), means_theirs.std(0), rtol=0.2, atol=0)
+    torch.testing.assert_close(
+        ours.std((2, 3)).mean(), theirs.std((2, 3)).mean(), rtol=0.08, atol=0
+    )
+    # independent draws: no two crops of one picture are the same
+    assert len(torch.unique(ours.flatten(1), dim=0)) > 0.98 * count
+
+
+def test_no_small_crops_are_an_empty_stack(frames: Tensor) -> None:
+    config = MultiCrop(small_crops=0, small_size=12)
+    assert small_crops(_images, frames[:, None], config).shape == (8, 0, 1, 3, 12, 12)

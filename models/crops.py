@@ -1,0 +1,56 @@
+"""Which crops of one image a method compares: two, each by its own recipe, or a few small ones too.
+
+Every frame gives crops of its own. A stack of crops is [B, V, F, 3, S, S]: V crops of each of the F
+frames of B samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from configs.base import Settings
+from models.augment import AugmentConfig
+
+
+class TwoCrops(Settings):
+    """The two crops that are compared, as large as the encoder's input."""
+
+    first: AugmentConfig = AugmentConfig()
+    """How the first crop is varied."""
+    second: AugmentConfig | None = None
+    """How the second one is; unset: as the first."""
+
+
+class MultiCrop(TwoCrops):
+    """Two large crops, and small ones of small parts (SwAV, arXiv 2006.09882, section 3.2)."""
+
+    small: AugmentConfig = AugmentConfig()
+    """How the small crops are varied."""
+    small_crops: int = Field(default=6, ge=0, le=32)
+    """Small crops of each image; 0 leaves the two large ones."""
+    small_size: int = Field(default=96, ge=8, le=1024)
+    """Side of the small crops in pixels."""
+
+
+def two_crops(images: Callable[..., Tensor], frames: Tensor, config: TwoCrops) -> Tensor:
+    """frames: uint8 [B, F, H, W, 3] -> float32 [B, 2, F, 3, S, S], drawn independently.
+
+    images: the method's `images`, which crops, varies and normalises.
+    """
+    recipes = (config.first, config.second or config.first)
+    return torch.stack([images(frames, recipe) for recipe in recipes], dim=1)
+
+
+def small_crops(images: Callable[..., Tensor], frames: Tensor, config: MultiCrop) -> Tensor:
+    """frames: uint8 [B, F, H, W, 3] -> float32 [B, n, F, 3, s, s], n small crops of each frame."""
+    copies = frames[:, None].expand(-1, config.small_crops, *frames.shape[1:])
+    return images(copies, config.small, size=config.small_size)
+
+
+def as_rows(crops: Tensor) -> Tensor:
+    """[B, V, F, 3, S, S] -> [V B F, 3, S, S]: all first crops, then all second ones, and so on."""
+    return crops.transpose(0, 1).flatten(0, 2)
