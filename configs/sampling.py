@@ -20,7 +20,22 @@ class FramesSampling(Settings):
     """Frames drawn from one video in an epoch, one from each of as many equal time bins."""
 
 
-class TimePairsSampling(Settings):
+class StackSettings(Settings):
+    """Stacks of frames in place of single ones (multi-frame TCN, Dwibedi et al. 2018)."""
+
+    stack: int = Field(default=1, ge=1, le=64)
+    """Frames that stand for one time: the one shown then and those before it, never across a cut;
+    above 1 for an encoder of clips (`encoder.clip_frames`)."""
+    stack_s: Seconds = 0.1
+    """Time between the frames of a stack (`encoder.clip_step_s`)."""
+
+    @property
+    def look_back_s(self) -> float:
+        """Time from the first frame of a stack to its last."""
+        return (self.stack - 1) * self.stack_s
+
+
+class TimePairsSampling(StackSettings):
     """Frame pairs close in time within one view (TCN, single-view)."""
 
     kind: Literal["time_pairs"] = "time_pairs"
@@ -41,15 +56,21 @@ class TimePairsSampling(Settings):
             raise ValueError(
                 f"negative_s ({self.negative_s}) must exceed positive_s ({self.positive_s})"
             )
+        if self.negative_s < self.look_back_s:
+            raise ValueError(
+                f"negative_s ({self.negative_s}) must be at least a stack's length "
+                f"({self.look_back_s:g} s), or stacks that repel each other share frames"
+            )
         return self
 
 
-class ViewPairsSampling(Settings):
+class ViewPairsSampling(StackSettings):
     """Frame pairs at one time from two synchronised views (TCN, multi-view, section 3.1)."""
 
     kind: Literal["view_pairs"] = "view_pairs"
     pairs: int = Field(default=16, ge=2, le=512)
-    """Distinct times in one sample; each gives one anchor and one positive from another view."""
+    """Distinct times in one sample, farther apart than a stack is long; each gives one anchor and
+    one positive from another view."""
     window_s: Seconds = 20.0
     """All times of a sample come from one range of at most this length."""
     anchors: Literal["any_view", "one_view"] = "any_view"
@@ -88,6 +109,20 @@ class ClipsSampling(Settings):
     """Samples drawn from one video in an epoch."""
 
 
+class SpreadSampling(StackSettings):
+    """Frames spread over the whole of one view, one from each of as many equal parts (TCC)."""
+
+    kind: Literal["spread"] = "spread"
+    num_frames: int = Field(default=20, ge=2, le=512)
+    """Frames in one sample, distinct and in temporal order."""
+    within: Literal["video", "shot"] = "video"
+    """Whether the frames span the whole video, or one shot of it drawn by its length."""
+    positive_s: Seconds | None = None
+    """Add to every frame another one of the same shot within this time (TCC with a TCN term)."""
+    per_video: int = Field(default=1, ge=1, le=10_000)
+    """Samples drawn from one video in an epoch."""
+
+
 class TracksSampling(Settings):
     """Patches of one track each, from shards that `marey mine --kind tracks` has written."""
 
@@ -100,6 +135,7 @@ Sampling = Annotated[
     | ViewPairsSampling
     | TuplesSampling
     | ClipsSampling
+    | SpreadSampling
     | TracksSampling,
     Field(discriminator="kind"),
 ]

@@ -37,6 +37,7 @@ KINDS = {
     "view_pairs": "view_pairs",
     "clips": "clips",
     "frames": "frames",
+    "spread": "spread",
 }
 """Words of `--kind`, and the sampling that each stands for."""
 

@@ -5,6 +5,7 @@ from configs.sampling import Sampling
 from pipeline.sampling.base import Sampler, SampleRequest, event_rng
 from pipeline.sampling.clips import ClipsSampler
 from pipeline.sampling.frames import FramesSampler
+from pipeline.sampling.spread import SpreadSampler
 from pipeline.sampling.time_pairs import TimePairsSampler
 from pipeline.sampling.tuples import TuplesSampler
 from pipeline.sampling.view_pairs import ViewPairsSampler
@@ -15,6 +16,7 @@ _FAMILIES = {
     "view_pairs": ViewPairsSampler,
     "tuples": TuplesSampler,
     "clips": ClipsSampler,
+    "spread": SpreadSampler,
 }
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from configs.sampling import StackSettings
 from pipeline.index import Event, Video
 
 MAX_CLOCK_GAP = 0.5
@@ -68,6 +69,22 @@ def shots(video: Video) -> list[tuple[int, int]]:
     edges = [0, *sorted({round(cut * video.fps) for cut in video.cuts}), video.frames]
     inside = [min(max(edge, 0), video.frames) for edge in edges]
     return [(a, b) for a, b in pairwise(inside) if b > a]
+
+
+def stacked(times_s: np.ndarray, config: StackSettings) -> np.ndarray:
+    """Every time, [N], with those that its stack looks back to, [N stack]; each stack in order."""
+    back = np.arange(config.stack - 1, -1, -1) * config.stack_s
+    return (times_s[:, None] - back).ravel()
+
+
+def stack_reach(video: Video, config: StackSettings) -> int:
+    """Frames before frame n that the stack ending at n needs."""
+    return max(0, int(np.ceil(config.look_back_s * video.fps - 0.5 - 1e-6)))
+
+
+def stack_spaced(video: Video, config: StackSettings) -> bool:
+    """Whether the frames of a stack differ: nearer than a frame period they would repeat."""
+    return config.stack == 1 or config.stack_s * video.fps >= 0.999
 
 
 def target_arrays(event: Event, views: np.ndarray, times_s: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,7 +6,16 @@ import numpy as np
 
 from configs.sampling import TimePairsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, frame_time, shots, target_arrays, usable
+from pipeline.sampling.base import (
+    SampleRequest,
+    frame_time,
+    shots,
+    stack_reach,
+    stack_spaced,
+    stacked,
+    target_arrays,
+    usable,
+)
 
 
 class TimePairsSampler:
@@ -14,18 +23,22 @@ class TimePairsSampler:
 
     Anchors are distinct frames; the positive of anchor t is another frame t' with
     0 < |t - t'| <= `positive_s`. Every sample's range reaches over more than `negative_s`, so
-    that negatives exist. Frames: first the N anchors in temporal order, then their positives.
-    Targets: `time_s` [2N], `view` [2N].
+    that negatives exist. Frames: first the N anchors in temporal order, then their positives; in
+    place of each its stack, in order. Targets: `time_s` [F], `view` [F] with F = 2N `stack`.
     """
 
     def __init__(self, config: TimePairsSampling) -> None:
         self.config = config
-        self.num_frames = 2 * config.pairs
+        self.num_frames = 2 * config.pairs * config.stack
 
     def _windows(self, video: Video) -> list[tuple[int, int]]:
-        """Shots long enough for N anchors with negatives, as [first, stop) frame numbers."""
+        """Shots long enough for N anchors with negatives: [first, stop) of frames that have room
+        for their stacks."""
+        if video.frames <= 0 or video.fps <= 0:
+            return []
         needed = max(self.config.pairs, int(np.ceil(self.config.negative_s * video.fps)) + 2)
-        return [(a, b) for a, b in shots(video) if b - a >= needed]
+        reach = stack_reach(video, self.config)
+        return [(a + reach, b) for a, b in shots(video) if b - a - reach >= needed]
 
     def _reach(self, video: Video) -> int:
         return int(self.config.positive_s * video.fps + 1e-6)
@@ -35,19 +48,26 @@ class TimePairsSampler:
         reason = usable(event)
         if reason:
             return 0, reason
-        fit = [v for v in event.videos if v.frames and self._windows(v) and self._reach(v) >= 1]
-        return (len(fit) * self.config.per_video, "" if fit else "too_short")
+        fit = [video for video in event.videos if self._windows(video)]
+        if not fit:
+            return 0, "too_short"
+        fast = sum(self._fast_enough(video) for video in fit)
+        return fast * self.config.per_video, "" if fast else "frame_rate_too_low"
+
+    def _fast_enough(self, video: Video) -> bool:
+        return self._reach(video) >= 1 and stack_spaced(video, self.config)
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw a shot by its length, a range in it, anchors without replacement, positives."""
         requests = []
         for view, video in enumerate(event.videos):
-            windows = self._windows(video) if video.frames else []
-            reach = self._reach(video) if windows else 0
-            for _ in range(self.config.per_video if reach >= 1 else 0):
-                numbers = self._draw(windows, reach, video.fps, rng)
+            windows = self._windows(video)
+            if not windows or not self._fast_enough(video):
+                continue
+            for _ in range(self.config.per_video):
+                numbers = self._draw(windows, self._reach(video), video.fps, rng)
                 views = np.full(self.num_frames, view)
-                times_s = frame_time(video, numbers)
+                times_s = stacked(frame_time(video, numbers), self.config)
                 requests.append(SampleRequest(views, times_s, target_arrays(event, views, times_s)))
         return requests
 

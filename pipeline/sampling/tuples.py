@@ -15,7 +15,7 @@ MIN_GAP_S = 0.2
 class TuplesSampler:
     """Tuples (b, c, d) in order, or (b, a, d) and (b, e, d) with a before b or e after d.
 
-    Only the middle frame tells them apart. Windows of high motion are drawn more often. Every
+    Only the middle frame tells them apart: b and d have one law whatever the label. Windows of high motion are drawn more often. Every
     tuple is reversed with probability 1/2, which keeps its label. Targets: `label` [] (1: in
     order), `time_s` [3], `view` [3].
     """
@@ -30,10 +30,11 @@ class TuplesSampler:
         span = self.config.max_span_s * video.fps
         gap = self.config.min_gap_s * video.fps
         shrink = min(1.0, (length - 1) / (span + gap))
-        shrunk_gap = gap * shrink
-        if shrink < 1 and shrunk_gap < MIN_GAP_S * video.fps:
+        if shrink < 1 and gap * shrink < MIN_GAP_S * video.fps:
             return None
-        span_frames, gap_frames = int(span * shrink), max(1, int(shrunk_gap))
+        # never a nearer negative than the setting says, whatever the frame rate
+        gap_frames = max(1, int(np.ceil(gap * shrink - 1e-6)))
+        span_frames = min(int(span * shrink + 1e-6), length - 1 - gap_frames)
         # c needs room strictly between b and d even in the shortest tuple
         return (span_frames, gap_frames) if span_frames >= 4 else None
 
@@ -50,7 +51,8 @@ class TuplesSampler:
                 continue
             length = min(stop - first, fit[0] + 2 * fit[1] + 1)
             hop = max(1, length // 4)
-            for start in range(first, stop - length + 1, hop):
+            # the last window ends with the shot
+            for start in sorted({*range(first, stop - length, hop), stop - length}):
                 weight = float(total[start + length] - total[start])
                 windows.append((start, start + length, *fit, weight))
         return windows
@@ -93,28 +95,27 @@ class TuplesSampler:
 def _draw(
     first: int, stop: int, span: int, gap: int, positive: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Frame numbers [3] inside [first, stop): b < d with d - b in [span/2, span], and the middle.
+    """Frame numbers [3] of a tuple inside [first, stop), from five frames a < b < c < d < e.
 
-    The middle of a positive keeps a quarter of the tuple's length from either end; that of a
-    negative lies `gap` to `span` frames outside, on a side that has room.
+    d - b is uniform in [span/2, span]; c keeps a quarter of it from either end; a lies `gap` to
+    `span` frames before b, e as far behind d. Of a and e at least one has room. b and d are drawn
+    in the same way whatever the middle will be, so that they alone tell nothing.
     """
-    length = stop - first
-    longest = min(span, length - 1 - (0 if positive else gap))
+    longest = min(span, stop - first - 1 - gap)
     distance = int(rng.integers(max(4, min(span // 2, longest)), max(longest, 4) + 1))
-    if positive:
-        b = int(rng.integers(first, stop - distance))
-        quarter = max(1, distance // 4)
-        return np.array([b, rng.integers(b + quarter, b + distance - quarter + 1), b + distance])
-    # at least one side always has room, since distance + gap < length
-    before = rng.random() < 0.5
-    if before:
-        b = int(rng.integers(first + gap, stop - distance))
-        middle = rng.integers(max(first, b - span), b - gap + 1)
-    else:
-        b = int(rng.integers(first, stop - distance - gap))
-        d = b + distance
-        middle = rng.integers(d + gap, min(stop - 1, d + span) + 1)
-    return np.array([b, middle, b + distance])
+    starts = np.arange(first, stop - distance)
+    roomy = (starts >= first + gap) | (starts + distance + gap < stop)
+    b = int(rng.choice(starts[roomy]))
+    d = b + distance
+    quarter = max(1, distance // 4)
+    c = int(rng.integers(b + quarter, d - quarter + 1))
+    outside = []
+    if b - gap >= first:
+        outside.append(int(rng.integers(max(first, b - span), b - gap + 1)))
+    if d + gap < stop:
+        outside.append(int(rng.integers(d + gap, min(stop - 1, d + span) + 1)))
+    middle = c if positive else outside[int(rng.integers(len(outside)))]
+    return np.array([b, middle, d])
 
 
 def _frame_motion(video: Video) -> np.ndarray:

@@ -5,68 +5,140 @@ from __future__ import annotations
 import numpy as np
 
 from configs.sampling import ViewPairsSampling
-from pipeline.index import Event
-from pipeline.sampling.base import MAX_CLOCK_GAP, SampleRequest, target_arrays
+from pipeline.index import Event, Video
+from pipeline.sampling.base import (
+    MAX_CLOCK_GAP,
+    SampleRequest,
+    shots,
+    stack_spaced,
+    stacked,
+    target_arrays,
+)
 
 
 class ViewPairsSampler:
     """N distinct times of one event; at each, an anchor from one view, a positive from another.
 
-    Frames: first the N anchors in temporal order, then the positives in the same order. Targets:
-    `time_s` [2N] (the event's clock: equal within a pair), `view` [2N]. An event whose common
-    range holds fewer than N time steps gives all of them only if they are N; else `too_short`.
+    With more than two views the pair is any ordered pair of those that show the time. Times of
+    one sample lie farther apart than a stack is long. Frames: first the N anchors in temporal
+    order, then the positives in the same order; in place of each its stack, in order. Targets:
+    `time_s` [F] (the event's clock: equal within a pair), `view` [F] with F = 2N `stack`.
+
+    An event with one view gives nothing (`missing_view`), nor does one where fewer than N such
+    times are seen by two views (`too_short`).
     """
 
     def __init__(self, config: ViewPairsSampling) -> None:
         self.config = config
-        self.num_frames = 2 * config.pairs
-
-    def _steps(self, event: Event) -> tuple[np.ndarray, np.ndarray]:
-        """The views in use, and the times (event clock) at the middle of frames of the slowest
-        view, within the range that all views cover."""
-        views = np.array([n for n, v in enumerate(event.videos) if v.frames > 0 and v.fps > 0])
-        if len(views) < 2:
-            return views, np.empty(0)
-        videos = [event.videos[n] for n in views]
-        start = max(-v.clock_offset_s / v.clock_rate for v in videos)
-        stop = min((v.frames / v.fps - v.clock_offset_s) / v.clock_rate for v in videos)
-        slowest = min(videos, key=lambda v: v.fps * v.clock_rate)
-        numbers = np.arange(slowest.frames) + 0.5
-        times_s = (numbers / slowest.fps - slowest.clock_offset_s) / slowest.clock_rate
-        margin = (0.5 - MAX_CLOCK_GAP) / slowest.fps
-        return views, times_s[(times_s >= start + margin) & (times_s < stop - margin)]
+        self.num_frames = 2 * config.pairs * config.stack
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_event` samples, or why there are none."""
-        if len(event.videos) < 2:
+        live = [v for v in event.videos if v.frames > 0 and v.fps > 0]
+        if len(live) < 2:
             return 0, "missing_view"
-        views, times_s = self._steps(event)
-        if len(views) < 2:
-            return 0, "missing_view"
-        if len(times_s) < self.config.pairs:
-            return 0, "too_short"
-        return self.config.per_event, ""
+        if sum(stack_spaced(video, self.config) for video in live) < 2:
+            return 0, "frame_rate_too_low"
+        times_s, covered = self._steps(event)
+        needed = (self.config.pairs - 1) * self._gap(times_s) + 1
+        if self.config.anchors == "one_view":
+            enough = len(_view_pairs(covered, needed)) > 0
+        else:
+            enough = len(times_s) >= needed
+        return (self.config.per_event, "") if enough else (0, "too_short")
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
-        """Draw a range, N of its times without replacement, and an ordered pair of views."""
-        views, steps = self._steps(event)
-        return [self._draw(event, views, steps, rng) for _ in range(self.config.per_event)]
+        """Draw a range, N of its times, and an ordered pair of views that show them."""
+        times_s, covered = self._steps(event)
+        gap = self._gap(times_s)
+        return [self._draw(event, times_s, covered, gap, rng) for _ in range(self.config.per_event)]
+
+    def _steps(self, event: Event) -> tuple[np.ndarray, np.ndarray]:
+        """Times in the event's clock that at least two views show, float64 [T], and which views
+        show them with their whole stacks, bool [V, T].
+
+        Times lie at the middle of frames of the slowest view.
+        """
+        live = [v for v in event.videos if v.frames > 0 and v.fps > 0]
+        slowest = min(live, key=lambda v: v.fps * v.clock_rate)
+        start = min(-v.clock_offset_s / v.clock_rate for v in live)
+        stop = max((v.frames / v.fps - v.clock_offset_s) / v.clock_rate for v in live)
+        edges = (
+            np.array([start, stop]) * slowest.clock_rate + slowest.clock_offset_s
+        ) * slowest.fps
+        numbers = np.arange(np.floor(edges[0]), np.ceil(edges[1])) + 0.5
+        times_s = (numbers / slowest.fps - slowest.clock_offset_s) / slowest.clock_rate
+        margin = (0.5 - MAX_CLOCK_GAP) / slowest.fps
+        covered = np.stack([self._covered(video, times_s, margin) for video in event.videos])
+        seen = covered.sum(axis=0) >= 2
+        return times_s[seen], covered[:, seen]
+
+    def _covered(self, video: Video, times_s: np.ndarray, margin: float) -> np.ndarray:
+        """bool [T]: the view shows the time, and the stack that ends there lies in one shot."""
+        covered = np.zeros(len(times_s), dtype=bool)
+        if video.frames <= 0 or video.fps <= 0 or not stack_spaced(video, self.config):
+            return covered
+        whole = [(0, video.frames)] if self.config.stack == 1 else shots(video)
+        for first, stop in whole:
+            low = (first / video.fps - video.clock_offset_s) / video.clock_rate
+            high = (stop / video.fps - video.clock_offset_s) / video.clock_rate
+            earliest = times_s - self.config.look_back_s
+            covered |= (earliest >= low + margin) & (times_s < high - margin)
+        return covered
+
+    def _gap(self, times_s: np.ndarray) -> int:
+        """Steps between two times of a sample: the fewest that are longer than a stack."""
+        if self.config.stack == 1 or len(times_s) < 2:
+            return 1
+        return int(self.config.look_back_s / np.diff(times_s).min() + 1e-6) + 1
 
     def _draw(
-        self, event: Event, views: np.ndarray, steps: np.ndarray, rng: np.random.Generator
+        self,
+        event: Event,
+        times_s: np.ndarray,
+        covered: np.ndarray,
+        gap: int,
+        rng: np.random.Generator,
     ) -> SampleRequest:
         pairs = self.config.pairs
-        inside = max(pairs, int(np.searchsorted(steps, steps[0] + self.config.window_s)))
-        span = min(len(steps), inside)
-        first = int(rng.integers(0, len(steps) - span + 1))
-        chosen = steps[np.sort(rng.choice(span, pairs, replace=False)) + first]
+        needed = (pairs - 1) * gap + 1
+        chosen_views = None
         if self.config.anchors == "one_view":
-            order = np.tile(rng.permutation(len(views))[:2], (pairs, 1))
+            possible = _view_pairs(covered, needed)
+            chosen_views = possible[rng.integers(len(possible))]
+            both = covered[chosen_views].all(axis=0)
+            times_s, covered = times_s[both], covered[:, both]
+        first, span = self._window(times_s, needed, rng)
+        # uniform over all choices that keep the gap
+        places = np.sort(rng.choice(span - (pairs - 1) * (gap - 1), pairs, replace=False))
+        places += first + np.arange(pairs) * (gap - 1)
+        if chosen_views is None:
+            order = rng.permuted(np.tile(np.arange(len(covered)), (pairs, 1)), axis=1)
+            hidden = ~covered[order, places[:, None]]
+            order = np.take_along_axis(order, np.argsort(hidden, axis=1, kind="stable"), axis=1)
         else:
-            order = rng.permuted(np.tile(np.arange(len(views)), (pairs, 1)), axis=1)[:, :2]
-        which = views[np.concatenate([order[:, 0], order[:, 1]])]
-        clock = np.concatenate([chosen, chosen])
+            order = np.tile(chosen_views, (pairs, 1))
+        views = np.concatenate([order[:, 0], order[:, 1]]).repeat(self.config.stack)
+        clock = stacked(np.concatenate([times_s[places]] * 2), self.config)
         offsets = np.array([video.clock_offset_s for video in event.videos])
         rates = np.array([video.clock_rate for video in event.videos])
-        times_s = rates[which] * clock + offsets[which]
-        return SampleRequest(which, times_s, target_arrays(event, which, times_s))
+        own_times_s = rates[views] * clock + offsets[views]
+        return SampleRequest(views, own_times_s, target_arrays(event, views, own_times_s))
+
+    def _window(
+        self, times_s: np.ndarray, needed: int, rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """First step and number of steps of a range of `window_s`, more if that holds too few."""
+        ends = np.searchsorted(times_s, times_s + self.config.window_s - 1e-6)
+        sizes = np.maximum(ends - np.arange(len(times_s)), needed)
+        sizes = np.where(np.arange(len(times_s)) + sizes <= len(times_s), sizes, 0)
+        # only ranges as long as any, so that the last times are no rarer than the first
+        first = int(rng.choice(np.flatnonzero(sizes == sizes.max())))
+        return first, int(sizes[first])
+
+
+def _view_pairs(covered: np.ndarray, needed: int) -> np.ndarray:
+    """int64 [P, 2]: ordered pairs of different views that show `needed` times together."""
+    together = covered.astype(np.int64) @ covered.T.astype(np.int64)
+    np.fill_diagonal(together, 0)
+    return np.argwhere(together >= needed)
