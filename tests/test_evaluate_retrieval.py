@@ -1,5 +1,6 @@
 """Is retrieval scored as defined? Closed forms, chance levels, and what must not be retrieved."""
 
+from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 
 from configs.errors import InputError, SettingError
 from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.retrieval import chance_hit, ranking_figures, retrieval
+from pipeline.evaluate.retrieval import (
+    chance_hit,
+    copy_retrieval,
+    ranking_figures,
+    retrieval,
+    video_means,
+)
+from pipeline.evaluate.run import evaluate
 
 
 def videos(features, length=10, fps=1.0):
@@ -109,3 +117,81 @@ def test_hubs_are_reported_and_nonsense_is_refused():
         retrieval(videos(x), "copies")
     with pytest.raises(InputError, match="no query"):
         retrieval(videos(x), "scene", window_s=100)
+
+
+def test_ndcg_equals_its_definition_and_is_one_for_a_perfect_ranking():
+    relevant = np.zeros((1, 30), bool)
+    relevant[0, [0, 3, 20]] = True
+    scores = -np.arange(30.0)[None]
+    none = np.zeros_like(relevant)
+    ideal = 1 + 1 / np.log2(3) + 1 / np.log2(4)
+    figures = ranking_figures(scores, relevant, none)
+    assert figures["ndcg@10"] == pytest.approx([(1 + 1 / np.log2(5)) / ideal])
+    best = np.where(relevant, 1.0, 0.0)
+    assert ranking_figures(best, relevant, none)["ndcg@10"] == pytest.approx([1])
+    many = np.arange(30)[None] < 15
+    assert ranking_figures(scores, many, none)["ndcg@10"] == pytest.approx([1])
+
+
+def labelled(embeddings, labels):
+    values = np.empty(len(embeddings), dtype=object)
+    values[:] = list(labels)
+    return replace(embeddings, label=values)
+
+
+def test_a_video_is_the_mean_of_evenly_spaced_frames():
+    rows = videos(np.random.default_rng(5).normal(size=(40, 3)), length=20)
+    means = video_means(rows, samples=4)
+    assert len(means) == 2
+    own = rows.features[rows.video_id == "1"]
+    assert np.allclose(means.features[1], own[[0, 6, 13, 19]].mean(axis=0))
+    assert np.allclose(video_means(rows, samples=50).features[1], own.mean(axis=0))
+    with pytest.raises(InputError, match="one label a video"):
+        video_means(labelled(rows, range(40)))
+
+
+def test_test_videos_look_for_their_label_in_a_gallery_of_others():
+    rng = np.random.default_rng(6)
+    centre = rng.normal(size=(5, 16))
+    kind = np.repeat(np.arange(20) % 5, 10)
+    noisy = [centre[kind] + 3 * rng.normal(size=(200, 16)) for _ in range(2)]
+    test, train = (labelled(videos(x), kind) for x in noisy)
+    train.event[:] = [f"train {name}" for name in train.event]
+    train.video_id[:] = [f"train {name}" for name in train.video_id]
+    whole = evaluate("retrieval", test, gallery=train, task="video")
+    single = evaluate("retrieval", test, gallery=train, task="semantic")
+    assert whole["queries"] == 20
+    assert whole["chance@1"] == pytest.approx(0.2)
+    assert whole["hit@1"] > single["hit@1"] > 0.25
+    assert single["queries"] == 200
+    assert {"hit@50", "ndcg@10", "mean_average_precision_macro"} <= whole.keys()
+    assert evaluate("retrieval", test, task="video")["queries"] == 20
+    with pytest.raises(SettingError, match="leave the gallery"):
+        evaluate("retrieval", test, gallery=train, task="scene")
+
+
+def test_a_copy_is_to_find_its_frame_among_the_clean_ones():
+    rng = np.random.default_rng(7)
+    clean = videos(rng.normal(size=(200, 32)), fps=1.0)
+    twice = clean.take(np.repeat(np.arange(200), 2))
+    number = np.tile([0, 1], 200)
+
+    def copies(noise):
+        features = twice.features + noise * rng.normal(size=twice.features.shape)
+        return replace(twice, copy=number, features=features.astype(np.float32))
+
+    exact, near, lost = (copy_retrieval(copies(noise), clean) for noise in (0, 1.3, 30))
+    assert exact["hit@1"] == exact["mean_average_precision"] == 1
+    assert exact["align_copies"] == pytest.approx(0, abs=1e-6)
+    assert exact["queries"] == 400
+    assert exact["chance@1"] == pytest.approx(1 / 200)
+    assert 0.5 < near["hit@1"] < 1
+    assert lost["hit@1"] < 0.05
+    assert lost["align_copies"] == pytest.approx(2, abs=0.3)
+    slow = [replace(part, time_s=part.time_s / 4) for part in (copies(1.3), clean)]
+    dense = copy_retrieval(*slow)
+    assert dense["chance@1"] > exact["chance@1"]
+    with pytest.raises(InputError, match="--copies"):
+        copy_retrieval(clean, clean)
+    with pytest.raises(SettingError, match="--gallery"):
+        evaluate("copies", copies(1))

@@ -26,7 +26,7 @@ from pipeline.evaluate.label_protocols import (
     with_labels,
 )
 from pipeline.evaluate.labels import encode_classes
-from pipeline.evaluate.retrieval import retrieval
+from pipeline.evaluate.retrieval import COPY_S, copy_retrieval, retrieval, video_means
 
 
 def find_protocol(name: str) -> Callable[..., Figures]:
@@ -83,9 +83,26 @@ def _retrieval(
     window_s: float = 5.0,
     delta_s: float = 0.2,
 ) -> Figures:
-    if task == "semantic":
+    if task in ("semantic", "video"):
         test, _, _ = with_labels(test, path, attribute)
-    return {"task": task} | retrieval(test, task, window_s=window_s, delta_s=delta_s)
+        train = None if train is None else with_labels(train, path, attribute)[0]
+    if task == "video":
+        test = video_means(test)
+        train = None if train is None else video_means(train)
+    figures = retrieval(test, task, gallery=train, window_s=window_s, delta_s=delta_s)
+    return {"task": task} | figures
+
+
+def _copies(
+    test: Embeddings,
+    train: Embeddings | None,
+    path: Location | None,
+    *,
+    delta_s: float = COPY_S,
+) -> Figures:
+    if train is None:
+        raise SettingError("copies needs --gallery: embeddings of the same frames, unchanged")
+    return dict(copy_retrieval(test, train, delta_s=delta_s))
 
 
 def _geometry(
@@ -113,5 +130,8 @@ PROTOCOLS: dict[str, Callable[..., Figures]] = {
     "progression": progression,
     "alignment": _alignment,
     "retrieval": _retrieval,
+    "copies": _copies,
     "geometry": _geometry,
 }
+SAME_VIDEOS = frozenset(["copies"])
+"""Protocols whose gallery holds the very videos that are tested."""

@@ -1,13 +1,14 @@
 """Which frames come back for a query frame? Exact retrieval by cosine, with its chance level.
 
-Three tasks: `scene` (other moments of the same video), `semantic` (same label in another video)
-and `temporal` (the same moment of the same event from another camera).
+Tasks: `scene` (other moments of the same video), `semantic` (same label in another video),
+`temporal` (the same moment of the same event from another camera), `video` (same label, whole
+videos) and `copies` (the frame that a changed copy was made of).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,15 @@ from scipy.special import gammaln
 
 from configs.errors import InputError, SettingError
 from pipeline.evaluate.embeddings import Embeddings
+from pipeline.evaluate.geometry import align
 from pipeline.evaluate.knn import unit_rows
 from pipeline.evaluate.labels import encode_classes
 
-TASKS = ("scene", "semantic", "temporal")
-KS = (1, 5, 10, 20)
+TASKS = ("scene", "semantic", "temporal", "video")
+KS = (1, 5, 10, 20, 50)
+NDCG_AT = 10
+COPY_S = 0.5
+"""A copy's neighbours in time count as its source: consecutive frames are near duplicates."""
 _CHUNK = 8 * 1024 * 1024
 """Similarities held at once."""
 
@@ -33,8 +38,9 @@ def ranking_figures(
     """Figures of each query, float64 [n], from `similarity` [n, m] to the gallery.
 
     `removed` rows leave the gallery before ranking (self-matches among them). Keys: `average
-    precision` and for each k `hit@k` (at least one relevant frame among the first k),
-    `precision@k` and `chance@k`, the hit rate of a random ranking. NaN where nothing is relevant.
+    precision`, `ndcg@10` (gain 1) and for each k `hit@k` (at least one relevant frame among the
+    first k), `precision@k` and `chance@k`, the hit rate of a random ranking. NaN where nothing is
+    relevant.
     """
     relevant = relevant & ~removed
     scored = np.where(removed, -np.inf, similarity)
@@ -48,6 +54,10 @@ def ranking_figures(
     share = np.where(usable, total, 1)
     precision = (found / rank * hits).sum(axis=1) / share
     figures = {"average_precision": np.where(usable, precision, np.nan)}
+    discount = 1 / np.log2(rank[:NDCG_AT] + 1)
+    ideal = np.cumsum(discount)[np.minimum(share, len(discount)) - 1]
+    gain = (hits[:, :NDCG_AT] * discount).sum(axis=1)
+    figures[f"ndcg@{NDCG_AT}"] = np.where(usable, gain / ideal, np.nan)
     for k in ks:
         last = min(k, hits.shape[1]) - 1
         figures[f"hit@{k}"] = np.where(usable, found[:, last] > 0, np.nan)
@@ -68,38 +78,46 @@ def chance_hit(relevant: NDArray[np.int64], size: NDArray[np.int64], k: int) -> 
 
 
 def _masks(
-    task: str, embeddings: Embeddings, rows: NDArray[np.int64], window_s: float, delta_s: float
+    task: str,
+    queries: Embeddings,
+    gallery: Embeddings,
+    rows: NDArray[np.int64],
+    window_s: float,
+    delta_s: float,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(relevant, removed), bool [len(rows), n] each."""
-    same_video = _same(embeddings.video_id, rows)
-    apart = np.abs(embeddings.time_s[rows, None] - embeddings.time_s[None])
+    """(relevant, removed), bool [len(rows), m] each."""
+    same_video = _same(queries.video_id[rows], gallery.video_id)
+    apart = np.abs(queries.time_s[rows, None] - gallery.time_s[None])
     if task == "scene":
         return same_video, same_video & (apart < window_s)
-    if task == "semantic":
-        label = embeddings.label
-        if label is None:
-            raise InputError("semantic retrieval needs labels")
-        return _same(encode_classes(label)[0], rows), same_video
-    candidates = _same(embeddings.event, rows) & ~_same(embeddings.view, rows)
-    return candidates & (apart <= delta_s + 1e-6), ~candidates
+    if task == "copies":
+        return same_video & (apart <= delta_s + 1e-6), np.zeros_like(same_video)
+    same_event = _same(queries.event[rows], gallery.event)
+    if task == "temporal":
+        candidates = same_event & ~_same(queries.view[rows], gallery.view)
+        return candidates & (apart <= delta_s + 1e-6), ~candidates
+    if queries.label is None or gallery.label is None:
+        raise InputError(f"{task} retrieval needs labels")
+    return _same(queries.label[rows], gallery.label), same_event if task == "video" else same_video
 
 
-def _same(values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where each of `rows` has the value of another row, bool [len(rows), n]."""
-    _, number = np.unique(values, return_inverse=True)
-    return number[rows, None] == number[None]
+def _same(first: NDArray[np.object_], second: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Where values of two arrays [n] and [m] are equal, bool [n, m]."""
+    number, _ = encode_classes(np.concatenate([first, second]))
+    return number[: len(first), None] == number[None, len(first) :]
 
 
-def _parts(count: int) -> Iterator[NDArray[np.int64]]:
-    step = max(1, _CHUNK // count)
-    for start in range(0, count, step):
-        yield np.arange(start, min(start + step, count))
+def _parts(queries: int, gallery: int) -> Iterator[NDArray[np.int64]]:
+    step = max(1, _CHUNK // gallery)
+    for start in range(0, queries, step):
+        yield np.arange(start, min(start + step, queries))
 
 
 def retrieval(
-    embeddings: Embeddings,
+    queries: Embeddings,
     task: str,
     *,
+    gallery: Embeddings | None = None,
     window_s: float = 5.0,
     delta_s: float = 0.2,
     ks: Sequence[int] = KS,
@@ -109,31 +127,93 @@ def retrieval(
     scene: relevant are frames of the query's video, those closer than `window_s` removed.
     semantic: relevant are frames of the same label, the query's video removed.
     temporal: gallery are the other views of the same event, relevant within `delta_s`.
-    `mean_average_precision` is the micro mean over queries; `hubness` is the skewness of how often
-    a frame is among the ten nearest (above 5 is suspicious).
-    Raises SettingError for an unknown task, InputError when no query has a relevant frame.
+    video: the same label among whole videos (see `video_means`), the query's event removed.
+    gallery: other frames to look in, for semantic and video; without it the queries serve each
+    other, and none finds itself. `mean_average_precision` is the mean over queries (`_macro`: over
+    labels); `hubness` is the skewness of how often a frame is among the ten nearest (above 5 is
+    suspicious). Raises SettingError for an unknown task, InputError when no query has a relevant
+    frame.
     """
     if task not in TASKS:
         raise SettingError(f"no retrieval task {task!r}; there are {', '.join(TASKS)}")
-    unit = unit_rows(embeddings.features)
+    if gallery is not None and task not in ("semantic", "video"):
+        raise SettingError(f"{task} retrieval looks in the queries' own videos: leave the gallery")
+    return _retrieve(queries, task, gallery, window_s, delta_s, ks)
+
+
+def copy_retrieval(
+    copies: Embeddings, frames: Embeddings, *, delta_s: float = COPY_S
+) -> dict[str, float]:
+    """Does a strongly changed copy still find its frame among all clean ones? No label needed.
+
+    copies, frames: `marey embed` of the same corpus with and without --copies. Relevant is the
+    source frame and what lies within `delta_s` of it. `align_copies` is the squared distance of
+    unit vectors of copy and source.
+    """
+    if copies.copy is None or frames.copy is not None:
+        raise InputError(
+            "copy retrieval needs embeddings made with --copies as queries, and as gallery "
+            "embeddings of the same frames without it"
+        )
+    figures = _retrieve(copies, "copies", frames, 0.0, delta_s, (1, 10))
+    place = {key: n for n, key in enumerate(zip(frames.video_id, frames.frame, strict=True))}
+    source = [place.get(key, -1) for key in zip(copies.video_id, copies.frame, strict=True)]
+    known = np.array(source) >= 0
+    pair = copies.features[known], frames.features[np.array(source)[known]]
+    return figures | {"align_copies": align(*pair)}
+
+
+def video_means(embeddings: Embeddings, samples: int = 10) -> Embeddings:
+    """One row a video: the mean of `samples` frames, evenly spaced over it.
+
+    Raises InputError for a video with several labels.
+    """
+    firsts, means = [], []
+    for video in np.unique(embeddings.video_id):
+        rows = np.flatnonzero(embeddings.video_id == video)
+        rows = rows[np.argsort(embeddings.time_s[rows], kind="stable")]
+        if embeddings.label is not None and len(set(embeddings.label[rows].tolist())) > 1:
+            raise InputError(f"video retrieval needs one label a video; {video} has several")
+        chosen = rows[np.unique(np.linspace(0, len(rows) - 1, samples).round().astype(int))]
+        firsts.append(rows[0])
+        means.append(embeddings.features[chosen].mean(axis=0))
+    return replace(embeddings.take(np.array(firsts)), features=np.stack(means))
+
+
+def _retrieve(
+    queries: Embeddings,
+    task: str,
+    other: Embeddings | None,
+    window_s: float,
+    delta_s: float,
+    ks: Sequence[int],
+) -> dict[str, float]:
+    gallery = queries if other is None else other
+    unit, target = unit_rows(queries.features), unit_rows(gallery.features)
     collected: dict[str, list[NDArray[np.float64]]] = {}
-    occurrence = np.zeros(len(unit))
-    for rows in _parts(len(unit)):
-        relevant, removed = _masks(task, embeddings, rows, window_s, delta_s)
-        removed[np.arange(len(rows)), rows] = True
-        similarity = unit[rows] @ unit.T
+    occurrence = np.zeros(len(target))
+    for rows in _parts(len(unit), len(target)):
+        relevant, removed = _masks(task, queries, gallery, rows, window_s, delta_s)
+        if other is None:
+            removed[np.arange(len(rows)), rows] = True
+        similarity = unit[rows] @ target.T
         for name, values in ranking_figures(similarity, relevant, removed, ks).items():
             collected.setdefault(name, []).append(values)
         scored = np.where(removed, -np.inf, similarity)
         near = np.argsort(-scored, axis=1, kind="stable")[:, :10]
         valid = np.isfinite(np.take_along_axis(scored, near, axis=1))
-        occurrence += np.bincount(near[valid], minlength=len(unit))
+        occurrence += np.bincount(near[valid], minlength=len(target))
     figures = {name: np.concatenate(parts) for name, parts in collected.items()}
     usable = ~np.isnan(figures["average_precision"])
     if not usable.any():
         raise InputError(f"{task} retrieval: no query has a relevant frame in the gallery")
     result = {name: float(values[usable].mean()) for name, values in figures.items()}
     result["mean_average_precision"] = result.pop("average_precision")
+    if task in ("semantic", "video") and queries.label is not None:
+        number, _ = encode_classes(queries.label[usable])
+        values = figures["average_precision"][usable]
+        means = [values[number == label].mean() for label in np.unique(number)]
+        result["mean_average_precision_macro"] = float(np.mean(means))
     spread = occurrence.std()
     centred = occurrence - occurrence.mean()
     result["hubness"] = float((centred**3).mean() / spread**3) if spread > 0 else 0.0
