@@ -11,15 +11,25 @@ class EncoderConfig(Settings):
     """Trunk, pooling and embedding head of the network that a run exports."""
 
     backbone: str = "tiny"
-    """`tiny` (small, learns on a CPU) or the name of a timm model (`resnet18`, `vit_small...`)."""
+    """`tiny` (small, learns on a CPU) or the name of a timm model (`resnet18`, `vit_small...`);
+    for clips also `tiny_r3d`, `tiny_r2plus1d`, `r3d_18`, `mc3_18` or `r2plus1d_18`."""
+    clip_frames: int = Field(default=1, ge=1, le=128)
+    """Frames that one embedding sees; 1 embeds single images."""
+    clip_step_s: float = Field(default=0.1, gt=0, le=60)
+    """Time between the frames of a clip in seconds. The embedding of time t sees the clip that
+    ends at t, or the first one of the shot where that would begin before it."""
+    fusion: Literal["mean", "convolution"] = "mean"
+    """How an image backbone's maps of a clip's frames are joined: averaged, or by two temporal
+    convolutions that know the frames' order (multi-frame TCN)."""
     pretrained: bool = False
-    """Start from the weights that timm has for the backbone (downloads them)."""
+    """Start from the weights that timm or torchvision has for the backbone (downloads them)."""
     stages: int | None = Field(default=None, ge=1, le=6)
     """Keep only this many stages of the trunk; all of them when unset."""
     image_size: int = Field(default=64, ge=16, le=1024)
     """Side of the square input in pixels."""
     pool: Literal["average", "spatial_softmax"] = "average"
-    """How the last feature map becomes a vector; spatial softmax keeps positions."""
+    """How the last feature map becomes a vector; spatial softmax keeps positions (of a clip, their
+    average over time)."""
     softmax_temperature: float = Field(default=0.1, gt=0, le=10)
     """Initial temperature of the spatial softmax (learnable); small is sharp."""
     pool_norm: bool = False

@@ -7,14 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.encoder import EncoderConfig
+from configs.errors import SettingError
 from models.backbones import build_trunk
 from models.heads import SpatialSoftmax, mlp
+from models.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
 
 class Encoder(nn.Module):
-    """Images in, one vector an image out.
+    """Images in, one vector an image out; or clips in, one vector a clip out.
 
-    Input: float [N, 3, S, S], normalised (see `normalize`). Output: float [N, `out_dim`].
+    Input: float [N, 3, S, S], normalised (see `normalize`), or with `clip_frames` = T above 1
+    float [N, 3, T, S, S]. Output: float [N, `out_dim`].
+    Raises SettingError when the configuration contradicts itself.
     """
 
     mean: Tensor
@@ -23,17 +27,14 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.trunk, self.feature_dim = build_trunk(
-            config.backbone, stages=config.stages, pretrained=config.pretrained
-        )
-        # Convolutions are about a fifth faster with channels last, on CPU and GPU.
-        self.trunk.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.trunk, self.feature_dim = _trunk(config)
         pooled_dim = self.feature_dim
         if config.pool == "spatial_softmax":
             self.pool: nn.Module = SpatialSoftmax(config.softmax_temperature)
             pooled_dim = 2 * self.feature_dim
         else:
-            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            average = nn.AdaptiveAvgPool2d if config.clip_frames == 1 else nn.AdaptiveAvgPool3d
+            self.pool = nn.Sequential(average(1), nn.Flatten())
         self.pool_norm = nn.BatchNorm1d(pooled_dim) if config.pool_norm else nn.Identity()
         if config.embedding_dim is None:
             self.head: nn.Module = nn.Identity()
@@ -53,8 +54,15 @@ class Encoder(nn.Module):
     def preprocess(self, frames: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] -> float [N, 3, S, S]: short side to S, centre crop, normalised.
 
-        The deterministic preprocessing of evaluation and export.
+        Of clips, uint8 [N, T, H, W, 3] -> float [N, 3, T, S, S]. The deterministic preprocessing
+        of evaluation and export.
         """
+        if self.config.clip_frames == 1:
+            return self._prepared(frames)
+        images = self._prepared(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return images.transpose(1, 2)
+
+    def _prepared(self, frames: Tensor) -> Tensor:
         size = self.config.image_size
         images = frames.permute(0, 3, 1, 2).float() / 255
         height, width = images.shape[-2:]
@@ -69,10 +77,38 @@ class Encoder(nn.Module):
         return self.normalize(images[..., top : top + size, left : left + size])
 
     def features(self, images: Tensor) -> Tensor:
-        """The trunk's last map: float [N, `feature_dim`, h, w]."""
-        return self.trunk(images.contiguous(memory_format=torch.channels_last))
+        """The trunk's last map: float [N, `feature_dim`, h, w], of clips [N, .., t, h, w]."""
+        if self.config.clip_frames == 1:
+            return self.trunk(images.contiguous(memory_format=torch.channels_last))
+        if images.ndim != 5 or images.shape[2] != self.config.clip_frames:
+            raise SettingError(
+                f"encoder.clip_frames={self.config.clip_frames}: the encoder takes float "
+                f"[N, 3, {self.config.clip_frames}, S, S], got {list(images.shape)}"
+            )
+        return self.trunk(images.contiguous(memory_format=torch.channels_last_3d))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings, float32 [N, `out_dim`] also under autocast, so that lengths are exact."""
         embedding = self.head(self.pool_norm(self.pool(self.features(images)))).float()
         return functional.normalize(embedding, dim=1) if self.config.unit_norm else embedding
+
+
+def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
+    if config.clip_frames > 1:
+        return build_clip_trunk(
+            config.backbone,
+            frames=config.clip_frames,
+            stages=config.stages,
+            pretrained=config.pretrained,
+            fusion=config.fusion,
+        )
+    if config.backbone in VIDEO_BACKBONES:
+        raise SettingError(
+            f"encoder.backbone={config.backbone} takes clips: set encoder.clip_frames to 2 or "
+            "more, or take an image backbone"
+        )
+    trunk, channels = build_trunk(
+        config.backbone, stages=config.stages, pretrained=config.pretrained
+    )
+    # Convolutions are about a fifth faster with channels last, on CPU and GPU.
+    return trunk.to(memory_format=torch.channels_last), channels  # pyright: ignore

@@ -13,7 +13,8 @@ class SpatialSoftmax(nn.Module):
     """Where each channel is active: the mean position under a softmax over the map.
 
     Input: [N, C, h, w] of any float type. Output: float32 [N, 2C], the C horizontal positions,
-    then the C vertical ones, on a grid from -1 (left, top) to 1 (right, bottom).
+    then the C vertical ones, on a grid from -1 (left, top) to 1 (right, bottom). Of clips,
+    [N, C, t, h, w], the positions are averaged over time.
 
     The temperature is learned, starting at `temperature`; it is held as a logarithm, so that it
     stays positive. (Levine et al. 2016; TCN, arXiv 1704.06888.)
@@ -24,6 +25,9 @@ class SpatialSoftmax(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
     def forward(self, features: Tensor) -> Tensor:
+        if features.ndim == 5:
+            moments = features.transpose(1, 2)
+            return self(moments.flatten(0, 1)).unflatten(0, moments.shape[:2]).mean(dim=1)
         height, width = features.shape[-2:]
         with torch.autocast(features.device.type, enabled=False):
             logits = features.float().flatten(2) / self.log_temperature.float().exp()

@@ -76,11 +76,18 @@ class Method(nn.Module):
     paper: ClassVar[str]
     """Authors, title, venue, arXiv number: one line."""
     Config: ClassVar[type[MethodConfig]]
+    sees_clips: ClassVar[bool] = False
+    """Whether the method can train an encoder of clips (`encoder.clip_frames` above 1)."""
     steady: ClassVar[tuple[str, ...]] = ()
     """Submodules whose learning rate stays at its peak (SimSiam's predictor)."""
 
     def __init__(self, encoder: Encoder, config: MethodConfig) -> None:
         super().__init__()
+        if encoder.config.clip_frames > 1 and not self.sees_clips:
+            raise SettingError(
+                f"{self.name} trains an encoder of single images: encoder.clip_frames must be 1, "
+                f"got {encoder.config.clip_frames}"
+            )
         self.encoder = encoder
         self.config = config
 
@@ -132,6 +139,14 @@ class Method(nn.Module):
         size = size or self.encoder.config.image_size
         images = augment_frames(frames.flatten(0, -4), size, varied, shared=shared)
         return self.encoder.normalize(images).unflatten(0, frames.shape[:-3])
+
+    def clips(self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None) -> Tensor:
+        """uint8 [..., T, H, W, 3] -> float32 [..., 3, T, S, S], one crop and flip for each clip.
+
+        Whether its frames share their colours too is `varied.colors`.
+        """
+        images = self.images(frames, varied, size=size, shared=frames.shape[-4])
+        return images.transpose(-4, -3)
 
 
 def replace_frames(batch: Batch, **tensors: Tensor) -> Batch:

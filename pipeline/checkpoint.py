@@ -69,6 +69,8 @@ def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) ->
         "preprocessing": {
             "resize_short_side": config.image_size,
             "center_crop": config.image_size,
+            "clip_frames": config.clip_frames,
+            "clip_step_s": config.clip_step_s,
             "mean": config.mean,
             "std": config.std,
             "range": [0, 1],

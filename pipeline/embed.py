@@ -21,6 +21,7 @@ from pipeline.evaluate.baselines import encoder_location, open_encoder
 from pipeline.evaluate.copies import strong_copy
 from pipeline.images import Images, decode_image
 from pipeline.index import Index, default_workers
+from pipeline.sampling.lookback import clip_times
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute, sweep
 from pipeline.stored import StoredSamples
@@ -88,9 +89,14 @@ class ReadPart:
     shape: tuple[int, int]
     copies: int = 0
     """Strongly changed copies of each frame to give in its place; 0 gives the frame itself."""
+    clip: tuple[int, float] = (1, 0.0)
+    """Frames that an embedding sees, and the seconds between them (see `clip_times`)."""
 
     def __call__(self, part: Part) -> dict[str, np.ndarray]:
-        """Rows `frames` uint8 [n, H, W, 3] and their keys; `refused` rows keep their keys."""
+        """Rows `frames` uint8 [n, H, W, 3] (of clips [n, T, H, W, 3]) and their keys.
+
+        `refused` rows keep their keys.
+        """
         columns: dict[str, list[Any]] = {name: [] for name in _KEYS}
         labels = self.source.labels()
         images: list[np.ndarray] = []
@@ -117,27 +123,32 @@ class ReadPart:
         return self._changed(rows) if self.copies else rows
 
     def _changed(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Every row `copies` times, its frame changed by draws that its own key decides."""
+        """Every row `copies` times, its frames changed by draws that its own key decides."""
         count = len(rows["frames"])
         rows = {name: np.repeat(values, self.copies, axis=0) for name, values in rows.items()}
         rows["copy"] = np.tile(np.arange(self.copies), count)
-        for n, frame in enumerate(rows["frames"]):
+        for n, row in enumerate(rows["frames"]):
             key = f"{rows['video_id'][n]} {rows['frame'][n]} {rows['copy'][n]}"
-            rows["frames"][n] = strong_copy(frame, key)
+            # one change for all frames of a clip
+            for frame in row.reshape(-1, *row.shape[-3:]):
+                frame[:] = strong_copy(frame, key)
         return rows
 
     def _read(self, event: int, view: int, times_s: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        frames = np.zeros((len(times_s), *self.shape, 3), dtype=np.uint8)
-        refused = [""] * len(times_s)
+        length, step_s = self.clip
+        lengths = (length,) if length > 1 else ()
+        frames = np.zeros((len(times_s), *lengths, *self.shape, 3), dtype=np.uint8)
         if isinstance(self.source, Images):
+            refused = [""] * len(times_s)
             try:
                 frames[0] = decode_image(self.source.encoded(event), self.shape)
             except (OSError, ValueError) as error:
                 refused[0] = str(error)
             return frames, refused
         video = self.source.event(event).videos[view]
-        # one request a frame: a damaged one costs only itself
-        requests = [FrameRequest(n, times_s[n : n + 1]) for n in range(len(times_s))]
+        wanted_s, refused = clip_times(video, times_s, length, step_s)
+        # one request a row: a damaged frame costs only those that see it
+        requests = [FrameRequest(n, wanted_s[n]) for n in range(len(times_s)) if not refused[n]]
         run = read_plan(
             video.uri,
             requests,
@@ -146,7 +157,8 @@ class ReadPart:
             fit="cover",  # type: ignore[arg-type]
         )
         for clip in run:
-            frames[clip.request_id] = clip.frames[0]  # type: ignore[index]
+            number: Any = clip.request_id
+            frames[number] = clip.frames if lengths else clip.frames[0]
         for number, reason in run.failures.items():
             refused[number] = reason if run.error is None else run.error  # type: ignore[index]
         return frames, refused
@@ -179,7 +191,7 @@ class EmbedPart:
 
     @torch.inference_mode()
     def embed(self, frames: np.ndarray, batch: int = 128) -> np.ndarray:
-        """uint8 [n, H, W, 3] -> [n, D]; independent of the batch that a frame is in."""
+        """uint8 [n, (T,) H, W, 3] -> [n, D]; independent of the batch that a row is in."""
         vectors = [
             self.encoder(
                 self.encoder.preprocess(torch.from_numpy(frames[n : n + batch]).to(self.device))
@@ -245,9 +257,11 @@ def embed(
     Writes `out/parts/*.parquet` (video_id, event, view, frame, time_s in the event's clock, label
     where the source has them, embedding) and last `out/meta.json`. With `copies`, that many
     strongly changed copies of each frame (column `copy`) are embedded in its place: the queries of
-    copy retrieval. `encoder_run` is a run folder or a baseline (see `evaluate.baselines`). Parts
-    that a killed run left are kept. Raises UsageError when `out` is finished already or belongs to
-    another encoder.
+    copy retrieval. An encoder of clips is given, for each time, the clip that ends there (see
+    `sampling.lookback`); times in shots too short for a clip are refused. `encoder_run` is a run
+    folder or a baseline (see `evaluate.baselines`). Parts that a killed run left are kept. Raises
+    UsageError when `out` is finished already or belongs to another encoder, InputError when
+    nothing can be embedded.
     """
     encoder_run, data, out = encoder_location(encoder_run), absolute(data), absolute(out)
     source = open_source(data)
@@ -255,7 +269,14 @@ def embed(
         raise InputError(f"{data} holds shards: embed the index that they were mined from")
     source.check_present()
     _, about = open_encoder(encoder_run)
-    todo = list(parts(source, rate, max(1, PART_FRAMES // max(1, copies))))
+    architecture = about["architecture"]
+    clip = (architecture.get("clip_frames", 1), architecture.get("clip_step_s", 0.0))
+    if clip[0] > 1 and isinstance(source, Images):
+        raise InputError(
+            f"{encoder_run} embeds clips of {clip[0]} frames, and {data} holds single images: give "
+            "an index of videos"
+        )
+    todo = list(parts(source, rate, max(1, PART_FRAMES // (clip[0] * max(1, copies)))))
     if not todo:
         raise InputError(f"{data} has no frame to embed: no video of it is readable")
     folder = Folder(out)
@@ -268,8 +289,8 @@ def embed(
     done = [part for part in todo if folder.exists(part.name)]
     left = [part for part in todo if not folder.exists(part.name)]
     counts = [_counts(folder, part) for part in done]
-    size = about["architecture"]["image_size"]
-    read = ReadPart(source, rate, (size, size), copies)
+    size = architecture["image_size"]
+    read = ReadPart(source, rate, (size, size), copies, clip)
     run = _run_here if engine == "local" else _run_on_ray
     progress(len(done), len(todo), sum(rows for rows, _ in counts))
     for rows, reasons in run(left, read, data, encoder_run, out, dtype):
@@ -323,10 +344,17 @@ def _run_here(
 class RayRead:
     """`ReadPart` as a Ray Data actor; parts travel as JSON."""
 
-    def __init__(self, data: str, rate: float, shape: tuple[int, int], copies: int = 0) -> None:
+    def __init__(
+        self,
+        data: str,
+        rate: float,
+        shape: tuple[int, int],
+        copies: int = 0,
+        clip: tuple[int, float] = (1, 0.0),
+    ) -> None:
         source = open_source(data)
         assert not isinstance(source, StoredSamples)  # refused before any actor starts
-        self._read = ReadPart(source, rate, shape, copies)
+        self._read = ReadPart(source, rate, shape, copies, clip)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         number, pieces = json.loads(str(rows["part"][0]))
@@ -348,7 +376,7 @@ def _run_on_ray(
         blocks = [pa.table({"part": [json.dumps([p.number, p.pieces])]}) for p in left]
         dataset = ray.data.from_blocks(blocks).map_batches(
             RayRead,
-            fn_constructor_args=(data, read.rate, read.shape, read.copies),
+            fn_constructor_args=(data, read.rate, read.shape, read.copies, read.clip),
             batch_size=None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
             num_cpus=share.actor_cpus,

@@ -1,14 +1,16 @@
-"""Frames kept in memory for the online probe: a few held-out events, or images with labels."""
+"""What the online probe keeps in memory: frames (or clips) of a few events, or labelled images."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from configs.encoder import EncoderConfig
 from configs.errors import InputError
 from configs.schema import RunConfig
 from pipeline.evaluate.online import OnlineProbe
 from pipeline.images import Images, decode_image
-from pipeline.index import Event, Index
+from pipeline.index import Index, Video
+from pipeline.sampling.lookback import clip_times
 from pipeline.source import open_source
 from pipeline.video import read
 
@@ -26,44 +28,61 @@ def build_probe(location: str, config: RunConfig) -> OnlineProbe:
     Raises InputError when the data has neither two views of an event nor labels.
     """
     source = open_source(location)
-    size = config.encoder.image_size
+    encoder = config.encoder
     if isinstance(source, Index):
-        return _from_index(source, (size, size))
+        return _from_index(source, encoder)
+    if isinstance(source, Images) and encoder.clip_frames == 1:
+        return _from_images(source, (encoder.image_size, encoder.image_size))
     if isinstance(source, Images):
-        return _from_images(source, (size, size))
+        raise InputError(
+            f"{location} holds single images, and the encoder sees clips of "
+            f"{encoder.clip_frames} frames: probe it on an index"
+        )
     raise InputError(f"{location} cannot be probed online: give an index or labelled images")
 
 
-def _from_index(index: Index, shape: tuple[int, int]) -> OnlineProbe:
-    numbers = [n for n in range(len(index)) if _views(index.event(n)) >= 2]
+def _from_index(index: Index, encoder: EncoderConfig) -> OnlineProbe:
+    shape = (encoder.image_size, encoder.image_size)
+    numbers = [n for n in range(len(index)) if len(_views(index, n, encoder)) >= 2]
     if not numbers:
         raise InputError(
             f"{index.location} cannot be probed online: none of its {len(index)} events has two "
-            "readable views"
+            f"readable views{' that clips fit into' if encoder.clip_frames > 1 else ''}"
         )
     frames, events, views, times = [], [], [], []
     for number in np.unique(np.linspace(0, len(numbers) - 1, EVENTS).round().astype(int)):
         event = index.event(numbers[number])
-        videos = [v for v in event.videos if v.frames > 1]
+        videos = _views(index, numbers[number], encoder)
         stop = min((v.frames / v.fps - v.clock_offset_s) / v.clock_rate for v in videos)
         start = max(-v.clock_offset_s / v.clock_rate for v in videos)
         clock = start + (np.arange(TIMES) + 0.5) / TIMES * (stop - start)
         for video in videos:
             shown = video.clock_rate * clock + video.clock_offset_s
-            frames.append(read(video.uri, shown, shape, stream=video.stream, fit="cover"))
-            events += [event.event_id] * TIMES
-            views += [video.view] * TIMES
-            times.append(clock)
+            seen, refused = clip_times(video, shown, encoder.clip_frames, encoder.clip_step_s)
+            good = np.array([not reason for reason in refused])
+            flat = read(video.uri, seen[good].ravel(), shape, stream=video.stream, fit="cover")
+            frames.append(flat.reshape(-1, *seen.shape[1:], *flat.shape[1:]))
+            events += [event.event_id] * int(good.sum())
+            views += [video.view] * int(good.sum())
+            times.append(clock[good])
+    kept = np.concatenate(frames)
     return OnlineProbe(
-        np.concatenate(frames),
+        kept if encoder.clip_frames > 1 else kept[:, 0],
         event=np.array(events),
         view=np.array(views),
         time_s=np.concatenate(times),
     )
 
 
-def _views(event: Event) -> int:
-    return sum(video.frames > 1 for video in event.videos)
+def _views(index: Index, number: int, encoder: EncoderConfig) -> list[Video]:
+    """Videos of the event of which some clip (or more than one frame) can be embedded."""
+    return [v for v in index.event(number).videos if v.frames > 1 and _fits(v, encoder)]
+
+
+def _fits(video: Video, encoder: EncoderConfig) -> bool:
+    middles = np.array(video.frames) / video.fps * (np.arange(TIMES) + 0.5) / TIMES
+    _, refused = clip_times(video, middles, encoder.clip_frames, encoder.clip_step_s)
+    return not all(refused)
 
 
 def _from_images(images: Images, shape: tuple[int, int]) -> OnlineProbe:
