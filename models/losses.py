@@ -35,7 +35,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances, float32 [N, M], never below 0. a: [N, D], b: [M, D]."""
     with torch.autocast(a.device.type, enabled=False):
-        a, b = _full(a), _full(b)
+        a, b = full_precision(a), full_precision(b)
         squares = a.square().sum(1)[:, None] + b.square().sum(1)[None, :]
         return (squares - 2 * a @ b.T).clamp_min(0)
 
@@ -95,7 +95,10 @@ def n_pairs(
     bool [N, M]. The L2 term is a quarter of `l2` times the mean squared lengths, as in TCN.
     """
     contrast = info_nce(anchors, positives, positive, negative, temperature=1.0)
-    lengths = _full(anchors).square().sum(1).mean() + _full(positives).square().sum(1).mean()
+    lengths = (
+        full_precision(anchors).square().sum(1).mean()
+        + full_precision(positives).square().sum(1).mean()
+    )
     return contrast._replace(loss=contrast.loss + 0.25 * l2 * lengths)
 
 
@@ -123,7 +126,7 @@ def info_nce_terms(
     Arguments as for `info_nce`.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        logits = _full(queries) @ _full(keys).T / temperature
+        logits = full_precision(queries) @ full_precision(keys).T / temperature
     repulsion = _masked_logsumexp(logits, negative)
     each = torch.logaddexp(logits, repulsion[:, None]) - logits
     each = torch.where(positive, each, torch.zeros_like(each))
@@ -145,7 +148,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Objective:
     return info_nce(crops, crops, partner, ~(itself | partner), temperature)
 
 
-def _full(values: Tensor) -> Tensor:
+def full_precision(values: Tensor) -> Tensor:
     """At least float32 (float64 stays, for gradient checks)."""
     return values if values.dtype == torch.float64 else values.float()
 
