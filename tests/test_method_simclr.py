@@ -9,6 +9,7 @@ from configs.encoder import EncoderConfig
 from models.augment import AugmentConfig
 from models.contrastive.simclr import SimCLR, SimCLRConfig, crop_masks
 from models.encoder import Encoder
+from models.instances import Moments
 from models.losses import info_nce, nt_xent
 from models.method import Batch
 from tests.learning import draw_dots, train
@@ -48,7 +49,7 @@ def test_it_learns_to_tell_images_apart(head: str) -> None:
 
 def test_without_near_frames_it_is_nt_xent() -> None:
     crops = torch.nn.functional.normalize(torch.randn(2, 6, 4), dim=2)
-    masks = crop_masks(torch.arange(6).repeat(2), torch.zeros(12), instance_s=10.0)
+    masks = crop_masks(Moments(torch.arange(6), torch.zeros(6)), instance_s=10.0)
     flat = crops.flatten(0, 1)
     torch.testing.assert_close(
         info_nce(flat, flat, *masks, 0.5).loss, nt_xent(crops[0], crops[1], 0.5).loss
@@ -56,9 +57,8 @@ def test_without_near_frames_it_is_nt_xent() -> None:
 
 
 def test_near_frames_of_one_video_do_not_repel() -> None:
-    instance = torch.tensor([4, 4, 4, 7]).repeat(2)
-    time_s = torch.tensor([0.0, 5.0, 20.0, 0.0]).repeat(2)
-    positive, negative = crop_masks(instance, time_s, instance_s=10.0)
+    frames = Moments(torch.tensor([4, 4, 4, 7]), torch.tensor([0.0, 5.0, 20.0, 0.0]))
+    positive, negative = crop_masks(frames, instance_s=10.0)
     assert positive.nonzero()[:, 1].tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
     assert negative[0].tolist() == [False, False, True, True] * 2
     assert negative[2].tolist() == [True, True, False, True] * 2
@@ -68,9 +68,9 @@ def test_a_near_frame_added_to_the_batch_changes_no_other_term() -> None:
     """Adding a duplicate of image 0's video leaves image 0's own loss as it was."""
     method = _method(augment=AugmentConfig()).eval()
     batch = method.augment(_images(torch.Generator().manual_seed(0)))
-    masks = crop_masks(torch.tensor([0, 0, 1, 2]).repeat(2), torch.zeros(8), 10.0)
-    z = torch.nn.functional.normalize(method.projector(method.encoder(batch["images"])), dim=1)
-    eight = z[[0, 1, 2, 3, 32, 33, 34, 35]]
+    masks = crop_masks(Moments(torch.tensor([0, 0, 1, 2]), torch.zeros(4)), 10.0)
+    crops = batch["images"][:4].transpose(0, 1).flatten(0, 2)
+    eight = torch.nn.functional.normalize(method.projector(method.encoder(crops)), dim=1)
     with_near = info_nce(eight[:1], eight, masks[0][:1], masks[1][:1], 0.2).loss
     kept = [0, 2, 3, 4, 6, 7]
     without = info_nce(eight[:1], eight[kept], masks[0][:1, kept], masks[1][:1, kept], 0.2).loss

@@ -18,6 +18,7 @@ from models.temporal.tracked_patches import (
     draw,
     hard_negatives,
     hinges,
+    lots,
     triplet_terms,
 )
 from tests.learning import SIDE, train
@@ -54,6 +55,10 @@ def _scores(
     return PairScores(hinges(first, last, torch.cat([first, last]), margin, both_ends), negative)
 
 
+def _noise(scores: PairScores) -> Tensor:
+    return torch.rand(scores.negative.shape)
+
+
 def _slow_loss(
     pairs: Tensor, videos: list[int], margin: float, count: int, both_ends: bool
 ) -> float:
@@ -86,7 +91,7 @@ def test_loss_is_that_of_a_slow_loop(margin: float, count: int, both_ends: bool)
     first = _unit(6)
     last = functional.normalize(first + 2 * _unit(6, seed=1), dim=1)
     scores = _scores(first, last, VIDEOS, margin, both_ends)
-    terms, counted = triplet_terms(scores, hard_negatives(scores, count, hard_share=1), count)
+    terms, counted = triplet_terms(scores, hard_negatives(scores, count, 1, _noise(scores)), count)
     slow = _slow_loss(torch.stack([first, last], dim=1), VIDEOS.tolist(), margin, count, both_ends)
     assert counted.all()
     assert slow > 0
@@ -97,7 +102,8 @@ def test_the_method_computes_that_loss_from_images() -> None:
     method = _method(mining="hard", hard_share=1).eval()
     batch = method.augment(_batch())
     loss = method(batch)["loss"].item()
-    rows = functional.normalize(method.projector(method.encoder(batch["images"])).double())
+    images = batch["images"].transpose(0, 1).flatten(0, 1)
+    rows = functional.normalize(method.projector(method.encoder(images)).double())
     pairs = torch.stack(rows.detach().chunk(2), dim=1)
     assert loss == pytest.approx(_slow_loss(pairs, VIDEOS.tolist(), 0.5, 4, True), abs=1e-5)
 
@@ -169,7 +175,7 @@ def test_gradient_of_the_triplets(both_ends: bool) -> None:
 
     def loss(a: Tensor, b: Tensor) -> Tensor:
         scores = _scores(functional.normalize(a), functional.normalize(b), videos, 0.5, both_ends)
-        chosen = hard_negatives(scores, 2, hard_share=1)
+        chosen = hard_negatives(scores, 2, 1, _noise(scores))
         return triplet_terms(scores, chosen, 2)[0].sum()
 
     assert torch.autograd.gradcheck(loss, (first, last))
@@ -178,20 +184,19 @@ def test_gradient_of_the_triplets(both_ends: bool) -> None:
 @pytest.mark.parametrize("settings", [{"mining": "hard", "hard_share": 1}, {"loss": "infonce"}])
 def test_permuting_the_batch_does_not_change_the_loss(settings: dict) -> None:
     method = _method(**settings).eval()
-    images, videos = method.augment(_batch())["images"], VIDEOS
+    batch = method.augment(_batch())
     order = torch.tensor([4, 2, 0, 5, 1, 3])
-    permuted = images.unflatten(0, (2, 6))[:, order].flatten(0, 1)
-    before = method({"images": images, "instance": videos})
-    after = method({"images": permuted, "instance": videos[order]})
+    before = method(batch)
+    after = method({key: value[order] for key, value in batch.items()})
     for name in ("loss", "ordering", "retrieval_top1", "valid"):
         torch.testing.assert_close(before[name], after[name])
 
 
 def test_swapping_the_ends_does_not_change_the_loss() -> None:
     method = _method(mining="hard", hard_share=1).eval()
-    images = method.augment(_batch())["images"]
-    swapped = images.unflatten(0, (2, 6)).flip(0).flatten(0, 1)
-    losses = [method({"images": i, "instance": VIDEOS})["loss"] for i in (images, swapped)]
+    batch = method.augment(_batch())
+    swapped = {**batch, "images": batch["images"].flip(1)}
+    losses = [method(both)["loss"] for both in (batch, swapped)]
     torch.testing.assert_close(*losses)
 
 
@@ -201,7 +206,9 @@ def test_negatives_come_from_other_videos_only() -> None:
     torch.manual_seed(0)
     seen = torch.zeros(6, 12, dtype=torch.bool)
     for _ in range(60):
-        for chosen in (draw(scores.negative, torch.tensor(4)), hard_negatives(scores, 4, 0.5)):
+        noise = lots(torch.rand(6, 3))
+        drawn = draw(scores.negative, torch.tensor(4), noise)
+        for chosen in (drawn, hard_negatives(scores, 4, 0.5, noise)):
             assert (chosen.sum(dim=1) == 4).all()
             seen |= chosen
     assert torch.equal(seen, VIDEOS[:, None] != videos[None, :])  # none wrong, none left out
@@ -219,7 +226,7 @@ def test_hard_mining_mixes_the_hardest_with_other_violating_ones(
     scores = PairScores(hardness.expand(1, 5, 12), torch.ones(5, 12, dtype=torch.bool))
     for seed in range(5):
         torch.manual_seed(seed)
-        chosen = hard_negatives(scores, 4, hard_share)
+        chosen = hard_negatives(scores, 4, hard_share, _noise(scores))
         assert not chosen[:, violating:].any()
         assert (chosen[:, :4].sum(dim=1) == top).all()
         assert (chosen[:, 4:].sum(dim=1) == rest).all()
@@ -229,7 +236,7 @@ def test_a_violation_at_either_end_makes_a_hard_negative() -> None:
     ends = torch.zeros(2, 1, 6)
     ends[1, 0, 3] = 0.4  # near the last patch only
     scores = PairScores(ends, torch.ones(1, 6, dtype=torch.bool))
-    assert hard_negatives(scores, 2, 1).nonzero().tolist() == [[0, 3]]
+    assert hard_negatives(scores, 2, 1, _noise(scores)).nonzero().tolist() == [[0, 3]]
 
 
 def test_hard_mining_begins_when_random_negatives_are_solved_or_late() -> None:
@@ -298,7 +305,7 @@ def test_partners_are_the_ends_or_any_two_patches() -> None:
     for partners in ("ends", "any"):
         method = _method(partners=partners)
         images = method.augment(batch)["images"] * method.encoder.std + method.encoder.mean
-        levels[partners] = (images.mean(dim=(1, 2, 3)) * 255 / 60).round().int().chunk(2)
+        levels[partners] = (images.mean(dim=(2, 3, 4)) * 255 / 60).round().int().unbind(1)
     assert set(zip(*(side.tolist() for side in levels["ends"]), strict=True)) == {(0, 3)}
     drawn = set(zip(*(side.tolist() for side in levels["any"]), strict=True))
     assert len(drawn) > 8

@@ -118,7 +118,8 @@ class TrackedPatches(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, 3, S, S], a patch and its partner, in place of `frames`."""
+        """Puts `images`, float32 [B, 2, 3, S, S], a patch and its partner, in place of `frames`;
+        adds `lot`, float32 [B, 3] in [0, 1), by which negatives are drawn (see `lots`)."""
         frames = batch["frames"]
         samples, stored = frames.shape[:2]
         if stored < 2:
@@ -130,7 +131,8 @@ class TrackedPatches(Method):
         pairs = pairs.to(frames.device, non_blocking=True)
         row = torch.arange(samples, device=frames.device)
         chosen = frames[row[:, None], pairs]
-        return replace_frames(batch, images=self.images(chosen, self.config.augment))
+        lot = torch.rand(samples, 3).to(frames.device, non_blocking=True)
+        return replace_frames(batch, images=self.images(chosen, self.config.augment), lot=lot)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
@@ -147,7 +149,7 @@ class TrackedPatches(Method):
             scores = PairScores(
                 hinges(first, last, rows, config.margin, config.both_ends), negative
             )
-            terms, counted = self._triplets(scores)
+            terms, counted = self._triplets(scores, lots(batch["lot"]))
             rate = _mean_of_all_ranks(scores.violating.float(), negative)
             if self.training:
                 known = counted.any().float()
@@ -165,13 +167,13 @@ class TrackedPatches(Method):
             due = progress.fraction >= self.config.switch_fraction
             self.hard |= (self.violations < self.config.switch_violations) | due
 
-    def _triplets(self, scores: PairScores) -> tuple[Tensor, Tensor]:
+    def _triplets(self, scores: PairScores, noise: Tensor) -> tuple[Tensor, Tensor]:
         count = self.config.negatives
         # Both selections are made and one is taken, so that a GPU never waits for the answer.
         chosen = torch.where(
             self.hard,
-            hard_negatives(scores, count, self.config.hard_share),
-            draw(scores.negative, torch.tensor(count, device=scores.negative.device)),
+            hard_negatives(scores, count, self.config.hard_share, noise),
+            draw(scores.negative, torch.tensor(count, device=noise.device), noise),
         )
         return triplet_terms(scores, chosen, count)
 
@@ -199,10 +201,21 @@ def triplet_terms(scores: PairScores, chosen: Tensor, count: int) -> tuple[Tenso
     return taken.sum(dim=(0, 2)) / places, scores.negative.any(dim=1)
 
 
-def hard_negatives(scores: PairScores, count: int, hard_share: float) -> Tensor:
+def lots(lot: Tensor) -> Tensor:
+    """What decides each pair's draw among the patches of all ranks: float [B, R] in [0, 1).
+
+    lot: [B, 3], this rank's: the pair's own number, and one for each of its patches. Their sum
+    modulo one is uniform for every pair and patch, and the same however samples are ordered or
+    dealt to ranks.
+    """
+    patches = gather_rows(lot[:, 1:].T.flatten())
+    return (lot[:, :1] + patches[None, :]) % 1
+
+
+def hard_negatives(scores: PairScores, count: int, hard_share: float, noise: Tensor) -> Tensor:
     """Which `count` violating negatives each pair is trained on: bool [B, R].
 
-    All if there are no more than that. Else a share is drawn from the `count` hardest, and the
+    noise: float [B, R], by which draws are decided (the lowest win). All if there are no more than that. Else a share is drawn from the `count` hardest, and the
     others from the rest; places that the rest cannot fill go to the hardest.
     """
     violating = scores.violating
@@ -211,15 +224,14 @@ def hard_negatives(scores: PairScores, count: int, hard_share: float) -> Tensor:
     place = hardness.argsort(dim=1, descending=True).argsort(dim=1)
     top = violating & (place < count)
     from_rest = (number - count).clamp(0, count - round(hard_share * count))
-    return draw(top, count - from_rest) | draw(violating & ~top, from_rest)
+    return draw(top, count - from_rest, noise) | draw(violating & ~top, from_rest, noise)
 
 
-def draw(mask: Tensor, count: Tensor) -> Tensor:
-    """`count` entries of each row of a mask at random, all where it has fewer: bool [B, R].
+def draw(mask: Tensor, count: Tensor, noise: Tensor) -> Tensor:
+    """The `count` entries of each row of a mask that drew the lowest: bool [B, R].
 
-    count: int64 [B] or scalar. Draws from torch's default generator on the CPU.
+    All where the mask has fewer. count: int64 [B] or scalar; noise: float [B, R] in [0, 1).
     """
-    noise = torch.rand(mask.shape).to(mask.device, non_blocking=True)
     place = noise.masked_fill(~mask, 2).argsort(dim=1).argsort(dim=1)
     return mask & (place < count.expand(len(mask))[:, None])
 
