@@ -73,3 +73,24 @@ def mean_over_ranks(values: Tensor, mask: Tensor) -> Tensor:
         dist.all_reduce(valid)
     total = torch.where(mask, values, torch.zeros_like(values)).sum()
     return total * world_size() / valid.clamp_min(1)
+
+
+def shuffle_rows(rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Deal the rows of all ranks out again, in random order.
+
+    rows: [N, ...] on each of W ranks; draws: float [N], one random number for each row.
+    Returns (this rank's [N, ...] of the mixed rows, the order that `unshuffle_rows` takes: int64
+    [W N], the same on every rank).
+    """
+    order = gather_rows(draws).argsort(stable=True)
+    start = rank() * len(rows)
+    return gather_rows(rows)[order[start : start + len(rows)]], order
+
+
+def unshuffle_rows(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows mixed by `shuffle_rows`, or what became of them, back on their ranks and in their places.
+
+    rows: [N, ...]; order: int64 [W N].
+    """
+    start = rank() * len(rows)
+    return gather_rows(rows)[order.argsort()[start : start + len(rows)]]
