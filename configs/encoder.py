@@ -11,8 +11,9 @@ class EncoderConfig(Settings):
     """Trunk, pooling and embedding head of the network that a run exports."""
 
     backbone: str = "tiny"
-    """`tiny` (small, learns on a CPU) or the name of a timm model (`resnet18`, `vit_small...`);
-    for clips also `tiny_r3d`, `tiny_r2plus1d`, `r3d_18`, `mc3_18` or `r2plus1d_18`."""
+    """`tiny` (small, learns on a CPU), `tiny_vit` (a small transformer over 8x8 patches) or the
+    name of a timm model (`resnet18`, `vit_small...`); for clips also `tiny_r3d`, `tiny_r2plus1d`,
+    `tiny_video_vit`, `r3d_18`, `mc3_18` or `r2plus1d_18`."""
     clip_frames: int = Field(default=1, ge=1, le=128)
     """Frames that one embedding sees; 1 embeds single images."""
     clip_step_s: float = Field(default=0.1, gt=0, le=60)

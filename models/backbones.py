@@ -33,32 +33,58 @@ class Trunk(nn.Module):
         return self.pyramid(images)[-1]
 
 
+class PatchTrunk(Trunk):
+    """A plain transformer, which can look at some patches of its input and leave out the rest."""
+
+    def visible(self, images: Tensor, keep: Tensor) -> Tensor:
+        """Tokens of the kept patches, which see nothing else: [N, K, C].
+
+        keep: int64 [N, K], numbers of patches, row by row.
+        """
+        raise TypeError(f"{type(self).__name__} must implement visible(images, keep)")
+
+
 def build_trunk(
-    name: str, *, stages: int | None = None, pretrained: bool = False, in_channels: int = 3
+    name: str,
+    *,
+    stages: int | None = None,
+    pretrained: bool = False,
+    in_channels: int = 3,
+    image_size: int = 64,
 ) -> tuple[Trunk, int]:
     """The trunk of that name and the channels of its last map.
 
-    `name` is `tiny` or a timm model. `stages` keeps the first ones only: of a hierarchical network
-    the levels of resolution that timm lists (a ResNet has 5, its stem being the first: `resnet18`
-    without its last stage is `stages=4`), of a plain transformer its blocks. `in_channels`: those
-    of the input (6 for two stacked frames); pretrained first layers are repeated over them.
+    `name` is `tiny`, `tiny_vit` or a timm model. `stages` keeps the first ones only: of a
+    hierarchical network the levels of resolution that timm lists (a ResNet has 5, its stem being
+    the first: `resnet18` without its last stage is `stages=4`), of a plain transformer its blocks.
+    `in_channels`: those of the input (6 for two stacked frames); pretrained first layers are
+    repeated over them. `image_size`: the patches of `tiny_vit` have an eighth of it as their side.
 
     Raises SettingError for an unknown name, too many stages, or weights that do not exist.
     """
-    if name == "tiny":
+    if name in _OWN:
         if pretrained:
-            raise SettingError("backbone 'tiny' has no pretrained weights: set pretrained=false")
-        return _tiny(stages, in_channels)
+            raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
+        if name == "tiny":
+            return _tiny(stages, in_channels)
+        from models.transformer import tiny_vit  # built on this file's Trunk
+
+        trunk = tiny_vit(image_size, stages=stages, in_channels=in_channels)
+        return trunk, trunk.levels[-1].channels
     import timm
 
     if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, ["tiny", *timm.list_models()], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, [*_OWN, *timm.list_models()], n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise SettingError(f"backbone {name!r} is neither 'tiny' nor a timm model{hint}")
+        raise SettingError(
+            f"backbone {name!r} is neither {' nor '.join(map(repr, _OWN))} nor a timm model{hint}"
+        )
     start = {"pretrained": pretrained, "in_chans": in_channels}
     model = _create(name, **start, num_classes=0)
     if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
-        return _TokenTrunk(model, _checked(name, stages, len(model.blocks))), model.num_features
+        plain = isinstance(model, timm.models.VisionTransformer)
+        kind = _VisibleTokenTrunk if plain else _TokenTrunk
+        return kind(model, _checked(name, stages, len(model.blocks))), model.num_features
     kept = _checked(name, stages, len(_create(name, features_only=True).feature_info.channels()))
     trunk = _LevelTrunk(_create(name, **start, features_only=True, out_indices=tuple(range(kept))))
     return trunk, trunk.levels[-1].channels
@@ -117,6 +143,22 @@ class _TokenTrunk(Trunk):
         )
 
 
+class _VisibleTokenTrunk(_TokenTrunk, PatchTrunk):
+    """The same of timm's plain vision transformers, which also take some of the patches."""
+
+    def visible(self, images: Tensor, keep: Tensor) -> Tensor:
+        model = self.model
+        tokens = model._pos_embed(model.patch_embed(images))
+        classes, patches = tokens.tensor_split([model.num_prefix_tokens], dim=1)
+        kept = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))
+        tokens = model.norm_pre(torch.cat([classes, kept], dim=1))
+        for block in model.blocks:
+            tokens = block(tokens)
+        return model.norm(tokens)[:, model.num_prefix_tokens :]
+
+
+_OWN = ("tiny", "tiny_vit")
+"""Trunks that are not timm's."""
 _TINY_STAGES = ((32, 1), (64, 1), (128, 2), (128, 1))
 """Width and stride of each; the first is the stem, which already reduces by 4."""
 

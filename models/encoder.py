@@ -101,6 +101,7 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
             stages=config.stages,
             pretrained=config.pretrained,
             fusion=config.fusion,
+            image_size=config.image_size,
         )
     if config.backbone in VIDEO_BACKBONES:
         raise SettingError(
@@ -108,7 +109,10 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
             "more, or take an image backbone"
         )
     trunk, channels = build_trunk(
-        config.backbone, stages=config.stages, pretrained=config.pretrained
+        config.backbone,
+        stages=config.stages,
+        pretrained=config.pretrained,
+        image_size=config.image_size,
     )
     # Convolutions are about a fifth faster with channels last, on CPU and GPU.
     return trunk.to(memory_format=torch.channels_last), channels  # pyright: ignore

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from configs.errors import SettingError
 from models.backbones import build_trunk
+from models.transformer import tiny_video_vit
 
 Fusion = Literal["mean", "convolution"]
 _TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
-VIDEO_BACKBONES = ("tiny_r3d", "tiny_r2plus1d", *_TORCHVISION)
+VIDEO_BACKBONES = ("tiny_r3d", "tiny_r2plus1d", "tiny_video_vit", *_TORCHVISION)
 """Names that `build_clip_trunk` knows beside those of image backbones."""
 
 
@@ -24,23 +25,30 @@ def build_clip_trunk(
     stages: int | None = None,
     pretrained: bool = False,
     fusion: Fusion = "mean",
+    image_size: int = 64,
 ) -> tuple[nn.Module, int]:
     """The trunk of that name and the channels of its last map.
 
     The trunk maps float [N, 3, T, S, S] with T = `frames` to float [N, C, t, h, w]. `name` is one
     of `VIDEO_BACKBONES`, or an image backbone (see `backbones.build_trunk`) that is applied to
     every frame and fused in the way of `fusion`. `stages` keeps the first ones only, the stem
-    being the first.
+    being the first, or, of `tiny_video_vit`, its blocks; patches of that are two frames long and an
+    eighth of `image_size` wide.
 
     Raises SettingError for an unknown name, too many stages, or weights that do not exist.
     """
     if name not in VIDEO_BACKBONES:
-        trunk, channels = build_trunk(name, stages=stages, pretrained=pretrained)
+        trunk, channels = build_trunk(
+            name, stages=stages, pretrained=pretrained, image_size=image_size
+        )
         return FrameTrunk(trunk, channels, frames, fusion), channels
     if name in _TORCHVISION:
         layers, widths = _torchvision(name, pretrained)
     elif pretrained:
         raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
+    elif name == "tiny_video_vit":
+        transformer = tiny_video_vit(image_size, frames, stages=stages)
+        return transformer, transformer.levels[-1].channels
     else:
         layers, widths = _tiny(_whole if name == "tiny_r3d" else _factorised)
     kept = len(layers) if stages is None else stages

@@ -1,0 +1,248 @@
+"""Which word of a fitted vocabulary a feature is: k-means tokens, flat or hierarchical.
+
+Two parts: `fit` and `encode`, pure functions of features, and `Tokenizer`, which a method holds and
+which is fitted in the first steps on what the method sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from configs.errors import InputError
+from models.distributed import gather_rows, world_size
+
+ITERATIONS = 25
+"""Rounds of Lloyd's algorithm at most."""
+
+
+class Codebook(NamedTuple):
+    """Centres of a tree of k-means clusterings with B branches and a depth of `len(centres)`."""
+
+    centres: tuple[Tensor, ...]
+    """Of level l: float32 [B ** l, B, D], the centres that divide each node of that level."""
+    children: tuple[Tensor, ...]
+    """Of level l: int64 [B ** l], how many of a node's centres exist (the first ones)."""
+
+    @property
+    def size(self) -> int:
+        """Leaves, B ** depth: tokens are below this."""
+        return self.centres[-1].shape[0] * self.centres[-1].shape[1]
+
+    def digest(self) -> bytes:
+        """SHA-256 of all centres: two vocabularies with one digest mean the same."""
+        content = hashlib.sha256()
+        for centres in self.centres:
+            content.update(centres.cpu().contiguous().numpy().tobytes())
+        return content.digest()
+
+
+def fit(features: Tensor, branching: int, levels: int = 1, seed: int = 0) -> Codebook:
+    """Cluster features [n, D] into `branching ** levels` tokens, the same for the same seed.
+
+    A node with fewer distinct features than branches has as many centres as features. Runs on
+    the CPU in float64, so that every machine gets the same centres. (VideoBERT, arXiv 1904.01766,
+    section 4.2: 12 branches, 4 levels.)
+
+    Raises InputError for no features, or for values that are not finite.
+    """
+    if not len(features) or not torch.isfinite(features).all():
+        raise InputError(
+            f"a vocabulary needs finite features, at least one; got {tuple(features.shape)}"
+        )
+    points = features.detach().cpu().double()
+    generator = torch.Generator().manual_seed(seed)
+    node = torch.zeros(len(points), dtype=torch.long)
+    centres, children = [], []
+    for level in range(levels):
+        count = branching**level
+        found = torch.zeros(count, branching, points.shape[1])
+        alive = torch.zeros(count, dtype=torch.long)
+        if level:
+            # a node whose points have all gone to its siblings has itself as its only centre
+            found[:, 0] = centres[-1].flatten(0, 1)
+            present = torch.arange(branching) < children[-1][:, None]
+            alive = present.flatten().long()
+        after = torch.zeros_like(node)
+        for number in node.unique().tolist():
+            inside = (node == number).nonzero()[:, 0]
+            own, assigned = kmeans(points[inside], branching, generator)
+            found[number, : len(own)] = own.float()
+            alive[number] = len(own)
+            after[inside] = number * branching + assigned
+        centres.append(found)
+        children.append(alive)
+        node = after
+    return Codebook(tuple(centres), tuple(children))
+
+
+def encode(codebook: Codebook, features: Tensor) -> Tensor:
+    """The leaf of every feature, int64 [n]: from the root down, always to the nearest centre.
+
+    features: [n, D]. Each row's token depends on that row only.
+    """
+    features = features.float()
+    node = torch.zeros(len(features), dtype=torch.long, device=features.device)
+    for centres, children in zip(codebook.centres, codebook.children, strict=True):
+        branching = centres.shape[1]
+        if len(centres) == 1:
+            # one product of matrices, rather than a copy of all centres for every row
+            squares = centres[0].square().sum(1) - 2 * features @ centres[0].T
+        else:
+            own = centres[node]
+            squares = own.square().sum(2) - 2 * (own @ features[:, :, None])[..., 0]
+        absent = torch.arange(branching, device=node.device) >= children[node][:, None]
+        node = node * branching + squares.masked_fill(absent, torch.inf).argmin(dim=1)
+    return node
+
+
+def leaves(codebook: Codebook) -> tuple[Tensor, Tensor]:
+    """The tokens that exist, int64 [k], and their centres, float32 [k, D]."""
+    alive = torch.ones(1, dtype=torch.bool, device=codebook.centres[0].device)
+    for centres, children in zip(codebook.centres, codebook.children, strict=True):
+        present = torch.arange(centres.shape[1], device=alive.device) < children[:, None]
+        alive = (present & alive[:, None]).flatten()
+    return alive.nonzero()[:, 0], codebook.centres[-1].flatten(0, 1)[alive]
+
+
+def kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Centres [k, D] and the cluster of every point [n]; k is less than `clusters` only where
+    fewer points are distinct.
+
+    points: float64 [n, D], on the CPU. Seeded far apart (k-means++). A cluster that loses its
+    points begins again at the largest cluster's farthest one.
+    """
+    centres = _far_apart(points, clusters, generator)
+    assigned = torch.full((len(points),), -1)
+    for _ in range(ITERATIONS):
+        distance = _squares(points, centres)
+        nearest = distance.argmin(dim=1)
+        nearest = _refilled(nearest, distance, len(centres))
+        if torch.equal(nearest, assigned):
+            break
+        assigned = nearest
+        sums = torch.zeros_like(centres).index_add_(0, assigned, points)
+        centres = sums / torch.bincount(assigned, minlength=len(centres))[:, None]
+    # the cells of these very centres, so that every centre of a node below lies in its parent's
+    return centres, _squares(points, centres).argmin(dim=1)
+
+
+def _far_apart(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+    first = torch.randint(len(points), (1,), generator=generator)
+    chosen = [first]
+    nearest = _squares(points, points[first])[:, 0]
+    floor = 1e-12 * points.square().sum(1).max()
+    while len(chosen) < clusters and (nearest > floor).any():
+        weights = torch.where(nearest > floor, nearest, torch.zeros_like(nearest))
+        chosen.append(torch.multinomial(weights, 1, generator=generator))
+        nearest = torch.minimum(nearest, _squares(points, points[chosen[-1]])[:, 0])
+    return points[torch.cat(chosen)]
+
+
+def _refilled(assigned: Tensor, distance: Tensor, clusters: int) -> Tensor:
+    """Every empty cluster takes the largest cluster's farthest point."""
+    counts = torch.bincount(assigned, minlength=clusters)
+    for empty in (counts == 0).nonzero()[:, 0].tolist():
+        largest = int(counts.argmax())
+        inside = (assigned == largest).nonzero()[:, 0]
+        farthest = inside[distance[inside, largest].argmax()]
+        assigned[farthest] = empty
+        counts[largest] -= 1
+        counts[empty] += 1
+    return assigned
+
+
+def _squares(points: Tensor, centres: Tensor) -> Tensor:
+    squares = points.square().sum(1)[:, None] + centres.square().sum(1)[None, :]
+    return (squares - 2 * points @ centres.T).clamp_min(0)
+
+
+class Tokenizer(nn.Module):
+    """A vocabulary that is fitted during a run's first steps and then never changes.
+
+    In each of the first `fit_steps` calls of `learn`, features of all ranks are added to a
+    reservoir, and the vocabulary is fitted anew on all of it. Everything is a buffer: checkpoints
+    hold vocabulary, digest and reservoir.
+    """
+
+    reservoir: Tensor
+    held: Tensor
+    learned: Tensor
+    digest: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        branching: int,
+        levels: int = 1,
+        *,
+        capacity: int = 16_384,
+        fit_steps: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """dim: of the features; capacity: features that the vocabulary is fitted on at most."""
+        super().__init__()
+        self.branching, self.levels = branching, levels
+        self.fit_steps, self.seed = fit_steps, seed
+        self.register_buffer("reservoir", torch.zeros(capacity, dim))
+        self.register_buffer("held", torch.tensor(0))
+        self.register_buffer("learned", torch.tensor(0))
+        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))
+        for level in range(levels):
+            count = branching**level
+            self.register_buffer(f"centres{level}", torch.zeros(count, branching, dim))
+            self.register_buffer(f"children{level}", torch.zeros(count, dtype=torch.long))
+
+    @property
+    def size(self) -> int:
+        """Words of the vocabulary."""
+        return self.branching**self.levels
+
+    @property
+    def codebook(self) -> Codebook:
+        """The vocabulary as it stands."""
+        return Codebook(
+            tuple(self.get_buffer(f"centres{level}") for level in range(self.levels)),
+            tuple(self.get_buffer(f"children{level}") for level in range(self.levels)),
+        )
+
+    @torch.no_grad()
+    def learn(self, features: Tensor) -> None:
+        """Fit on these features [n, D] too, if this is one of the first `fit_steps` calls.
+
+        Every rank must call it, with equally many rows; all get the same vocabulary. Which rows
+        are kept where there are too many is drawn from torch's default generator.
+        """
+        if int(self.learned) >= self.fit_steps:
+            return
+        room = len(self.reservoir) // self.fit_steps // world_size()
+        if len(features) > room:
+            features = features[torch.randperm(len(features))[:room].to(features.device)]
+        rows = gather_rows(features.float().contiguous())
+        held = int(self.held)
+        self.reservoir[held : held + len(rows)] = rows
+        self.held += len(rows)
+        self.learned += 1
+        fitted = fit(self.reservoir[: held + len(rows)], self.branching, self.levels, self.seed)
+        for level in range(self.levels):
+            self.get_buffer(f"centres{level}").copy_(fitted.centres[level])
+            self.get_buffer(f"children{level}").copy_(fitted.children[level])
+        self.digest.copy_(torch.frombuffer(bytearray(fitted.digest()), dtype=torch.uint8))
+
+    @torch.no_grad()
+    def forward(self, features: Tensor) -> Tensor:
+        """Tokens, int64 [...], of features [..., D]."""
+        return encode(self.codebook, features.flatten(0, -2)).view(features.shape[:-1])
+
+    def mark(self) -> Tensor:
+        """Four digits of the digest, as a metric: a curve shows whether the vocabulary changed."""
+        return (self.digest[0].long() * 256 + self.digest[1]) % 10_000
+
+
+def normalized_entropy(tokens: Tensor, size: int) -> Tensor:
+    """Entropy of the tokens' frequencies over log `size`: 1 where all are equally frequent."""
+    share = torch.bincount(tokens.flatten(), minlength=size).float() / max(1, tokens.numel())
+    return -(share * share.clamp_min(1e-12).log()).sum() / max(1e-12, torch.tensor(size).log())
