@@ -88,7 +88,7 @@ def shuffle_rows(rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unshuffle_rows(rows: Tensor, order: Tensor) -> Tensor:
-    """Rows mixed by `shuffle_rows`, or what became of them, back on their ranks and in their places.
+    """Rows mixed by `shuffle_rows`, or what became of them, back on their ranks and in place.
 
     rows: [N, ...]; order: int64 [W N].
     """
