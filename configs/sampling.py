@@ -68,13 +68,15 @@ class ViewPairsSampling(StackSettings):
     """Frame pairs at one time from two synchronised views (TCN, multi-view, section 3.1)."""
 
     kind: Literal["view_pairs"] = "view_pairs"
-    pairs: int = Field(default=16, ge=2, le=512)
+    pairs: int = Field(default=16, ge=1, le=512)
     """Distinct times in one sample, farther apart than a stack is long; each gives one anchor and
     one positive from another view."""
     window_s: Seconds = 20.0
     """All times of a sample come from one range of at most this length."""
-    anchors: Literal["any_view", "one_view"] = "any_view"
-    """Draw the ordered pair of views for every time (any_view) or once a sample (one_view)."""
+    anchors: Literal["any_view", "one_view", "first_view"] = "any_view"
+    """Draw the ordered pair of views for every time (any_view) or once a sample (one_view), or
+    always take the first two in the order of their names (first_view: stereo, the left camera's
+    name first)."""
     per_event: int = Field(default=1, ge=1, le=10_000)
     """Samples drawn from one synchronised event in an epoch."""
 
@@ -105,8 +107,28 @@ class ClipsSampling(Settings):
     """Time between consecutive frames of a clip."""
     clips: int = Field(default=1, ge=1, le=16)
     """Clips of one video in one sample."""
+    placement: Literal["anywhere", "in_order"] = "anywhere"
+    """Clips drawn one by one, which may overlap, or one after another in time."""
+    gap_s: Seconds = 0.5
+    """in_order: time from the last frame of a clip to the first of the next."""
+    interval_power: float = Field(default=1.0, ge=0, le=64)
+    """anywhere, two clips: the time t between their beginnings has a density of (1 - t/T)^power,
+    T the longest there is. 1 is what two independent draws have, and the best of CVRL (section
+    3.3); 0 draws all distances equally often, more than 1 prefers near clips."""
+    motion_weighted: bool = False
+    """Draw clips with probability proportional to the motion in them, else uniformly."""
     per_video: int = Field(default=1, ge=1, le=10_000)
     """Samples drawn from one video in an epoch."""
+
+    @model_validator(mode="after")
+    def _interval(self) -> "ClipsSampling":
+        pair = self.placement == "anywhere" and self.clips == 2 and not self.motion_weighted
+        if self.interval_power != 1 and not pair:
+            raise ValueError(
+                f"interval_power ({self.interval_power}) is the law of two clips placed anywhere "
+                "and not weighted by motion; leave it at 1 for others"
+            )
+        return self
 
 
 class SpreadSampling(StackSettings):

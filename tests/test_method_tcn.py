@@ -118,6 +118,12 @@ def test_a_loss_refuses_embeddings_of_the_wrong_length(loss: str, unit: bool) ->
         TCN(Encoder(EncoderConfig(unit_norm=unit)), TCNConfig(loss=loss))
 
 
+def test_a_single_time_is_refused_since_nothing_would_repel() -> None:
+    single = TCNConfig.model_validate({"sampling": {"kind": "view_pairs", "pairs": 1}})
+    with pytest.raises(SettingError, match="pairs"):
+        TCN(Encoder(EncoderConfig(unit_norm=True)), single)
+
+
 def _keys(rows: list[tuple[int, int, int, int, float]]) -> FrameKeys:
     sample, pair, instance, view, time_s = (torch.tensor(column) for column in zip(*rows))  # noqa: B905
     return FrameKeys(sample, pair, view, instance, view, time_s.float())

@@ -133,6 +133,19 @@ def test_one_view_anchors_stay_in_one_view():
     assert set(views) == {(0,), (1,)}
 
 
+def test_first_view_anchors_keep_left_and_right_apart_also_for_a_single_pair():
+    third = make_video("a2", event="a", view="2")
+    config = ViewPairsSampling(pairs=1, anchors="first_view", per_event=4)
+    event = make_event(*two_views().videos, third)
+    requests = draws(config, event, range(50))
+    assert {tuple(request.views) for request in requests} == {(0, 1)}
+    assert all(request.times_s[0] == request.times_s[1] for request in requests)
+    assert len({request.times_s[0] for request in requests}) > 100
+    # the second and third view are no stereo pair
+    dead = make_event(make_video("a0", event="a", frames=0, fps=0.0), *event.videos[1:])
+    assert build_sampler(config).count(dead) == (0, "missing_view")
+
+
 def test_view_pairs_refuse_a_missing_view():
     sampler = build_sampler(ViewPairsSampling())
     assert sampler.count(make_event(make_video())) == (0, "missing_view")

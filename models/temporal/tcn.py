@@ -108,6 +108,8 @@ class TCN(Method):
 
     def __init__(self, encoder: Encoder, config: TCNConfig) -> None:
         super().__init__(encoder, config)
+        if config.sampling.pairs < 2:
+            raise SettingError("method.sampling.pairs must be at least 2: other times repel")
         unit = config.loss in ("triplet", "infonce")
         if encoder.config.unit_norm != unit:
             raise SettingError(

@@ -19,10 +19,11 @@ from pipeline.sampling.base import (
 class ViewPairsSampler:
     """N distinct times of one event; at each, an anchor from one view, a positive from another.
 
-    With more than two views the pair is any ordered pair of those that show the time. Times of
-    one sample lie farther apart than a stack is long. Frames: first the N anchors in temporal
-    order, then the positives in the same order; in place of each its stack, in order. Targets:
-    `time_s` [F] (the event's clock: equal within a pair), `view` [F] with F = 2N `stack`.
+    With more than two views the pair is any ordered pair of those that show the time, or always
+    the first two (`first_view`). Times of one sample lie farther apart than a stack is long.
+    Frames: first the N anchors in temporal order, then the positives in the same order; in place
+    of each its stack, in order. Targets: `time_s` [F] (the event's clock: equal within a pair),
+    `view` [F] with F = 2N `stack`.
 
     An event with one view gives nothing (`missing_view`), nor does one where fewer than N such
     times are seen by two views (`too_short`).
@@ -34,17 +35,19 @@ class ViewPairsSampler:
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_event` samples, or why there are none."""
-        live = [v for v in event.videos if v.frames > 0 and v.fps > 0]
+        fixed = self.config.anchors == "first_view"
+        wanted = event.videos[:2] if fixed else event.videos
+        live = [v for v in wanted if v.frames > 0 and v.fps > 0]
         if len(live) < 2:
             return 0, "missing_view"
         if sum(stack_spaced(video, self.config) for video in live) < 2:
             return 0, "frame_rate_too_low"
         times_s, covered = self._steps(event)
         needed = (self.config.pairs - 1) * self._gap(times_s) + 1
-        if self.config.anchors == "one_view":
-            enough = len(_view_pairs(covered, needed)) > 0
-        else:
+        if self.config.anchors == "any_view":
             enough = len(times_s) >= needed
+        else:
+            enough = len(self._view_pairs(covered, needed)) > 0
         return (self.config.per_event, "") if enough else (0, "too_short")
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
@@ -103,8 +106,8 @@ class ViewPairsSampler:
         pairs = self.config.pairs
         needed = (pairs - 1) * gap + 1
         chosen_views = None
-        if self.config.anchors == "one_view":
-            possible = _view_pairs(covered, needed)
+        if self.config.anchors != "any_view":
+            possible = self._view_pairs(covered, needed)
             chosen_views = possible[rng.integers(len(possible))]
             both = covered[chosen_views].all(axis=0)
             times_s, covered = times_s[both], covered[:, both]
@@ -125,6 +128,15 @@ class ViewPairsSampler:
         own_times_s = rates[views] * clock + offsets[views]
         return SampleRequest(views, own_times_s, target_arrays(event, views, own_times_s))
 
+    def _view_pairs(self, covered: np.ndarray, needed: int) -> np.ndarray:
+        """int64 [P, 2]: ordered pairs of different views that show `needed` times together."""
+        together = covered.astype(np.int64) @ covered.T.astype(np.int64)
+        np.fill_diagonal(together, 0)
+        enough = together >= needed
+        if self.config.anchors == "first_view":
+            enough[1:] = enough[:, 2:] = False
+        return np.argwhere(enough)
+
     def _window(
         self, times_s: np.ndarray, needed: int, rng: np.random.Generator
     ) -> tuple[int, int]:
@@ -135,10 +147,3 @@ class ViewPairsSampler:
         # only ranges as long as any, so that the last times are no rarer than the first
         first = int(rng.choice(np.flatnonzero(sizes == sizes.max())))
         return first, int(sizes[first])
-
-
-def _view_pairs(covered: np.ndarray, needed: int) -> np.ndarray:
-    """int64 [P, 2]: ordered pairs of different views that show `needed` times together."""
-    together = covered.astype(np.int64) @ covered.T.astype(np.int64)
-    np.fill_diagonal(together, 0)
-    return np.argwhere(together >= needed)
