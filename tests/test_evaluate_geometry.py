@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.geometry import align, diagnose, participation_ratio, rankme, uniformity
+from pipeline.evaluate.embeddings import Embeddings
+from pipeline.evaluate.geometry import (
+    align,
+    collapse_signs,
+    diagnose,
+    lidar,
+    participation_ratio,
+    rankme,
+    spectrum_decay,
+    uniformity,
+)
+from pipeline.evaluate.run import evaluate
 from pipeline.evaluate.statistics import split_by_group, video_interval
 
 
@@ -106,3 +117,55 @@ def test_splits_hold_whole_videos_and_repeat_by_seed():
     assert [len(part) for part in three] == [1, 1, 1]
     with pytest.raises(ValueError, match="parts"):
         split_by_group(np.array(["a"], dtype=object), (0.5, 0.5), 1)
+
+
+def test_lidar_counts_the_directions_that_copies_leave_alone():
+    rng = np.random.default_rng(7)
+    frames = rng.normal(size=(4000, 1, 12))
+    frames[..., 5:] = 0
+    still = np.repeat(frames, 3, axis=1)
+    assert lidar(still) == pytest.approx(5, abs=0.05)
+    loud = still + np.concatenate([np.zeros(5), 30 * np.ones(7)]) * rng.normal(size=still.shape)
+    assert rankme(loud[:, 0]) > 7, "rank alone is fooled by what copies change"
+    assert lidar(loud) == pytest.approx(5, abs=0.1)
+    assert lidar(np.ones((20, 2, 4))) == 1
+    noise = rng.normal(size=(4000, 2, 6))
+    assert lidar(1000 * noise) == pytest.approx(lidar(1e6 * noise), rel=1e-6)
+
+
+def test_spectrum_decay_of_a_known_power_law():
+    rng = np.random.default_rng(8)
+    left = np.linalg.qr(rng.normal(size=(500, 100)))[0]
+    left -= left.mean(axis=0)
+    for alpha in (0.5, 1.0, 2.0):
+        x = left * np.arange(1, 101) ** (-alpha / 2)
+        assert spectrum_decay(x) == pytest.approx(alpha, abs=0.05)
+    assert spectrum_decay(np.ones((50, 8))) is None
+
+
+def test_cosines_within_a_shot_do_not_count():
+    rng = np.random.default_rng(9)
+    shot = np.repeat(np.array(list("abcd"), dtype=object), 25)
+    x = np.repeat(np.eye(4), 25, axis=0) + 0.01 * rng.normal(size=(100, 4))
+    assert collapse_signs(x, shot)["mean_cosine"] == pytest.approx(0, abs=0.02)
+    assert collapse_signs(x)["mean_cosine"] == pytest.approx(24 / 99, abs=0.02)
+    assert np.isnan(collapse_signs(x, np.zeros(100))["mean_cosine"])
+
+
+def test_copies_give_lidar_and_their_own_distance():
+    rng = np.random.default_rng(10)
+    frames = np.repeat(rng.normal(size=(50, 8)), 3, axis=0) + 0.1 * rng.normal(size=(150, 8))
+    video = np.repeat(np.array([f"v{n}" for n in range(10)], dtype=object), 15)
+    rows = Embeddings(
+        video_id=video, event=video, view=video, frame=np.tile(np.repeat(np.arange(5), 3), 10),
+        time_s=np.tile(np.repeat(np.arange(5.0), 3), 10), features=frames.astype(np.float32),
+        copy=np.tile(np.arange(3), 50),
+    )  # fmt: skip
+    figures = evaluate("geometry", rows)
+    assert figures["frames"] == 50
+    assert figures["copies"] == 3
+    assert 0 < figures["align_aug"] < 0.1
+    assert figures["lidar"] > 6
+    whole = np.ones(len(rows), bool)
+    whole[4] = False
+    assert evaluate("geometry", rows.take(whole))["frames"] == 49

@@ -1,5 +1,7 @@
 """Does the online probe measure without touching what it measures?"""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -47,7 +49,9 @@ def test_an_encoder_that_follows_the_state_beats_chance_and_one_that_does_not_is
     frames, event, view, time_s = bars()
     phase = [int(t * 10) // 4 for t in time_s]
     probe = OnlineProbe(frames, event=event, view=view, time_s=time_s, labels=phase, k=3)
-    good, bad = probe(Position()), probe(Position(good=False))
+    good = probe(Position())
+    probe = OnlineProbe(frames, event=event, view=view, time_s=time_s, labels=phase, k=3)
+    bad = probe(Position(good=False))
     assert probe.chance["alignment_error"] == pytest.approx(1 / 3)
     assert good["alignment_error"] == 0
     assert bad["alignment_error"] > 0.25
@@ -102,7 +106,7 @@ def test_images_with_labels_are_scored_by_their_other_images():
     probe = OnlineProbe(frames, labels=labels, k=5)
     assert probe(Position())["knn_accuracy"] == 1
     assert "alignment_error" not in probe.chance
-    assert "phase_error" not in probe(Position())
+    assert "phase_error" not in OnlineProbe(frames, labels=labels, k=5)(Position())
 
 
 def test_a_diverged_encoder_is_reported_and_wrong_lengths_are_refused():
@@ -113,3 +117,33 @@ def test_a_diverged_encoder_is_reported_and_wrong_lengths_are_refused():
     assert probe(broken) == {"finite": 0.0}
     with pytest.raises(InputError, match="31 views"):
         OnlineProbe(frames, event=event, view=view[1:], time_s=time_s)
+
+
+class Constant(Position):
+    """Embeds everything alike, until told otherwise."""
+
+    collapsed = True
+
+    def forward(self, images):
+        return super().forward(images) * 0 + 1 if self.collapsed else super().forward(images)
+
+
+def test_alarms_are_counted_and_two_in_a_row_are_warned_of_but_stop_nothing():
+    frames, event, view, time_s = bars()
+    probe = OnlineProbe(frames, event=event, view=view, time_s=time_s)
+    encoder = Constant()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = probe(encoder)
+    assert first["alarms"] == 3, "of 16 dimensions one is not too few"
+    assert first["alarms_in_a_row"] == 1
+    assert first["spread"] == pytest.approx(0, abs=1e-3)
+    assert first["mean_cosine"] == pytest.approx(1)
+    with pytest.warns(UserWarning, match="two online probes in a row found collapse, cone"):
+        assert probe(encoder)["alarms_in_a_row"] == 2
+    encoder.collapsed = False
+    healthy = probe(encoder)
+    assert healthy["alarms"] == healthy["alarms_in_a_row"] == 0
+    encoder.collapsed = True
+    assert probe(encoder)["alarms_in_a_row"] == 1
+    assert all(isinstance(value, float) for value in healthy.values())

@@ -195,3 +195,13 @@ def test_a_copy_is_to_find_its_frame_among_the_clean_ones():
         copy_retrieval(clean, clean)
     with pytest.raises(SettingError, match="--gallery"):
         evaluate("copies", copies(1))
+
+
+@pytest.mark.parametrize(("task", "views"), [("semantic", 1), ("video", 2)])
+def test_a_label_is_never_found_in_the_query_s_own_video(task, views):
+    """Features that name the video, and nothing else, score by chance."""
+    rng = np.random.default_rng(8)
+    own = np.repeat(rng.normal(size=(200 // views, 64)), 2 * views, axis=0)
+    kind = np.repeat(np.arange(200 // views) % 2, 2 * views)
+    figures = evaluate("retrieval", labelled(videos(own, length=2), kind), task=task)
+    assert abs(figures["hit@1"] - 0.5) < 0.17

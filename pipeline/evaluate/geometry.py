@@ -1,7 +1,7 @@
 """How do the vectors fill their space? Alignment, uniformity, effective rank, signs of collapse.
 
-Wang and Isola, ICML 2020, arXiv 2005.10242; RankMe: Garrido et al., ICML 2023, arXiv 2210.02885.
-Sums run in float64.
+Wang and Isola, ICML 2020, arXiv 2005.10242; RankMe: Garrido et al., ICML 2023, arXiv 2210.02885;
+LiDAR: Thilak et al., ICLR 2024, arXiv 2312.04000. Sums run in float64.
 """
 
 from __future__ import annotations
@@ -64,40 +64,109 @@ def participation_ratio(features: NDArray[np.floating]) -> float:
     return float(power.sum() ** 2 / max((power**2).sum(), 1e-300)) if power.any() else 0.0
 
 
-def diagnose(features: NDArray[np.floating]) -> dict[str, Any]:
-    """Signs of collapse in features [n, D] of frames from different shots, and which alarm.
+def spectrum_decay(features: NDArray[np.floating]) -> float | None:
+    """alpha of lambda_i ~ i^-alpha, fitted over ranks 5 % to 50 % of D of the covariance.
+
+    None where fewer than three of those eigenvalues are above rounding.
+    """
+    values = features.astype(np.float64)
+    power = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2
+    width = values.shape[1]
+    rank = np.arange(1, len(power) + 1)
+    used = (rank >= max(1, 0.05 * width)) & (rank <= 0.5 * width) & (power > 1e-12 * power.max())
+    if used.sum() < 3:
+        return None
+    return float(-np.polyfit(np.log(rank[used]), np.log(power[used]), 1)[0])
+
+
+def lidar(features: NDArray[np.floating], *, ridge: float = 1e-4) -> float:
+    """Effective rank of what tells frames apart beside what changes within their copies.
+
+    features: [n, q, D], q >= 2 changed copies of n frames. With S_b the covariance of the frames'
+    means and S_w that of copies around them (+ `ridge` I), the exponential of the entropy of the
+    eigenvalues' shares of S_w^-1/2 S_b S_w^-1/2. Between 1 and min(n - 1, D); scale matters through
+    `ridge` only.
+    """
+    count, copies, width = features.shape
+    if count < 2 or copies < 2:
+        raise InputError(f"LiDAR needs two frames and two copies of each, got {count} and {copies}")
+    values = features.astype(np.float64)
+    means = values.mean(axis=1)
+    centred = means - means.mean(axis=0)
+    residual = (values - means[:, None]).reshape(-1, width)
+    between = centred.T @ centred / (count - 1)
+    within = residual.T @ residual / (count * (copies - 1)) + ridge * np.eye(width)
+    size, turn = np.linalg.eigh(within)
+    whitener = turn / np.sqrt(size)
+    eigenvalues = np.linalg.eigvalsh(whitener.T @ between @ whitener).clip(min=0)
+    if eigenvalues.sum() <= 1e-12:
+        return 1.0
+    share = eigenvalues / eigenvalues.sum()
+    share = share[share > 1e-12]
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+LIMITS = {
+    "collapse": ("normalised_std", "below", 0.2),
+    "cone": ("mean_cosine", "above", 0.9),
+    "dimensional_collapse": ("rank_share", "below", 0.05),
+    "dead_units": ("dead_units", "above", 0.2),
+}
+"""Alarm -> the sign that it watches, and the bound past which it rings."""
+
+
+def collapse_signs(
+    features: NDArray[np.floating], shot: NDArray[np.object_] | None = None
+) -> dict[str, float]:
+    """Signs of collapse in features [n, D], numbers only.
 
     normalised_std: sqrt(D) * mean over dimensions of the std of unit vectors; healthy near 1.
-    mean_cosine: of different frames. rank_share: RankMe / min(n, D). dead_units: share of
-    dimensions with less than 1e-6 of the mean variance. `alarms` names those out of bounds:
-    collapse (< 0.2), cone (> 0.9), dimensional_collapse (< 0.05), dead_units (> 0.2).
+    mean_cosine: of frames of different shots (`shot` [n], by default each frame is its own; NaN
+    where there is one shot). rankme, and rank_share: RankMe / min(n, D). dead_units: share of
+    dimensions with less than 1e-6 of the mean variance.
     """
     count, width = features.shape
     if count < 2:
         raise InputError("collapse diagnostics need at least two frames")
     unit = unit_rows(features).astype(np.float64)
+    names = np.arange(count) if shot is None else np.unique(shot, return_inverse=True)[1]
+    sums = np.zeros((int(names.max()) + 1, width))
+    np.add.at(sums, names, unit)
+    pairs = count**2 - int((np.bincount(names) ** 2).sum())
+    cosine = np.square(unit.sum(axis=0)).sum() - np.square(sums).sum()
     variance = features.astype(np.float64).var(axis=0)
-    normalised_std = float(np.sqrt(width) * unit.std(axis=0).mean())
-    squares = float((unit**2).sum())
-    mean_cosine = float((np.square(unit.sum(axis=0)).sum() - squares) / (count * (count - 1)))
     rank = rankme(features)
     # a constant has rounding noise for a variance: measure against the scale of the values
     floor = 1e-12 * float(np.square(features.astype(np.float64)).mean())
-    dead = float((variance <= max(1e-6 * variance.mean(), floor)).mean())
-    checks = {
-        "collapse": normalised_std < 0.2,
-        "cone": mean_cosine > 0.9,
-        "dimensional_collapse": rank / min(count, width) < 0.05,
-        "dead_units": dead > 0.2,
-    }
     return {
-        "normalised_std": normalised_std,
-        "mean_cosine": mean_cosine,
+        "normalised_std": float(np.sqrt(width) * unit.std(axis=0).mean()),
+        "mean_cosine": float(cosine / pairs) if pairs else float("nan"),
         "rankme": rank,
-        "rankme_centred": rankme(features, centred=True),
         "rank_share": rank / min(count, width),
+        "dead_units": float((variance <= max(1e-6 * variance.mean(), floor)).mean()),
+    }
+
+
+def alarms(signs: dict[str, float]) -> list[str]:
+    """Names of the alarms that ring for what `collapse_signs` gives; NaN rings none."""
+    return [
+        name
+        for name, (sign, side, bound) in LIMITS.items()
+        if (signs[sign] < bound if side == "below" else signs[sign] > bound)
+    ]
+
+
+def diagnose(features: NDArray[np.floating]) -> dict[str, Any]:
+    """All of that for features [n, D] of frames from different shots, and which alarms ring.
+
+    `alarms` names those of `LIMITS` that are out of bounds.
+    """
+    signs = collapse_signs(features)
+    return {
+        **signs,
+        "rankme_centred": rankme(features, centred=True),
         "participation_ratio": participation_ratio(features),
-        "dead_units": dead,
+        "spectrum_decay": spectrum_decay(features),
         "uniformity": uniformity(features),
-        "alarms": [name for name, raised in checks.items() if raised],
+        "alarms": alarms(signs),
     }

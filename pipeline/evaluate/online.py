@@ -2,11 +2,12 @@
 
 It is a monitor, not a reported number: a few hundred frames, the encoder in eval mode, no gradient.
 Frames of synchronised views are scored by alignment error, labelled frames by kNN accuracy, and
-all frames by the rank and spread of their embeddings.
+all frames by the signs of collapse in their embeddings.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,9 +21,12 @@ from configs.errors import InputError
 from models.encoder import Encoder
 from pipeline.evaluate.alignment import alignment_error, nearest_class_error
 from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.geometry import rankme
-from pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores, unit_rows
+from pipeline.evaluate.geometry import LIMITS, alarms, collapse_signs
+from pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores
 from pipeline.evaluate.labels import encode_classes
+
+GRAVE = ("collapse", "cone", "dimensional_collapse")
+"""Alarms that mean a run is lost when they stay."""
 
 
 @contextmanager
@@ -44,8 +48,12 @@ class OnlineProbe:
     frames: uint8 [n, H, W, 3]; event, view: [n] names and time_s: [n] seconds, left out for
     independent images; labels: [n] classes or None. Metrics: `alignment_error` (symmetric) where an
     event has two views; where there are labels `knn_accuracy` (k = 20, tau = 0.07, the frame's own
-    event left out) and for frames of sequences `phase_error`; always `rankme` and `spread`
-    (0 = collapsed, near 1 = isotropic).
+    event left out) and for frames of sequences `phase_error`; always `rankme`, `spread` (0 =
+    collapsed, near 1 = isotropic), `mean_cosine` of different events, `rank_share` and `dead_units`
+    (see `geometry.collapse_signs`), `alarms` (how many of these four are out of bounds) and
+    `alarms_in_a_row`, the probes in a row, this one included, that found a collapse, a cone or a
+    lack of rank. The second of them warns; nothing is stopped, since an untrained network in a
+    narrow cone looks the same.
     """
 
     def __init__(
@@ -89,6 +97,7 @@ class OnlineProbe:
             len(set(self._view[self._event == name])) > 1 for name in set(self._event)
         )
         self._several_events = len(set(self._event)) > 1
+        self._in_a_row = 0
 
     @property
     def chance(self) -> dict[str, float]:
@@ -118,9 +127,7 @@ class OnlineProbe:
         features = self.embed(encoder)
         if not np.isfinite(features).all():
             return {"finite": 0.0}
-        unit = unit_rows(features)
-        spread = float(np.sqrt(unit.shape[1]) * unit.std(axis=0).mean())
-        scores = {"rankme": rankme(features), "spread": spread}
+        scores = self._signs(features)
         if self._paired:
             embeddings = Embeddings(
                 video_id=self._video,
@@ -145,4 +152,28 @@ class OnlineProbe:
             if self._sequences:
                 error = nearest_class_error(features, self._labels, self._event)
                 scores["phase_error"] = error["phase_error"]
+        return scores
+
+    def _signs(self, features: NDArray[np.float32]) -> dict[str, float]:
+        """The signs of collapse as numbers, and whether they stayed."""
+        signs = collapse_signs(features, self._event)
+        ringing = alarms(signs)
+        grave = [name for name in ringing if name in GRAVE]
+        self._in_a_row = self._in_a_row + 1 if grave else 0
+        if self._in_a_row == 2:
+            warnings.warn(
+                f"two online probes in a row found {', '.join(grave)}: "
+                + ", ".join(f"{LIMITS[n][0]} {signs[LIMITS[n][0]]:.3g}" for n in grave),
+                stacklevel=3,
+            )
+        scores = {
+            "rankme": signs["rankme"],
+            "spread": signs["normalised_std"],
+            "rank_share": signs["rank_share"],
+            "dead_units": signs["dead_units"],
+            "alarms": float(len(ringing)),
+            "alarms_in_a_row": float(self._in_a_row),
+        }
+        if self._several_events:
+            scores["mean_cosine"] = signs["mean_cosine"]
         return scores

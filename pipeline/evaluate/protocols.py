@@ -15,7 +15,7 @@ import numpy as np
 from configs.errors import SettingError
 from pipeline.evaluate.alignment import alignment_error, kendall_tau, nearest_class_error
 from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.geometry import align, diagnose
+from pipeline.evaluate.geometry import align, diagnose, lidar
 from pipeline.evaluate.label_protocols import (
     Figures,
     Location,
@@ -114,6 +114,8 @@ def _geometry(
     seed: int = 0,
 ) -> Figures:
     rng = np.random.default_rng(seed)
+    if test.copy is not None:
+        return _geometry_of_copies(test, frames, rng)
     chosen = np.sort(rng.permutation(len(test))[:frames])
     figures = diagnose(test.features[chosen])
     following = (test.video_id[1:] == test.video_id[:-1]).nonzero()[0]
@@ -122,6 +124,24 @@ def _geometry(
     if len(near):
         figures["align_time"] = align(test.features[near], test.features[near + 1])
     return figures | {"frames": len(chosen)}
+
+
+def _geometry_of_copies(test: Embeddings, frames: int, rng: np.random.Generator) -> Figures:
+    """LiDAR and the distance of copies of one frame; the other figures for the first copies."""
+    assert test.copy is not None
+    # rows are sorted, so the copies of a frame follow each other
+    keys = list(zip(test.video_id, test.frame, strict=True))
+    first = np.array([n for n, key in enumerate(keys) if not n or key != keys[n - 1]])
+    sizes = np.diff([*first, len(keys)])
+    copies = int(sizes.max())
+    first = first[sizes == copies]
+    first = np.sort(rng.permutation(first)[:frames])
+    features = test.features[first[:, None] + np.arange(copies)]
+    figures = diagnose(features[:, 0])
+    if copies > 1:
+        figures["align_aug"] = align(features[:, 0], features[:, 1])
+        figures["lidar"] = lidar(features)
+    return figures | {"frames": len(first), "copies": copies}
 
 
 PROTOCOLS: dict[str, Callable[..., Figures]] = {
