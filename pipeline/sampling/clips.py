@@ -6,57 +6,84 @@ import numpy as np
 
 from configs.sampling import ClipsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, shots, target_arrays, usable
+from pipeline.sampling.base import SampleRequest, frame_time, shots, target_arrays, usable
+from pipeline.sampling.motion import frame_motion
 
 
 class ClipsSampler:
     """`clips` runs of `num_frames` frames `spacing_s` apart, each within one shot of one view.
 
-    Starts are drawn uniformly over all places that fit, independently, so that clips of one
-    sample may overlap. Frames: clip after clip. Targets: `time_s` [F], `view` [F].
+    Spacing and gap are the nearest whole numbers of frames, so that motion is even. `anywhere`
+    draws every clip for itself, so that they may overlap or lie in different shots; `in_order`
+    puts them one after another in one shot. Frames: clip after clip. Targets: `time_s` [F],
+    `view` [F].
     """
 
     def __init__(self, config: ClipsSampling) -> None:
         self.config = config
         self.num_frames = config.clips * config.num_frames
 
-    def _starts(self, video: Video) -> list[tuple[float, float]]:
-        """Ranges of start times, in seconds, from which a clip fits into a shot."""
+    def _offsets(self, video: Video) -> np.ndarray:
+        """Frame numbers of what is drawn as one, from its first frame: a clip, or all in order."""
+        config = self.config
+        step = max(1, int(config.spacing_s * video.fps + 0.5))
+        clip = np.arange(config.num_frames) * step
+        if config.placement == "anywhere":
+            return clip
+        hop = clip[-1] + max(1, int(config.gap_s * video.fps + 0.5))
+        return (np.arange(config.clips)[:, None] * hop + clip).ravel()
+
+    def _starts(self, video: Video) -> tuple[np.ndarray, np.ndarray]:
+        """First frames that leave room within a shot, int64 [K], and how often each is drawn."""
         if video.frames <= 0 or video.fps <= 0:
-            return []
-        length = (self.config.num_frames - 1) * self.config.spacing_s
-        half = 0.5 / video.fps
-        ranges = [(a / video.fps + half, b / video.fps - half - length) for a, b in shots(video)]
-        return [(low, high) for low, high in ranges if high >= low]
+            return np.empty(0, np.int64), np.empty(0)
+        extent = int(self._offsets(video)[-1])
+        starts = np.concatenate([np.arange(a, max(a, b - extent)) for a, b in shots(video)])
+        if not self.config.motion_weighted:
+            return starts, np.ones(len(starts))
+        total = np.concatenate([[0.0], np.cumsum(frame_motion(video))])
+        return starts, total[starts + extent + 1] - total[starts]
 
     def _spaced(self, video: Video) -> bool:
         # closer than a frame apart would repeat frames, which no clip may
         return self.config.num_frames == 1 or self.config.spacing_s * video.fps >= 0.999
 
     def count(self, event: Event) -> tuple[int, str]:
-        """`per_video` samples for every view in which a clip fits."""
+        """`per_video` samples for every view in which the clips fit (and something moves)."""
         reason = usable(event)
         if reason:
             return 0, reason
-        fit = [v for v in event.videos if self._starts(v)]
-        if not fit:
-            return 0, "too_short"
-        spaced = [v for v in fit if self._spaced(v)]
-        return (len(spaced) * self.config.per_video, "" if spaced else "frame_rate_too_low")
+        fit = [(video, self._starts(video)) for video in event.videos]
+        fit = [(video, weights) for video, (starts, weights) in fit if len(starts)]
+        spaced = [weights for video, weights in fit if self._spaced(video)]
+        moving = sum(bool(weights.any()) for weights in spaced)
+        if moving:
+            return moving * self.config.per_video, ""
+        return 0, "no_motion" if spaced else "frame_rate_too_low" if fit else "too_short"
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw the clips of every sample of every view."""
-        offsets = np.arange(self.config.num_frames) * self.config.spacing_s
         requests = []
         for view, video in enumerate(event.videos):
-            ranges = self._starts(video)
-            if not ranges or not self._spaced(video):
+            starts, weights = self._starts(video)
+            if not weights.any() or not self._spaced(video):
                 continue
-            lengths = np.array([high - low for low, high in ranges]) + 1 / video.fps
+            chances = weights / weights.sum()
             for _ in range(self.config.per_video):
-                chosen = rng.choice(len(ranges), self.config.clips, p=lengths / lengths.sum())
-                starts = [rng.uniform(*ranges[n]) for n in chosen]
-                times_s = np.concatenate([start + offsets for start in starts])
+                first = starts[self._draw(chances, rng)]
+                times_s = frame_time(video, (first[:, None] + self._offsets(video)).ravel())
                 views = np.full(self.num_frames, view)
                 requests.append(SampleRequest(views, times_s, target_arrays(event, views, times_s)))
         return requests
+
+    def _draw(self, chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Which starts: int64 [clips], or [1] for clips in order. chances: float64 [K]."""
+        config, places = self.config, len(chances)
+        if config.placement == "in_order":
+            return rng.choice(places, 1, p=chances)
+        if config.interval_power == 1:
+            return rng.choice(places, config.clips, p=chances)
+        law = (1 - np.arange(places) / places) ** config.interval_power
+        apart = rng.choice(places, p=law / law.sum())
+        first = rng.integers(places - apart)
+        return rng.permutation([first, first + apart])

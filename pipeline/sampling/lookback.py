@@ -16,12 +16,14 @@ def clip_times(
     times_s: float64 [n], in the video's own clock. Returns float64 [n, frames], ascending, and for
     each time why it has no clip: empty, `too_short` (its shot is shorter than a clip) or
     `frame_rate_too_low` (a clip would repeat frames). A clip that would begin before its shot is
-    moved to the shot's beginning; no frame is ever repeated. One frame is the time itself.
+    moved to the shot's beginning; no frame is ever repeated. The spacing is the nearest whole
+    number of frames, as in training. One frame is the time itself.
     """
     times_s = np.asarray(times_s, dtype=np.float64)
     if frames == 1:
         return times_s[:, None], [""] * len(times_s)
-    span = (frames - 1) * step_s
+    step = max(1, int(step_s * video.fps + 0.5)) / video.fps
+    span = (frames - 1) * step
     edges = np.array(shots(video), dtype=np.float64) / video.fps
     # a time before the start or after the end stays wrong, for the reader to refuse
     shot = np.clip(np.searchsorted(edges[:, 0], times_s, side="right") - 1, 0, None)
@@ -33,5 +35,5 @@ def clip_times(
     reason = "too_short"
     if step_s * video.fps < 0.999:
         short, reason = np.ones(len(times_s), bool), "frame_rate_too_low"
-    back = np.arange(frames - 1, -1, -1) * step_s
+    back = np.arange(frames - 1, -1, -1) * step
     return ends[:, None] - back[None, :], [reason if bad else "" for bad in short]

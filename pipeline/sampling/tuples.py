@@ -7,6 +7,7 @@ import numpy as np
 from configs.sampling import TuplesSampling
 from pipeline.index import Event, Video
 from pipeline.sampling.base import SampleRequest, frame_time, shots, target_arrays, usable
+from pipeline.sampling.motion import frame_motion
 
 MIN_GAP_S = 0.2
 """In a short shot span and gap shrink together, the gap to no less than this."""
@@ -43,7 +44,7 @@ class TuplesSampler:
         windows = []
         if video.frames <= 0 or video.fps <= 0:
             return windows
-        motion = _frame_motion(video) if self.config.motion_weighted else np.ones(video.frames)
+        motion = frame_motion(video) if self.config.motion_weighted else np.ones(video.frames)
         total = np.concatenate([[0.0], np.cumsum(motion)])
         for first, stop in shots(video):
             fit = self._fit(video, stop - first)
@@ -116,12 +117,3 @@ def _draw(
         outside.append(int(rng.integers(d + gap, min(stop - 1, d + span) + 1)))
     middle = c if positive else outside[int(rng.integers(len(outside)))]
     return np.array([b, middle, d])
-
-
-def _frame_motion(video: Video) -> np.ndarray:
-    """The motion profile at every frame, float64 [frames]; uniform where none was measured."""
-    if len(video.motion) == 0:
-        return np.ones(video.frames)
-    where = (np.arange(video.frames) + 0.5) / video.fps * video.motion_hz
-    profile = np.asarray(video.motion, dtype=np.float64)
-    return profile[np.clip(where.astype(int), 0, len(profile) - 1)]
