@@ -28,6 +28,8 @@ from pipeline.storage import Folder, absolute, is_remote, local_path
 from pipeline.stream import Budget, budget, rows_of_shard, stream_here, stream_ray
 from pipeline.train import Job, train
 
+REFUSED = "refused.json"
+"""Why a worker gave up on purpose: read by the driver, and by the workers that Ray starts next."""
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called now and then with the lines of metrics that are new."""
 
@@ -175,10 +177,14 @@ def _train_on_ray(prepared: Prepared) -> None:
             datasets={"train": lambda: _dataset(prepared, share)},
             dataset_config=OrderedShards(),
         )
+        run = Folder(prepared.job.run)
+        run.remove(REFUSED)
         try:
             fit.fit()
         except Exception as error:
-            raise _cause(error) from error
+            raise _refusal(run) or error from error
+        if refusal := _refusal(run):
+            raise refusal
     if not is_remote(prepared.job.run):
         shutil.rmtree(local_path(prepared.job.run) / name, ignore_errors=True)
 
@@ -209,27 +215,31 @@ def _worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, default_workers() // context.get_local_world_size()))
     shard = ray.train.get_dataset_shard("train")
     data = prepared.job.config.data
-    probe = None
-    if prepared.probe_data and context.get_world_rank() == 0:
-        probe = build_probe(prepared.probe_data, prepared.job.config)
-    # the dataset was built without the samples that the latest checkpoint holds
-    train(prepared.job, lambda done: rows_of_shard(shard, data.prefetch_batches), probe)
+    run = Folder(prepared.job.run)
+    if run.exists(REFUSED):
+        return
+    try:
+        probe = None
+        if prepared.probe_data and context.get_world_rank() == 0:
+            probe = build_probe(prepared.probe_data, prepared.job.config)
+        # the dataset was built without the samples that the latest checkpoint holds
+        train(prepared.job, lambda done: rows_of_shard(shard, data.prefetch_batches), probe)
+    except MareyError as error:
+        # an error that is meant for a person comes again each time, and Ray would try for long
+        note = {"kind": type(error).__name__, "message": str(error)}
+        run.write(REFUSED, json.dumps(note).encode())
+        if context.get_world_size() > 1:
+            raise  # the others wait for this one; the next attempt ends at once
 
 
-def _cause(error: Exception) -> Exception:
+def _refusal(run: Folder) -> MareyError | None:
     """The error that a worker raised on purpose, if that is what ended the run."""
-    seen: BaseException | None = error
-    while seen is not None:
-        for inner in getattr(seen, "worker_failures", {}).values():
-            root = inner
-            while root is not None:
-                if isinstance(root, MareyError):
-                    return root
-                root = getattr(root, "cause", None) or root.__cause__
-        if isinstance(seen, MareyError):
-            return seen
-        seen = seen.__cause__
-    return error
+    if not run.exists(REFUSED):
+        return None
+    note = json.loads(run.read(REFUSED))
+    run.remove(REFUSED)
+    kinds = {kind.__name__: kind for kind in (InputError, SettingError, UsageError)}
+    return kinds.get(note["kind"], MareyError)(note["message"])
 
 
 @contextmanager

@@ -13,12 +13,14 @@ import psutil
 import pytest
 import yaml
 
+from configs.errors import InputError
 from configs.sampling import TimePairsSampling
 from configs.schema import DataConfig
 from pipeline.checkpoint import load_state, position_of
 from pipeline.embed import embed
 from pipeline.engine import ray_session
 from pipeline.evaluate.embeddings import load_embeddings
+from pipeline.launch import prepare, run_training
 from pipeline.plan import Position, make_plan
 from pipeline.source import open_source
 from pipeline.storage import Folder
@@ -95,6 +97,18 @@ def test_embeddings_from_ray_are_those_of_one_process(corpus, tmp_path):
     assert np.array_equal(here.video_id, there.video_id)
     assert np.array_equal(here.frame, there.frame)
     assert np.array_equal(here.features, there.features)
+
+
+@pytest.mark.usefixtures("session")
+def test_an_error_meant_for_a_person_ends_the_run_at_once(tmp_path):
+    index = Path(encode_corpus(tmp_path / "videos", events=2, num_frames=24))
+    config = make_config("trainer.max_failures=-1")  # Ray would try for ever
+    prepared = prepare(config, str(index), str(tmp_path / "run"))
+    for video in index.parent.glob("*.mp4"):
+        video.write_bytes(b"no video")
+    with pytest.raises(InputError, match="no sample could be read"):
+        run_training(prepared)
+    assert not (tmp_path / "run" / "refused.json").exists()
 
 
 @pytest.fixture(scope="module")
