@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from configs.errors import SettingError
 from models.distributed import gather_rows
 from models.instances import Moments, alike
 
@@ -104,6 +105,11 @@ class Bank(_Memory):
     """int64 scalar, how often `write` has been called."""
 
     def __init__(self, places: int, dim: int, keep: float = 0.5) -> None:
+        """places: samples of an epoch. Raises SettingError for fewer than two."""
+        if places < 2:
+            raise SettingError(
+                f"an epoch has {places} sample: a memory bank needs others to hold it against"
+            )
         super().__init__(places, dim)
         self.keep = keep
         self.written = _kept(torch.full((places,), -1))
@@ -145,6 +151,24 @@ class Bank(_Memory):
         same = self.instance[chosen] == where.instance[:, None]
         near = (self.time_s[chosen] - where.time_s[:, None]).abs() <= within_s
         return ~((same & near) | (chosen == place[:, None]))
+
+    def draw(self, shape: torch.Size, count: int) -> Tensor:
+        """Numbers of rows, uniform and with replacement: int64 [*shape, count], on the CPU."""
+        return torch.randint(len(self.rows), (*shape, count))
+
+    def scores(
+        self, embeddings: Tensor, place: Tensor, temperature: float, chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cosines over the temperature: with their own rows [R], with all [R, N] or chosen [R, M].
+
+        embeddings: float [R, D], of length 1; place: int64 [R]; chosen: int64 [R, M].
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            scaled = embeddings.float() / temperature
+            own = (scaled * self.rows[place]).sum(dim=1)
+            if chosen is None:
+                return own, scaled @ self.rows.T
+            return own, torch.einsum("rd,rmd->rm", scaled, self.rows[chosen])
 
     def age(self) -> Tensor:
         """Mean steps since the written rows were last changed; 0 when none is (float scalar)."""

@@ -1,0 +1,118 @@
+"""How one right score is held against many wrong ones: by a softmax, or by noise contrast.
+
+Scores are cosines over a temperature, float [R] for the right one and [R, K] for the others, of
+which only those that `repels` may count. All is computed in logarithms and in float32, since
+exp(1 / 0.07) already exceeds float16. A row without anything that repels is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.distributed import gather_rows, mean_over_ranks
+
+
+class Terms(NamedTuple):
+    """The terms of R rows."""
+
+    loss: Tensor
+    """float [R], with gradient."""
+    counted: Tensor
+    """bool [R], rows that have enough against them."""
+    information: Tensor
+    """float [R], no gradient: log of the candidates less the softmax loss, in nats; 0 by chance."""
+    hit: Tensor
+    """bool [R]: the right score is the best one."""
+
+
+def softmax_terms(right: Tensor, others: Tensor, repels: Tensor, fewest: int = 1) -> Terms:
+    """Cross entropy of the right score among all candidates (InfoNCE).
+
+    fewest: rows with fewer candidates than this beside the right one are not counted.
+    """
+    right, others = _full(right), _full(others)
+    floor = torch.full_like(others, -1e30)  # finite, since a gradient through -inf is NaN
+    held_against = torch.where(repels, others, floor)
+    loss = torch.logaddexp(right, held_against.logsumexp(dim=1)) - right
+    count = repels.sum(dim=1)
+    information = torch.log1p(count.float()) - loss.detach()
+    hit = right.detach() > held_against.detach().amax(dim=1)
+    return Terms(loss, count >= fewest, information, hit)
+
+
+def nce_terms(
+    right: Tensor, others: Tensor, repels: Tensor, log_z: Tensor, places: int, fewest: int = 1
+) -> Terms:
+    """Noise-contrastive estimation (InstDisc, arXiv 1805.01978, equation 7).
+
+    others: scores of K rows drawn uniformly from `places`. With P = exp(score) / Z and
+    h = P / (P + K / places): the term is -log h(right) - sum over others of log(1 - h).
+    """
+    right, others = _full(right), _full(others)
+    log_noise = math.log(others.shape[1] / places)
+    likely, unlikely = right - log_z, others - log_z
+    noise = torch.full_like(likely, log_noise)
+    attraction = torch.logaddexp(likely, noise) - likely
+    repulsion = torch.logaddexp(unlikely, noise[:, None]) - log_noise
+    loss = attraction + torch.where(repels, repulsion, torch.zeros_like(repulsion)).sum(dim=1)
+    _, counted, information, hit = softmax_terms(right.detach(), others.detach(), repels, fewest)
+    return Terms(loss, counted, information, hit)
+
+
+class Partition(nn.Module):
+    """The constant Z of noise contrast, estimated on the first batches and then frozen.
+
+    The paper takes one batch; more guard against one that happens to be odd.
+    """
+
+    total: Tensor
+    seen: Tensor
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.batches = batches
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self._held: list[Tensor] = []
+
+    @torch.no_grad()
+    def log_z(self, scores: Tensor, places: int) -> Tensor:
+        """log Z, float scalar: of the batches so far and, until it is frozen, of this one."""
+        mine = gather_rows(_full(scores).exp().mean()[None]).mean()
+        if self.training:
+            self._held.append(mine)
+        open_ = self.seen < self.batches
+        total = self.total + torch.where(open_, mine, 0.0)
+        return (places * total / (self.seen + open_.long())).log()
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Count the batches of this step, unless enough have been."""
+        for mine in self._held:
+            open_ = self.seen < self.batches
+            self.total += torch.where(open_, mine, 0.0)
+            self.seen += open_.long()
+        self._held.clear()
+
+
+def summary(*terms: Terms) -> dict[str, Tensor]:
+    """`loss` over all ranks, the sum of the given ones, and the means of their metrics."""
+    of_each = [
+        {
+            "loss": mean_over_ranks(term.loss, term.counted),
+            "information": mean_over_ranks(term.information, term.counted),
+            "top1": mean_over_ranks(term.hit.float(), term.counted),
+            "valid": term.counted.float().mean(),
+        }
+        for term in terms
+    ]
+    means = {name: torch.stack([one[name] for one in of_each]).mean() for name in of_each[0]}
+    return means | {"loss": means["loss"] * len(terms)}
+
+
+def _full(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

@@ -1,0 +1,138 @@
+"""InstDisc: each image is a class of its own, and a memory bank holds the classes' weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig
+from models.contrast import Partition, Terms, nce_terms, softmax_terms, summary
+from models.distributed import mean_over_ranks
+from models.encoder import Encoder
+from models.instances import Moments, moments
+from models.memory import Bank
+from models.method import Batch, Corpus, Method, Progress, register, replace_frames
+
+
+class InstDiscConfig(MethodConfig):
+    """Instance discrimination with a memory bank."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images are told apart; each has one row of the bank."""
+    objective: Literal["nce", "sampled_softmax", "softmax"] = "nce"
+    """Noise-contrastive estimation (section 3.3), or cross entropy against as many rows drawn at
+    random, or against the whole bank (best where it is small, section 4.1)."""
+    negatives: int = Field(default=4096, ge=1, le=1_000_000)
+    """Rows drawn for each image, with replacement (m); `softmax` takes all instead."""
+    temperature: float = Field(default=0.07, gt=0, le=10)
+    """Temperature (section 3.1); 0.1 for CIFAR."""
+    projection_dim: int = Field(default=128, ge=2, le=8192)
+    """Width of the bank."""
+    bank_keep: float = Field(default=0.5, ge=0, lt=1)
+    """Share of its old row that an image's new one keeps (released code)."""
+    z_batches: int = Field(default=10, ge=1, le=100_000)
+    """Batches over which NCE's constant Z is estimated (1 in the paper)."""
+    proximal: float = Field(default=0.0, ge=0, le=1000)
+    """Weight of the squared distance between an embedding and its row (lambda, section 3.4)."""
+    instance_s: float = Field(default=10.0, ge=0)
+    """Rows of one video closer than this are too alike to repel each other."""
+    min_negatives: int = Field(default=1, ge=1)
+    """Images left with fewer negatives than this are skipped."""
+    augment: AugmentConfig = AugmentConfig(
+        crop_scale=(0.2, 1.0),
+        flip=0.5,
+        jitter=1.0,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.4,
+        grayscale=0.2,
+    )
+    """How each image is varied (released code)."""
+
+
+@register
+class InstDisc(Method):
+    """Instance discrimination; what is exported is the representation before the projection.
+
+    Batch: `frames` uint8 [B, F, H, W, 3]; `place` int64 [B], the samples' rows of the bank;
+    `time_s` float32 [B, F]; `instance` int64 [B].
+    """
+
+    name = "instdisc"
+    paper = (
+        "Wu, Xiong, Yu, Lin, Unsupervised Feature Learning via Non-Parametric Instance "
+        "Discrimination, CVPR 2018, arXiv 1805.01978"
+    )
+    Config = InstDiscConfig
+    config: InstDiscConfig
+    bank: Bank
+
+    def __init__(self, encoder: Encoder, config: InstDiscConfig) -> None:
+        super().__init__(encoder, config)
+        self.projection = nn.Linear(encoder.out_dim, config.projection_dim)
+        self.partition = Partition(config.z_batches)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Scores that say nothing of the image: 0 nats of information."""
+        return {"information": 0.0}
+
+    def prepare(self, corpus: Corpus) -> None:
+        """A bank of one row for each sample of an epoch."""
+        self.bank = Bank(corpus.places, self.config.projection_dim, self.config.bank_keep)
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`; unless the objective takes
+        the whole bank, `noise`, int64 [B, F, K], the rows that each is held against."""
+        images = self.images(batch["frames"], self.config.augment)
+        if self.config.objective == "softmax":
+            return replace_frames(batch, images=images)
+        noise = self.bank.draw(images.shape[:2], self.config.negatives).to(images.device)
+        return replace_frames(batch, images=images, noise=noise)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        images = batch["images"]
+        projected = self.projection(self.encoder(images.flatten(0, 1)))
+        embeddings = functional.normalize(projected.float())
+        place = batch["place"].repeat_interleave(images.shape[1])
+        where = moments(batch)
+        noise = batch["noise"].flatten(0, 1) if "noise" in batch else None
+        metrics = summary(self._terms(embeddings, place, where, noise))
+        if self.config.proximal:
+            known = self.bank.written[place] >= 0
+            moved = (embeddings - self.bank.rows[place]).square().sum(dim=1)
+            drift = mean_over_ranks(moved, known)
+            metrics["loss"] = metrics["loss"] + self.config.proximal * drift
+            metrics["drift"] = drift.detach()
+        metrics["embedding_std"] = embeddings.detach().std(dim=0).mean()
+        metrics["bank_age"] = self.bank.age()
+        metrics["bank_agreement"] = self.bank.agreement(place, embeddings)
+        self.bank.hold(place, embeddings, where)
+        return metrics
+
+    def _terms(
+        self, embeddings: Tensor, place: Tensor, where: Moments, noise: Tensor | None
+    ) -> Terms:
+        config = self.config
+        repels = self.bank.repels(place, where, config.instance_s, noise)
+        right, others = self.bank.scores(embeddings, place, config.temperature, noise)
+        if config.objective != "nce":
+            return softmax_terms(right, others, repels, config.min_negatives)
+        places = len(self.bank.rows)
+        scores = torch.cat([right[:, None], others], dim=1)
+        log_z = self.partition.log_z(scores.detach(), places)
+        return nce_terms(right, others, repels, log_z, places, config.min_negatives)
+
+    def after_step(self, progress: Progress) -> None:
+        """The bank takes up the embeddings that the step was computed from."""
+        self.bank.write()
+        self.partition.write()
