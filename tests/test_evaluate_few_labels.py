@@ -158,3 +158,8 @@ def test_videos_that_lack_a_phase_do_not_count_for_it():
     lists[:] = [[0.1, 0.2]] * len(rows)
     with pytest.raises(InputError, match="lists"):
         evaluate("progression", rows, Labels(lists, "test"))
+
+
+def test_the_crosscheck_stands_beside_the_probe():
+    figures = evaluate("linear", corpus(), penalties=5, crosscheck=True)
+    assert figures["accuracy_sgd"] == pytest.approx(figures["accuracy"], abs=0.03)

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from configs.errors import InputError
+from pipeline.evaluate import sgd_probe as sgd_probe_module
 from pipeline.evaluate.linear import (
     Standardiser,
     _RidgePath,
@@ -13,6 +15,7 @@ from pipeline.evaluate.linear import (
     linear_probe,
     ridge_probe,
 )
+from pipeline.evaluate.sgd_probe import sgd_probe
 
 GRID = tuple(np.logspace(-4, 1, 6))
 
@@ -104,3 +107,38 @@ def test_calibration_error_of_known_bins():
     confidence = np.array([0.95] * 10 + [0.55] * 10)
     hit = np.array([True] * 9 + [False] + [True] * 3 + [False] * 7)
     assert calibration_error(confidence, hit) == pytest.approx((0.05 * 10 + 0.25 * 10) / 20)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_a_probe_trained_by_sgd_agrees_with_the_one_that_is_solved(scale):
+    rng = np.random.default_rng(6)
+    x, y = classes(rng, n=6000, noise=3.0)
+    split = parts(scale * x.astype(np.float32), y, (2000, 1000))
+    solved = linear_probe(*split, penalties=GRID)[0]["accuracy"]
+    assert 0.6 < solved < 0.95
+    trained = sgd_probe(*split, epochs=30)
+    assert trained["accuracy_sgd"] == pytest.approx(solved, abs=0.005)
+    assert sgd_probe(*split, epochs=30) == trained, "not deterministic"
+
+
+def test_one_rate_s_head_does_not_touch_another_s():
+    rng = np.random.default_rng(7)
+    x, y = classes(rng, n=300)
+    values, labels = Standardiser(x)(x), torch.from_numpy(y)
+    both = sgd_probe_module._train(values, labels, 3, (0.1, 3.0), 2, 0)
+    alone = sgd_probe_module._train(values, labels, 3, (0.1,), 2, 0)
+    assert torch.allclose(both[:1], alone, atol=1e-6)
+    head = torch.nn.Linear(values.shape[1], 3)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1, momentum=0.9, nesterov=True)
+    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        for rows in torch.randperm(300, generator=generator).split(256):
+            optimizer.zero_grad()
+            logits = head(torch.from_numpy(values[rows]).float())
+            torch.nn.functional.cross_entropy(logits, labels[rows]).backward()
+            optimizer.step()
+            plan.step()
+    assert torch.allclose(alone[0, :-1], head.weight.detach().T, atol=1e-5)

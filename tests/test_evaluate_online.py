@@ -125,7 +125,9 @@ class Constant(Position):
     collapsed = True
 
     def forward(self, images):
-        return super().forward(images) * 0 + 1 if self.collapsed else super().forward(images)
+        if self.collapsed:
+            return images.new_ones(len(images), 16)
+        return (50 * images.mean((1, 2))).softmax(-1)
 
 
 def test_alarms_are_counted_and_two_in_a_row_are_warned_of_but_stop_nothing():

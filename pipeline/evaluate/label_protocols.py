@@ -19,6 +19,7 @@ from pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores
 from pipeline.evaluate.labels import Labels, encode_classes, load_labels
 from pipeline.evaluate.linear import PENALTIES, linear_probe, ridge_probe
 from pipeline.evaluate.progression import phase_progression, progression_targets
+from pipeline.evaluate.sgd_probe import sgd_probe
 from pipeline.evaluate.statistics import split_by_group, video_interval
 
 Figures = dict[str, Any]
@@ -185,18 +186,22 @@ def _grid(penalties: int) -> tuple[float, ...]:
     return PENALTIES[:: max(1, round(len(PENALTIES) / max(1, penalties)))]
 
 
-def _classify(split: _Split, grid: tuple[float, ...], seed: int) -> Figures:
-    """Logistic regression of the classes of a split."""
+def _classify(
+    split: _Split, grid: tuple[float, ...], seed: int, crosscheck: bool = False
+) -> Figures:
+    """Logistic regression of the classes of a split, and by SGD too for a cross-check."""
     both = np.concatenate([split.pool_labels.values, split.query_labels.values])
     number, names = encode_classes(both)
     known, target = number[: len(split.pool)], number[len(split.pool) :][split.held_out]
     figures: Figures
-    figures, probability, classes = linear_probe(
+    parts = (
         (split.pool.features[split.fit], known[split.fit]),
         (split.pool.features[split.choose], known[split.choose]),
         (split.query.features[split.held_out], target),
-        penalties=grid,
     )
+    figures, probability, classes = linear_probe(*parts, penalties=grid)
+    if crosscheck:
+        figures |= sgd_probe(*parts, seed=seed)
     # what always answering the most frequent class of training would score
     common = np.bincount(known[split.fit]).argmax()
     figures["accuracy_chance"] = float((target == common).mean())
@@ -215,6 +220,7 @@ def linear(
     labelled: float = 1.0,
     shots: int = 0,
     draws: int = 5,
+    crosscheck: bool = False,
     seed: int = 0,
 ) -> Figures:
     """Logistic regression, or ridge for regression targets; with few labels over draws."""
@@ -231,7 +237,7 @@ def linear(
                 penalties=_grid(penalties),
             )
         else:
-            own = _classify(split, _grid(penalties), seed)
+            own = _classify(split, _grid(penalties), seed, crosscheck)
         figures.append(own | split.counts())
     return (over_draws(figures) if len(figures) > 1 else figures[0]) | {"seed": seed}
 
