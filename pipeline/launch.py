@@ -64,7 +64,12 @@ def prepare(
     if trainer.steps is not None:
         plan.epochs = math.ceil(trainer.steps * trainer.batch_size / plan.samples_per_epoch)
     folder = Folder(run)
-    provenance = {"method": config.name, "data": data, "data_digest": source.digest}
+    labels = source.labels()
+    classes = max(labels) + 1 if labels else 0
+    provenance = {
+        "method": config.name, "data": data, "data_digest": source.digest,
+        "places": plan.samples_per_epoch, "classes": classes,
+    }  # fmt: skip
     settings = {"config": config.model_dump(mode="json"), "provenance": provenance}
     if folder.exists("config.yaml"):
         if not resume:
@@ -72,8 +77,6 @@ def prepare(
         _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
     folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
     state = load_state(folder)
-    labels = source.labels()
-    classes = max(labels) + 1 if labels else 0
     return Prepared(
         Job(config, plan, run, provenance, classes),
         data,

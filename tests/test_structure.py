@@ -12,8 +12,10 @@ PACKAGES = ("configs", "trackers", "models", "pipeline")
 LAYERS = [
     {"pipeline.cli"},
     {"pipeline.demo"},
+    {"pipeline.finetune"},
     {
         "pipeline.embed",
+        "pipeline.pretext",
         "pipeline.launch",
         "pipeline.report",
         "pipeline.catalogue",

@@ -1,0 +1,101 @@
+"""Does a run solve its pretext task on data that it was not trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+import yaml
+
+from configs.errors import InputError
+from configs.load import run_config
+from configs.schema import RunConfig
+from models.method import Corpus, Method, methods
+from pipeline.checkpoint import load_state
+from pipeline.evaluate.online import evaluating
+from pipeline.plan import Plan, make_plan
+from pipeline.source import Source, open_source
+from pipeline.storage import Folder, absolute
+from pipeline.stream import Sample, batches, stream_here
+from pipeline.train import build_method, collate
+
+MIXED = 512
+"""Samples that are mixed before they are cut into batches, so that a batch has several videos."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pretext:
+    """A run's metrics on other data, means over batches of the run's own size."""
+
+    trained: dict[str, float]
+    untrained: dict[str, float]
+    """The same with the weights that the run started from."""
+    chance: dict[str, float]
+    samples: int
+
+
+def pretext(run: str, data: str, *, samples: int = 1024, seed: int = 0) -> Pretext:
+    """Score the method of a run on up to `samples` samples of other data, without training.
+
+    run: a run folder; data: what `--data` may be, e.g. the index of videos held out. Networks are
+    in eval mode; samples and augmentation are those of training, drawn with `seed`. Metrics of
+    methods with a memory bank say nothing here, since the bank holds other samples.
+
+    Raises InputError when the folder holds no checkpoint or the data give no sample.
+    """
+    folder = Folder(absolute(run))
+    state = load_state(folder)
+    if state is None:
+        raise InputError(f"{run} holds no checkpoint; is it the folder of a marey run?")
+    settings = yaml.safe_load(folder.read("config.yaml"))
+    name = settings["config"]["name"]
+    config = run_config(settings["config"], methods()[name].Config)
+    source = open_source(absolute(data))
+    sampling = methods()[name].samples(config.method)
+    plan = make_plan(source, sampling, seed=seed, epochs=1)
+    plan.epochs = -(-samples // plan.samples_per_epoch)
+    corpus = Corpus(settings["provenance"]["places"], settings["provenance"]["classes"])
+    method = build_method(config)
+    method.prepare(corpus)
+    untrained = _score(method, config, plan, source, samples, seed)
+    method.load_state_dict(state["method"])
+    trained = _score(method, config, plan, source, samples, seed)
+    return Pretext(trained, untrained, dict(method.chance), samples)
+
+
+def _score(
+    method: Method, config: RunConfig, plan: Plan, source: Source, samples: int, seed: int
+) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    count = 0
+    with evaluating(method), _own_draws(seed):
+        for batch in _batches(config, plan, source, samples):
+            values = method(method.augment(collate(batch, torch.device("cpu"))))
+            for name, value in values.items():
+                if torch.isfinite(value):
+                    sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
+            count += len(batch)
+    if not count:
+        raise InputError(f"{source.location} gives no whole batch of {config.trainer.batch_size}")
+    return {name: total / count for name, total in sums.items()}
+
+
+def _batches(config: RunConfig, plan: Plan, source: Source, samples: int) -> Iterator[list[Sample]]:
+    """Whole batches only: many metrics depend on the number of candidates."""
+    read = (sample for sample in stream_here(plan, source, config.data) if not sample["refused"])
+    size = config.trainer.batch_size // config.trainer.accumulate
+    for held in batches(islice(read, samples), max(MIXED, size)):
+        order = torch.randperm(len(held)).tolist()
+        mixed = [held[n] for n in order]
+        yield from (batch for batch in batches(mixed, size) if len(batch) == size)
+
+
+@contextmanager
+def _own_draws(seed: int) -> Iterator[None]:
+    """Random draws inside are those of a seed; outside nothing changes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,38 @@
+"""A run is scored on its own task, on other data, beside the weights that it started from."""
+
+import pytest
+
+from configs.errors import InputError
+from pipeline.launch import prepare, run_training
+from pipeline.pretext import pretext
+from tests.corpora import encode_corpus
+from tests.test_train import make_config
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretext")
+    return [str(encode_corpus(folder / name, events=3)) for name in ("seen", "unseen")]
+
+
+@pytest.fixture(scope="module")
+def run(corpora, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("run") / "run")
+    run_training(prepare(make_config("trainer.steps=6"), corpora[0], folder), engine="local")
+    return folder
+
+
+def test_the_untrained_weights_stand_beside_the_trained_ones(run, corpora):
+    scores = pretext(run, corpora[1], samples=8)
+    assert scores.trained.keys() == scores.untrained.keys()
+    assert scores.trained["loss"] < scores.untrained["loss"]
+    assert set(scores.chance) <= set(scores.trained)
+
+
+def test_scores_are_the_same_again(run, corpora):
+    assert pretext(run, corpora[1], samples=8) == pretext(run, corpora[1], samples=8)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path, corpora):
+    with pytest.raises(InputError, match="no checkpoint"):
+        pretext(str(tmp_path), corpora[1])
