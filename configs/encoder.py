@@ -17,11 +17,21 @@ class EncoderConfig(Settings):
     clip_frames: int = Field(default=1, ge=1, le=128)
     """Frames that one embedding sees; 1 embeds single images."""
     clip_step_s: float = Field(default=0.1, gt=0, le=60)
-    """Time between the frames of a clip in seconds. The embedding of time t sees the clip that
-    ends at t, or the first one of the shot where that would begin before it."""
-    fusion: Literal["mean", "convolution"] = "mean"
-    """How an image backbone's maps of a clip's frames are joined: averaged, or by two temporal
-    convolutions that know the frames' order (multi-frame TCN)."""
+    """Time between the frames of a clip in seconds, to the nearest whole number of frames. The
+    embedding of time t sees the clip that ends at t, or the first one of the shot where that would
+    begin before it."""
+    differences: bool = False
+    """Clips: the backbone sees each frame less the one before it in place of the frames."""
+    fusion: Literal["mean", "convolution", "stack"] = "mean"
+    """How an image backbone sees a clip. mean: each frame for itself, the maps averaged;
+    convolution: the same, the maps joined by two temporal convolutions that know the order
+    (multi-frame TCN); stack: all frames as the channels of one image."""
+    input: Literal["rgb", "lab_split"] = "rgb"
+    """What the trunk makes of an RGB image: it sees it as it is, or, as two trunks side by side, its
+    lightness and its colour (CIE Lab) apart; their vectors are then joined."""
+    norm: Literal["batch", "layer"] = "batch"
+    """Norm of trunks made with batch norm, and of the head: as made, or layer norm in its place,
+    which lets no image see what else is in the batch."""
     pretrained: bool = False
     """Start from the weights that timm or torchvision has for the backbone (downloads them)."""
     stages: int | None = Field(default=None, ge=1, le=6)
@@ -44,6 +54,27 @@ class EncoderConfig(Settings):
     unit_norm: bool = False
     """Divide embeddings by their length."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean subtracted from RGB in [0, 1]."""
+    """Mean subtracted from RGB in [0, 1]; of L, a and b, whose default is (50, 6.025, -6.690)."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation that RGB is divided by."""
+    """Standard deviation that RGB is divided by; of Lab by default (50, 92.208, 101.168)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_lab(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("input") == "lab_split":
+            return {"mean": LAB_MEAN, "std": LAB_STD, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "EncoderConfig":
+        if self.input == "lab_split" and self.clip_frames > 1:
+            raise ValueError("input=lab_split is for single images: clip_frames must be 1")
+        if self.norm == "layer" and self.pretrained:
+            raise ValueError("norm=layer throws away what pretrained=true loads: set norm=batch")
+        return self
+
+    @model_validator(mode="after")
+    def _clips(self) -> "EncoderConfig":
+        if self.differences and self.clip_frames == 1:
+            raise ValueError("differences needs clips: set clip_frames to 2 or more")
+        return self

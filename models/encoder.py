@@ -85,6 +85,8 @@ class Encoder(nn.Module):
                 f"encoder.clip_frames={self.config.clip_frames}: the encoder takes float "
                 f"[N, 3, {self.config.clip_frames}, S, S], got {list(images.shape)}"
             )
+        if self.config.differences:
+            images = images[:, :, 1:] - images[:, :, :-1]
         return self.trunk(images.contiguous(memory_format=torch.channels_last_3d))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
     if config.clip_frames > 1:
         return build_clip_trunk(
             config.backbone,
-            frames=config.clip_frames,
+            frames=config.clip_frames - config.differences,
             stages=config.stages,
             pretrained=config.pretrained,
             fusion=config.fusion,

@@ -12,7 +12,7 @@ from configs.errors import SettingError
 from models.backbones import build_trunk
 from models.transformer import tiny_video_vit
 
-Fusion = Literal["mean", "convolution"]
+Fusion = Literal["mean", "convolution", "stack"]
 _TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
 VIDEO_BACKBONES = ("tiny_r3d", "tiny_r2plus1d", "tiny_video_vit", *_TORCHVISION)
 """Names that `build_clip_trunk` knows beside those of image backbones."""
@@ -31,15 +31,20 @@ def build_clip_trunk(
 
     The trunk maps float [N, 3, T, S, S] with T = `frames` to float [N, C, t, h, w]. `name` is one
     of `VIDEO_BACKBONES`, or an image backbone (see `backbones.build_trunk`) that is applied to
-    every frame and fused in the way of `fusion`. `stages` keeps the first ones only, the stem
-    being the first, or, of `tiny_video_vit`, its blocks; patches of that are two frames long and an
-    eighth of `image_size` wide.
+    every frame or to their stack, in the way of `fusion`. `stages` keeps the first ones only, the
+    stem being the first, or, of `tiny_video_vit`, its blocks; patches of that are two frames long
+    and an eighth of `image_size` wide.
 
     Raises SettingError for an unknown name, too many stages, or weights that do not exist.
     """
     if name not in VIDEO_BACKBONES:
+        stacked = fusion == "stack"
         trunk, channels = build_trunk(
-            name, stages=stages, pretrained=pretrained, image_size=image_size
+            name,
+            stages=stages,
+            pretrained=pretrained,
+            in_channels=3 * frames if stacked else 3,
+            image_size=image_size,
         )
         return FrameTrunk(trunk, channels, frames, fusion), channels
     if name in _TORCHVISION:
@@ -62,16 +67,18 @@ def build_clip_trunk(
 
 
 class FrameTrunk(nn.Module):
-    """An image trunk over every frame of a clip, and what joins its maps.
+    """An image trunk over a clip: over every frame, and what joins the maps, or over their stack.
 
     `mean` keeps one map a frame, [N, C, T, h, w], for the pooling to average: the order of frames
     is lost. `convolution` makes one map of them, [N, C, 1, h, w], by two 3-D convolutions with
     batch norm and ReLU, 3x3x3 and then over all of the time (multi-frame TCN, Dwibedi et al. 2018).
+    `stack` gives the trunk an image of 3 T channels, one frame's after the other's, for one map.
     """
 
     def __init__(self, trunk: nn.Module, channels: int, frames: int, fusion: Fusion) -> None:
         super().__init__()
         self.trunk = trunk.to(memory_format=torch.channels_last)  # pyright: ignore
+        self.stacked = fusion == "stack"
         self.fusion: nn.Module = nn.Identity()
         if fusion == "convolution":
             self.fusion = nn.Sequential(
@@ -86,6 +93,9 @@ class FrameTrunk(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """float [N, 3, T, S, S] -> float [N, C, T or 1, h, w]."""
         frames = clips.transpose(1, 2)
+        if self.stacked:
+            image = frames.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+            return self.trunk(image)[:, :, None]
         images = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         maps = self.trunk(images).unflatten(0, frames.shape[:2]).transpose(1, 2)
         return self.fusion(maps)

@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from configs.base import MethodConfig
 from configs.encoder import EncoderConfig
 from configs.errors import InputError, SettingError
-from configs.load import read_preset, run_config
+from configs.schema import RunConfig
 from models.augment import AugmentConfig
 from models.contrastive.simclr import SimCLR, SimCLRConfig
 from models.encoder import Encoder
 from models.heads import SpatialSoftmax
-from models.method import Method, methods
+from models.method import Method
 from models.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 from pipeline.checkpoint import export_encoder, load_encoder
 from pipeline.embed import embed
@@ -41,7 +42,7 @@ CLIPS = EncoderConfig(backbone="tiny_r3d", clip_frames=4, clip_step_s=0.25, imag
         ("tiny_r3d", None, (128, 2, 4, 4)),
         ("tiny_r3d", 2, (32, 8, 8, 8)),
         ("tiny_r2plus1d", None, (128, 2, 4, 4)),
-        ("r3d_18", None, (512, 1, 2, 2)),
+        ("r3d_18", 2, (64, 8, 16, 16)),
         ("mc3_18", 3, (128, 8, 8, 8)),
         ("r2plus1d_18", 4, (256, 2, 4, 4)),
         ("tiny", 2, (64, 8, 8, 8)),
@@ -62,7 +63,7 @@ def test_a_clip_trunk_gives_the_map_it_announces(name: str, stages: int | None, 
 def test_the_order_of_frames_matters_to_all_but_the_mean_of_frames(name: str):
     torch.manual_seed(0)
     clips = torch.randn(2, 3, 8, 32, 32)
-    for fusion in ("mean", "convolution"):
+    for fusion in ("mean", "convolution", "stack"):
         config = EncoderConfig(backbone=name, clip_frames=8, image_size=32, fusion=fusion)
         encoder = Encoder(config).eval()
         with torch.no_grad():
@@ -73,6 +74,27 @@ def test_the_order_of_frames_matters_to_all_but_the_mean_of_frames(name: str):
 def test_a_convolution_over_the_frames_leaves_one_map():
     trunk, _ = build_clip_trunk("tiny", frames=5, fusion="convolution")
     assert trunk(torch.randn(2, 3, 5, 32, 32)).shape == (2, 128, 1, 4, 4)
+
+
+def test_a_stack_is_one_image_of_all_frames():
+    trunk, _ = build_clip_trunk("tiny", frames=5, fusion="stack", stages=2)
+    clips = torch.randn(2, 3, 5, 32, 32)
+    assert trunk(clips).shape == (2, 64, 1, 8, 8)
+    weights = [p for p in trunk.parameters() if p.ndim == 4]
+    assert weights[0].shape[1] == 15
+    assert torch.equal(trunk(clips)[:, :, 0], trunk.trunk(clips.transpose(1, 2).flatten(1, 2)))
+
+
+@pytest.mark.parametrize("fusion", ["stack", "convolution"])
+def test_differences_forget_what_does_not_move(fusion: str):
+    config = {"clip_frames": 4, "differences": True, "fusion": fusion, "image_size": 32}
+    encoder = Encoder(EncoderConfig.model_validate(config)).eval()
+    clips = torch.randn(2, 3, 4, 32, 32)
+    shifted = clips + torch.randn(2, 3, 1, 32, 32)  # another background, the same motion
+    torch.testing.assert_close(encoder(clips), encoder(shifted), atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(encoder(clips), encoder(clips.flip(2)), atol=1e-3)
+    with pytest.raises(ValidationError, match="clip_frames"):
+        EncoderConfig(differences=True)
 
 
 def test_positions_of_a_clip_are_the_mean_of_those_of_its_maps():
@@ -231,8 +253,7 @@ def test_single_images_are_refused_for_an_encoder_of_clips(tmp_path: Path):
 
 
 def test_the_online_probe_shows_clips_to_an_encoder_of_clips(corpus: Path):
-    tree = read_preset("simclr") | {"encoder": CLIPS.model_dump()}
-    config = run_config(tree, methods()["simclr"].Config)
+    config = RunConfig(name="simclr", method=SimCLRConfig(), encoder=CLIPS)
     scores = build_probe(str(corpus), config)(Encoder(CLIPS))
     assert 0 <= scores["alignment_error"] <= 1
     long = CLIPS.model_copy(update={"clip_step_s": 1.0})
