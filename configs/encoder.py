@@ -1,10 +1,14 @@
 """What an encoder is made of: enough to rebuild it from an exported checkpoint."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.base import Settings
+
+LAB_MEAN = (50.0, 6.025, -6.690)
+LAB_STD = (50.0, 92.208, 101.168)
+"""Map L, a and b of sRGB to about [-1, 1] each (CMC's released code)."""
 
 
 class EncoderConfig(Settings):
@@ -27,8 +31,8 @@ class EncoderConfig(Settings):
     convolution: the same, the maps joined by two temporal convolutions that know the order
     (multi-frame TCN); stack: all frames as the channels of one image."""
     input: Literal["rgb", "lab_split"] = "rgb"
-    """What the trunk makes of an RGB image: it sees it as it is, or, as two trunks side by side, its
-    lightness and its colour (CIE Lab) apart; their vectors are then joined."""
+    """What of an RGB image is seen: the image as it is, or by two trunks side by side its lightness
+    and its colour (CIE Lab); the maps of both are then joined."""
     norm: Literal["batch", "layer"] = "batch"
     """Norm of trunks made with batch norm, and of the head: as made, or layer norm in its place,
     which lets no image see what else is in the batch."""
