@@ -8,8 +8,11 @@ from torch.nn import functional
 
 from configs.encoder import EncoderConfig
 from configs.errors import SettingError
-from models.backbones import build_trunk
+from models.backbones import Trunk, build_trunk
+from models.color import rgb_to_lab
 from models.heads import SpatialSoftmax, mlp
+from models.lab_trunk import LabTrunk
+from models.norms import layer_norms
 from models.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
 
@@ -44,11 +47,15 @@ class Encoder(nn.Module):
                 pooled_dim, *config.hidden, config.embedding_dim, norm=config.hidden_norm
             )
             self.out_dim = config.embedding_dim
+        if config.norm == "layer":
+            layer_norms(self)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1], float [N, 3, S, S] -> the encoder's input range."""
+        """RGB in [0, 1], float [N, 3, S, S] -> the encoder's input range and colour space."""
+        if self.config.input == "lab_split":
+            images = rgb_to_lab(images)
         return (images - self.mean) / self.std
 
     def preprocess(self, frames: Tensor) -> Tensor:
@@ -91,7 +98,11 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings, float32 [N, `out_dim`] also under autocast, so that lengths are exact."""
-        embedding = self.head(self.pool_norm(self.pool(self.features(images)))).float()
+        return self.embed(self.features(images))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """What `forward` makes of the trunk's last map."""
+        embedding = self.head(self.pool_norm(self.pool(features))).float()
         return functional.normalize(embedding, dim=1) if self.config.unit_norm else embedding
 
 
@@ -110,11 +121,21 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
             f"encoder.backbone={config.backbone} takes clips: set encoder.clip_frames to 2 or "
             "more, or take an image backbone"
         )
-    trunk, channels = build_trunk(
+    if config.input == "lab_split":
+        lightness, color = (_image_trunk(config, in_channels) for in_channels in (1, 2))
+        trunk = LabTrunk(lightness, color)
+    else:
+        trunk = _image_trunk(config, 3)
+    # Convolutions are about a fifth faster with channels last, on CPU and GPU.
+    return trunk.to(memory_format=torch.channels_last), trunk.levels[-1].channels  # pyright: ignore
+
+
+def _image_trunk(config: EncoderConfig, in_channels: int) -> Trunk:
+    trunk, _ = build_trunk(
         config.backbone,
         stages=config.stages,
         pretrained=config.pretrained,
+        in_channels=in_channels,
         image_size=config.image_size,
     )
-    # Convolutions are about a fifth faster with channels last, on CPU and GPU.
-    return trunk.to(memory_format=torch.channels_last), channels  # pyright: ignore
+    return trunk

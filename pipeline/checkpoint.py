@@ -74,7 +74,7 @@ def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) ->
             "mean": config.mean,
             "std": config.std,
             "range": [0, 1],
-            "channels": "RGB",
+            "channels": "RGB" if config.input == "rgb" else "CIE Lab",
         },
         "sha256": digest,
         "provenance": {
