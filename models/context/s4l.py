@@ -1,0 +1,172 @@
+"""S4L: labels for a few images, a pretext task for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig, augment_frames
+from models.distributed import gather_rows, mean_over_ranks, rank
+from models.encoder import Encoder
+from models.exemplars import apply_hsv_noise, batch_hard_terms, distances, draw_hsv_noise
+from models.instances import alike, moments
+from models.method import Batch, Corpus, Method, register, replace_frames
+from models.transformations import TURNS, quarter_turns
+
+
+class S4LConfig(MethodConfig):
+    """Self-supervised semi-supervised learning."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images are seen."""
+    task: Literal["rotation", "exemplar"] = "rotation"
+    """The pretext task: quarter turns (section 3.1), or telling images apart (section 3.2)."""
+    labelled_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the samples whose labels are used; the others' are hidden, always the same ones, and
+    those of a smaller share are among those of a larger one."""
+    self_weight: float = Field(default=1.0, ge=0, le=100)
+    """Weight w of the pretext task beside the labels (section 3)."""
+    crops: int = Field(default=8, ge=2, le=64)
+    """exemplar: crops of each image."""
+    embedding_dim: int = Field(default=1000, ge=2, le=8192)
+    """exemplar: width of the space in which crops are compared."""
+    instance_s: float = Field(default=10.0, ge=0)
+    """exemplar: frames of one video closer than this are too alike to repel each other."""
+    augment: AugmentConfig = AugmentConfig(crop_scale=(0.08, 1.0), flip=0.5)
+    """How crops are drawn; those of `exemplar` then get other hue, saturation and value."""
+
+
+def label_is_kept(place: Tensor, share: float) -> Tensor:
+    """Which samples keep their labels, by their place in the corpus alone: bool [B].
+
+    place: int64 [B]. Multiples of the golden ratio fill the unit interval evenly, whatever the
+    step between places, so that each class keeps its share however the table is sorted.
+    """
+    golden = 2_654_435_769  # 2^32 / 1.618...
+    return (place * golden % 2**32).double() / 2**32 < share
+
+
+@register
+class S4L(Method):
+    """A class head on what is labelled, and a pretext task on everything.
+
+    Works without any label too: then the pretext task alone is trained.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `time_s` float32 [B, F];
+    `instance`, `place` and, where there are labels, `class_id` int64 [B], -1 for none.
+    """
+
+    name = "s4l"
+    paper = (
+        "Zhai, Oliver, Kolesnikov, Beyer, S4L: Self-Supervised Semi-Supervised Learning, "
+        "ICCV 2019, arXiv 1905.03670"
+    )
+    Config = S4LConfig
+    config: S4LConfig
+    classes = 0
+
+    def __init__(self, encoder: Encoder, config: S4LConfig) -> None:
+        super().__init__(encoder, config)
+        width = TURNS if config.task == "rotation" else config.embedding_dim
+        self.pretext = nn.Linear(encoder.out_dim, width)
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Make the class head, where there are classes."""
+        self.classes = corpus.classes
+        if self.classes:
+            self.classifier = nn.Linear(self.encoder.out_dim, self.classes)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Turns: one in four. Exemplars: half of the other images' crops are farther than a crop of
+        the same image. Classes, of equal size: one in N."""
+        known = {"accuracy": 1 / self.classes} if self.classes else {}
+        task = {"turn_accuracy": 1 / TURNS} if self.config.task == "rotation" else {"ordering": 0.5}
+        return known | task
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts in place of `frames`: `images`, float32 [B, F, K, 3, S, S], the K copies of each
+        (four turns of one crop, or crops); and hides the labels that are not to be used."""
+        frames, config = batch["frames"], self.config
+        size = self.encoder.config.image_size
+        if config.task == "rotation":
+            images = quarter_turns(self.images(frames, config.augment))
+        else:
+            copies = torch.stack([frames] * config.crops, dim=2)
+            crops = augment_frames(copies.flatten(0, 2), size, config.augment)
+            crops = apply_hsv_noise(crops, draw_hsv_noise(len(crops)))
+            images = self.encoder.normalize(crops).unflatten(0, copies.shape[:3])
+        added = {"images": images}
+        if self.classes:
+            kept = label_is_kept(batch["place"], config.labelled_share)
+            added["class_id"] = batch["class_id"].masked_fill(~kept, -1)
+        return replace_frames(batch, **added)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        images = batch["images"]
+        embeddings = self.encoder(images.flatten(0, 2)).unflatten(0, (-1, images.shape[2]))
+        task = self._turns if self.config.task == "rotation" else self._exemplars
+        loss, metrics = task(embeddings, batch)
+        loss = self.config.self_weight * loss
+        if self.classes:
+            taught, known = self._classes(embeddings, batch["class_id"], images.shape[1])
+            loss, metrics = loss + taught, metrics | known
+        return {"loss": loss, **{name: value.detach() for name, value in metrics.items()}}
+
+    def _classes(
+        self, embeddings: Tensor, class_id: Tensor, frames: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of all copies of labelled images. embeddings: [N, K, D]."""
+        logits = self.classifier(embeddings).float()
+        label = class_id.repeat_interleave(frames)
+        known = label >= 0
+        label = label.clamp_min(0)
+        copies = label[:, None].expand(logits.shape[:2])
+        terms = functional.cross_entropy(logits.flatten(0, 1), copies.flatten(), reduction="none")
+        loss = mean_over_ranks(terms.unflatten(0, copies.shape).mean(dim=1), known)
+        averaged = (logits.mean(dim=1).argmax(dim=1) == label).float()
+        single = (logits[:, 0].argmax(dim=1) == label).float()
+        return loss, {
+            "accuracy": mean_over_ranks(single, known),
+            "averaged_accuracy": mean_over_ranks(averaged, known),
+            "labelled": known.float().mean(),
+        }
+
+    def _turns(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.pretext(embeddings).float().flatten(0, 1)
+        label = torch.arange(TURNS, device=logits.device).repeat(len(embeddings))
+        hit = (logits.argmax(dim=1) == label).float().mean()
+        return functional.cross_entropy(logits, label), {"turn_accuracy": hit}
+
+    def _exemplars(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        crops = embeddings.shape[1]
+        compared = functional.normalize(self.pretext(embeddings).float(), dim=2).flatten(0, 1)
+        frames = moments(batch)
+        near = alike(frames, frames.gathered(), self.config.instance_s)
+        negative = ~near.repeat_interleave(crops, 0).repeat_interleave(crops, 1)
+        # crops of all ranks by number; those of one frame are numbered one after another
+        columns = torch.arange(negative.shape[1], device=compared.device)
+        rows = torch.arange(len(compared), device=compared.device) + rank() * len(compared)
+        same = rows[:, None] // crops == columns[None, :] // crops
+        distance = distances(compared, gather_rows(compared))
+        terms, counted = batch_hard_terms(
+            distance, same & (rows[:, None] != columns[None, :]), negative
+        )
+        loss = mean_over_ranks(terms, counted)
+        following = rows // crops * crops + (rows + 1) % crops
+        partner = distance.detach().gather(1, following[:, None])
+        farther = ((distance > partner) & negative).sum(dim=1) / negative.sum(dim=1).clamp_min(1)
+        return loss, {
+            "triplet_loss": loss,
+            "ordering": mean_over_ranks(farther, counted),
+            "embedding_std": compared.std(dim=0).mean(),
+            "valid": counted.float().mean(),
+        }
