@@ -7,7 +7,11 @@ from configs.encoder import EncoderConfig
 from models.augment import AugmentConfig
 from models.encoder import Encoder
 from models.method import Batch
-from models.temporal.shuffle_and_learn import ShuffleAndLearn, ShuffleAndLearnConfig
+from models.temporal.shuffle_and_learn import (
+    ShuffleAndLearn,
+    ShuffleAndLearnConfig,
+    looks_valid,
+)
 from tests.learning import draw_dots, train
 
 VARIED = AugmentConfig(crop_scale=(0.8, 1.0), jitter=0.5, brightness=0.2)
@@ -72,7 +76,8 @@ def test_both_classes_weigh_the_same() -> None:
         last = method.classifier[-1]
         torch.nn.init.zeros_(last.weight)
         last.bias.data = torch.tensor(bias)
-        losses.append(method({"images": images, "label": label})["loss"])
+        batch = {"images": images, "label": label, "counted": torch.ones(4, dtype=torch.bool)}
+        losses.append(method(batch)["loss"])
     torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -106,3 +111,25 @@ def test_mirroring_is_drawn_for_each_frame_alone() -> None:
     assert (mirrored | kept).all()
     assert 0.3 < mirrored.float().mean() < 0.7
     assert (mirrored.sum(dim=1) % 3 != 0).any()  # not the whole tuple or none of it
+
+
+def test_cyclic_and_static_tuples_out_of_order_count_nothing() -> None:
+    """A middle frame that looks like an end may lie between the ends: only positives may."""
+    x = torch.tensor([[0.2, 0.8, 0.5], [0.2, 0.21, 0.5], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    frames = draw_dots(x.flatten(), torch.full((12,), 0.5), torch.zeros(12, 3)).unflatten(0, (4, 3))
+    assert looks_valid(frames, 0.1).tolist() == [False, True, True, True]
+    batch = {"frames": frames, "label": torch.tensor([0, 0, 0, 1])}
+    assert _method().augment(batch)["counted"].tolist() == [True, False, False, True]
+
+
+def test_tuples_that_do_not_count_do_not_change_the_loss() -> None:
+    method = _method().eval()
+    batch = method.augment(_tuples(torch.Generator().manual_seed(0)))
+    batch["counted"] = torch.arange(32) < 20
+    some = method({key: value[:20] for key, value in batch.items()})["loss"]
+    torch.testing.assert_close(method(batch)["loss"], some)
+    none = method({**batch, "counted": torch.zeros(32, dtype=torch.bool)})
+    none["loss"].backward()
+    assert none["loss"] == 0
+    assert none["balanced_accuracy"] == 0.5
+    assert all(p.grad is not None and not p.grad.any() for p in method.parameters())

@@ -12,6 +12,7 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.sampling import TuplesSampling
 from models.augment import AugmentConfig
+from models.distributed import mean_over_ranks
 from models.encoder import Encoder
 from models.heads import mlp
 from models.method import Batch, Method, register, replace_frames
@@ -27,6 +28,10 @@ class ShuffleAndLearnConfig(MethodConfig):
     mirror: float = Field(default=0.0, ge=0, le=1)
     """Chance of mirroring each frame of a tuple alone, so that embeddings do not tell left from
     right (cameras on opposite sides of a scene then agree)."""
+    cyclic: float = Field(default=0.1, ge=0, lt=1)
+    """Tuples out of order are left out when their middle frame differs from the first or the last
+    by less than this share of what those two differ (mean squared difference of pixels): in cyclic
+    motion, and where nothing moves, such a tuple may look valid (section 3.1)."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.7, 1.0), jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, blur=0.3
     )
@@ -67,24 +72,42 @@ class ShuffleAndLearn(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 3, 3, S, S], in place of `frames`."""
+        """Puts `images`, float32 [B, 3, 3, S, S], and `counted`, bool [B], the tuples whose label
+        can be trusted, in place of `frames`."""
+        ambiguous = looks_valid(batch["frames"], self.config.cyclic) & (batch["label"] == 0)
         images = self.images(batch["frames"], self.config.augment, shared=3)
         if self.config.mirror:
             mirrored = (torch.rand(images.shape[:2]) < self.config.mirror).to(images.device)
             images = torch.where(mirrored[..., None, None, None], images.flip(-1), images)
-        return replace_frames(batch, images=images)
+        return replace_frames(batch, images=images, counted=~ambiguous)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         label = batch["label"]
         embeddings = self.encoder(batch["images"].flatten(0, 1)).unflatten(0, (-1, 3))
         logits = self.classifier(embeddings.flatten(1)).float()
+        terms = functional.cross_entropy(logits, label, reduction="none")
+        counted = batch["counted"]
         # The weights follow the sampler's shares, not those of the batch, so that the mean over
         # ranks is the loss of the whole batch.
-        terms = functional.cross_entropy(logits, label, reduction="none")
+        loss = mean_over_ranks(terms * self.class_weight[label], counted)
         hit = (logits.argmax(dim=1) == label).float()
-        recalls = [hit[label == kind].mean() for kind in (0, 1)]
+        recalls = [hit[counted & (label == kind)].mean() for kind in (0, 1)]
         return {
-            "loss": (terms * self.class_weight[label]).mean(),
-            "accuracy": hit.mean(),
-            "balanced_accuracy": torch.stack(recalls).nanmean(),
+            "loss": loss,
+            "accuracy": mean_over_ranks(hit, counted),
+            "balanced_accuracy": torch.stack(recalls).nanmean().nan_to_num(0.5),
+            "valid": counted.float().mean(),
         }
+
+
+def looks_valid(frames: Tensor, cyclic: float) -> Tensor:
+    """bool [B]: the middle frame is much nearer to the first or last than those are to each other.
+
+    frames: uint8 [B, 3, H, W, 3]. Static tuples look valid too.
+    """
+    first, middle, last = frames.float().flatten(2).unbind(dim=1)
+    whole = (first - last).square().mean(dim=1)
+    nearest = torch.minimum(
+        (middle - first).square().mean(dim=1), (middle - last).square().mean(dim=1)
+    )
+    return nearest <= cyclic * whole

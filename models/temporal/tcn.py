@@ -17,6 +17,7 @@ from models.augment import AugmentConfig
 from models.distributed import gather_rows, rank
 from models.encoder import Encoder
 from models.method import Batch, Method, register, replace_frames
+from models.stacks import as_stacks, last_of_stacks
 
 
 class TCNConfig(MethodConfig):
@@ -42,9 +43,11 @@ class TCNConfig(MethodConfig):
     other_samples: bool = False
     """Frames of other samples of the batch repel too; else only those of the same sample."""
     same_s: float = Field(default=0.02, ge=0, le=10)
-    """Multi-view: frames of one event closer than this show one instant and never repel."""
+    """Multi-view: frames of one event closer than this show one instant and never repel (stacks
+    that share frames do not either)."""
     augment: AugmentConfig = AugmentConfig(zoom=0.5, jitter=1.0, brightness=0.125, saturation=0.5)
-    """Varied for each frame alone; no flip, since left and right are part of the state."""
+    """Varied for each frame (or stack) alone; no flip, since left and right are part of the
+    state."""
 
 
 class FrameKeys(NamedTuple):
@@ -64,12 +67,20 @@ class FrameKeys(NamedTuple):
     """float32, presentation time in seconds."""
 
 
-def view_pair_masks(keys: FrameKeys, same_s: float, other_samples: bool) -> tuple[Tensor, Tensor]:
-    """(positive, negative), bool [R, R]: the pair attracts, every other instant repels."""
+def view_pair_masks(
+    keys: FrameKeys, same_s: float, other_samples: bool, look_back_s: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(positive, negative), bool [R, R]: the pair attracts, every other instant repels.
+
+    look_back_s: the length of a stack; stacks whose ends are no farther apart than that share
+    frames or lie side by side, and do not repel.
+    """
     paired = _equal(keys.pair)
     positive = paired & ~_itself(keys.pair)
-    elsewhere = ~_equal(keys.instance) | (_apart(keys.time_s) > same_s)
-    negative = ~paired & (_equal(keys.sample) | (elsewhere & other_samples))
+    apart = _apart(keys.time_s)
+    elsewhere = ~_equal(keys.instance) | (apart > max(same_s, look_back_s))
+    within = _equal(keys.sample) & (apart > look_back_s if look_back_s else True)
+    negative = ~paired & (within | (elsewhere & other_samples))
     return positive, negative
 
 
@@ -92,10 +103,13 @@ def time_pair_masks(
 
 @register
 class TCN(Method):
-    """Time-contrastive network.
+    """Time-contrastive network; with stacks of frames and an encoder of clips, its multi-frame
+    extension (Dwibedi, Tompson, Lynch, Sermanet, Learning Actionable Representations from Visual
+    Observations, IROS 2018, arXiv 1808.00928).
 
-    Batch: `frames` uint8 [B, 2N, H, W, 3], first N anchors, then their N positives in the same
-    order; `time_s` float32 [B, 2N]; `view` int64 [B, 2N]; `instance` int64 [B].
+    Batch: `frames` uint8 [B, F, H, W, 3], first N anchors, then their N positives in the same
+    order, each a stack of F / 2N frames (1, if not set otherwise); `time_s` float32 [B, F]; `view`
+    int64 [B, F]; `instance` int64 [B].
     """
 
     name = "tcn"
@@ -105,6 +119,7 @@ class TCN(Method):
     )
     Config = TCNConfig
     config: TCNConfig
+    sees_clips = True
 
     def __init__(self, encoder: Encoder, config: TCNConfig) -> None:
         super().__init__(encoder, config)
@@ -124,16 +139,21 @@ class TCN(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2N, 3, S, S], in place of `frames`."""
-        return replace_frames(batch, images=self.images(batch["frames"], self.config.augment))
+        """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`."""
+        stack = self.config.sampling.stack
+        images = self.images(batch["frames"], self.config.augment, shared=stack)
+        return replace_frames(batch, images=images)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        keys = frame_keys(batch)
-        embeddings = gather_rows(self.encoder(batch["images"].flatten(0, 1)).float())
-        keys = FrameKeys(*(gather_rows(key) for key in keys))
         sampling = self.config.sampling
+        keys = frame_keys(batch, sampling.stack)
+        embeddings = self.encoder(as_stacks(batch["images"], sampling.stack))
+        embeddings = gather_rows(embeddings.float())
+        keys = FrameKeys(*(gather_rows(key) for key in keys))
         if isinstance(sampling, ViewPairsSampling):
-            masks = view_pair_masks(keys, self.config.same_s, self.config.other_samples)
+            masks = view_pair_masks(
+                keys, self.config.same_s, self.config.other_samples, sampling.look_back_s
+            )
         else:
             masks = time_pair_masks(
                 keys, sampling.positive_s, sampling.negative_s, self.config.other_samples
@@ -164,9 +184,10 @@ class TCN(Method):
         return losses.info_nce(embeddings, embeddings, positive, negative, config.temperature)
 
 
-def frame_keys(batch: Batch) -> FrameKeys:
-    """The keys of this rank's rows, numbered over all ranks."""
-    time_s, view, instance = batch["time_s"], batch["view"], batch["instance"]
+def frame_keys(batch: Batch, stack: int = 1) -> FrameKeys:
+    """The keys of this rank's rows, numbered over all ranks; a stack is a row, at its last time."""
+    time_s, view = (last_of_stacks(batch[name], stack) for name in ("time_s", "view"))
+    instance = batch["instance"]
     samples, rows = time_s.shape
     sample = torch.arange(samples, device=time_s.device) + rank() * samples
     place = torch.arange(rows, device=time_s.device).repeat(samples)

@@ -16,9 +16,9 @@ MIN_GAP_S = 0.2
 class TuplesSampler:
     """Tuples (b, c, d) in order, or (b, a, d) and (b, e, d) with a before b or e after d.
 
-    Only the middle frame tells them apart: b and d have one law whatever the label. Windows of high motion are drawn more often. Every
-    tuple is reversed with probability 1/2, which keeps its label. Targets: `label` [] (1: in
-    order), `time_s` [3], `view` [3].
+    Only the middle frame tells them apart: b and d have one law whatever the label. Windows of
+    high motion are drawn more often. Every tuple is reversed with probability 1/2, which keeps
+    its label. Targets: `label` [] (1: in order), `time_s` [3], `view` [3].
     """
 
     num_frames = 3

@@ -1,0 +1,258 @@
+"""TCC: does a frame's nearest neighbour in another video lead back to the frame?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.errors import SettingError
+from configs.sampling import SpreadSampling
+from models import losses
+from models.augment import AugmentConfig
+from models.distributed import gather_rows
+from models.encoder import Encoder
+from models.method import Batch, Corpus, Method, register, replace_frames
+from models.stacks import as_stacks, check_stacks, last_of_stacks
+
+
+class TCCConfig(MethodConfig):
+    """Temporal cycle-consistency between videos of one process."""
+
+    sampling: SpreadSampling = SpreadSampling()
+    """How many frames of a video, and how they are spread over it."""
+    loss: Literal["regression", "mse", "classification"] = "regression"
+    """How a cycle is judged: by the place it ends at, in units of its own spread (regression) or
+    plainly (mse), or as a choice among all frames (classification; section 3.2)."""
+    similarity: Literal["l2", "cosine"] = "l2"
+    """Negative squared distance over the embedding's width, or cosine."""
+    temperature: float = Field(default=0.1, gt=0, le=10)
+    """Temperature of both softmaxes."""
+    variance_weight: float = Field(default=0.001, ge=0, le=1)
+    """Weight of the log variance in regression (lambda)."""
+    variance_floor: float = Field(default=1e-6, gt=0, le=1)
+    """Least variance of a cycle's end, in squared shares of the video."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the target spread over all frames in classification."""
+    pairs: Literal["all", "other_events", "same_event"] = "all"
+    """Which samples of a batch are compared: all, also two views of one event; those of different
+    events; or views of one event only. A view is never compared with itself."""
+    same_class: bool = False
+    """Compare videos of one class only (as in the paper); needs data with labels."""
+    tcn_weight: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a time-contrastive (n-pairs) term in the loss, 0.5 in the paper's combination;
+    needs `sampling.positive_s`."""
+    tcn_negative_s: float = Field(default=0.4, gt=0, le=3600)
+    """Frames of the sample farther than this repel in that term."""
+    l2: float = Field(default=0.002, ge=0, le=1)
+    """Weight of the squared lengths in that term."""
+    crops: Literal["shared", "each_frame"] = "shared"
+    """One crop and mirror image for a sample, or for each of its frames (or stacks)."""
+    augment: AugmentConfig = AugmentConfig(flip=0.5, jitter=1.0, brightness=0.125, contrast=0.5)
+    """How frames are varied."""
+
+    @model_validator(mode="after")
+    def _term(self) -> TCCConfig:
+        near = self.sampling.positive_s
+        if (self.tcn_weight > 0) != (near is not None):
+            raise ValueError(
+                "tcn_weight and sampling.positive_s belong together: set both, or neither "
+                f"(got {self.tcn_weight} and {near})"
+            )
+        if near is not None and self.tcn_negative_s <= near:
+            raise ValueError(
+                f"tcn_negative_s ({self.tcn_negative_s}) must exceed sampling.positive_s ({near})"
+            )
+        return self
+
+
+class Sequences(NamedTuple):
+    """Where the S sequences of a batch come from; each int64 [S]."""
+
+    instance: Tensor
+    """The source video's synchronised event."""
+    view: Tensor
+    """The camera."""
+    class_id: Tensor
+    """The class, -1 where unknown."""
+
+
+def sequence_pairs(keys: Sequences, pairs: str, same_class: bool) -> Tensor:
+    """bool [S, S]: which ordered pairs are compared. A view of an event never meets itself."""
+    event = _equal(keys.instance)
+    compared = ~(event & _equal(keys.view))
+    if pairs != "all":
+        compared &= event if pairs == "same_event" else ~event
+    if same_class:
+        compared &= _equal(keys.class_id) & (keys.class_id >= 0)[:, None]
+    return compared
+
+
+def cycle_logits(
+    u: Tensor, v: Tensor, temperature: float, similarity: Literal["l2", "cosine"] = "l2"
+) -> Tensor:
+    """Where the cycle from each frame of `u` over its soft nearest neighbour in `v` ends.
+
+    u: [..., N, D], v: [..., M, D], with the same leading dimensions or such that broadcast.
+    Returns logits [..., N, N] over the frames of `u`, at least float32 (sections 3.1 and 3.2).
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        u, v = _full(u), _full(v)
+        nearest = (_similarity(u, v, similarity) / temperature).softmax(dim=-1) @ v
+        return _similarity(nearest, u, similarity) / temperature
+
+
+def cycle_regression(
+    logits: Tensor,
+    progress: Tensor,
+    *,
+    variance_weight: float = 0.001,
+    variance_floor: float = 1e-6,
+    plain: bool = False,
+) -> Tensor:
+    """Squared error of the place where each cycle ends: [..., N] (section 3.2).
+
+    logits: [..., N, N]; progress: [..., N], place of each frame as a share of its video. Unless
+    `plain` the error is in units of the end's own variance, whose logarithm is added.
+    """
+    weights = logits.softmax(dim=-1)
+    end = (weights * progress[..., None, :]).sum(dim=-1)
+    error = (progress - end).square()
+    if plain:
+        return error
+    spread = (progress[..., None, :] - end[..., None]).square()
+    variance = (weights * spread).sum(dim=-1).clamp_min(variance_floor)
+    return error / variance + variance_weight * variance.log()
+
+
+def cycle_classification(logits: Tensor, label_smoothing: float = 0.1) -> Tensor:
+    """Cross entropy of where each cycle ends against where it began: [..., N] (section 3.1)."""
+    count = logits.shape[-1]
+    target = torch.arange(count, device=logits.device).repeat(logits[..., 0, 0].numel())
+    terms = functional.cross_entropy(
+        logits.flatten(0, -2), target, reduction="none", label_smoothing=label_smoothing
+    )
+    return terms.view(logits.shape[:-1])
+
+
+@register
+class TCC(Method):
+    """Temporal cycle-consistency learning.
+
+    Batch: `frames` uint8 [B, F, H, W, 3] as of the `spread` sampler; `time_s` float32 [B, F];
+    `view` int64 [B, F]; `progress` float32 [B, N]; `instance` int64 [B]; `class_id` int64 [B]
+    with `same_class`.
+    """
+
+    name = "tcc"
+    paper = (
+        "Dwibedi, Aytar, Tompson, Sermanet, Zisserman, Temporal Cycle-Consistency Learning, "
+        "CVPR 2019, arXiv 1904.07846"
+    )
+    Config = TCCConfig
+    config: TCCConfig
+    sees_clips = True
+
+    def __init__(self, encoder: Encoder, config: TCCConfig) -> None:
+        super().__init__(encoder, config)
+        sampling = config.sampling
+        check_stacks(encoder.config, stack=sampling.stack, stack_s=sampling.stack_s)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """A cycle that ends anywhere ends where it began once in N times."""
+        return {"cycle_accuracy": 1 / self.config.sampling.num_frames}
+
+    def prepare(self, corpus: Corpus) -> None:
+        """Raises SettingError when classes are to be kept apart and the data have none."""
+        if self.config.same_class and not corpus.classes:
+            raise SettingError("method.same_class=true needs data with labels; these have none")
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`."""
+        shared = self.config.sampling.stack
+        if self.config.crops == "shared":
+            shared = batch["frames"].shape[1]
+        images = self.images(batch["frames"], self.config.augment, shared=shared)
+        return replace_frames(batch, images=images)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        config = self.config
+        stack, count = config.sampling.stack, config.sampling.num_frames
+        embeddings = self.encoder(as_stacks(batch["images"], stack)).float()
+        embeddings = gather_rows(embeddings.unflatten(0, (len(batch["instance"]), -1)))
+        sequences, progress = embeddings[:, :count], gather_rows(batch["progress"])
+        unknown = torch.full_like(batch["instance"], -1)
+        keys = (batch["instance"], batch["view"][:, 0], batch.get("class_id", unknown))
+        compared = sequence_pairs(
+            Sequences(*(gather_rows(key) for key in keys)), config.pairs, config.same_class
+        )
+        logits = cycle_logits(
+            sequences[:, None], sequences[None], config.temperature, config.similarity
+        )
+        loss = losses.masked_mean(self._terms(logits, progress).mean(dim=-1), compared)
+        if config.tcn_weight:
+            times = gather_rows(last_of_stacks(batch["time_s"], stack))
+            term = time_contrast(embeddings, times, config.tcn_negative_s, config.l2)
+            loss = (1 - config.tcn_weight) * loss + config.tcn_weight * term
+        with torch.no_grad():
+            here = torch.arange(count, device=logits.device)
+            closed = (logits.argmax(dim=-1) == here).float().mean(dim=-1)
+            error = cycle_regression(logits, progress[:, None], plain=True).sqrt().mean(dim=-1)
+            return {
+                "loss": loss,
+                "cycle_accuracy": losses.masked_mean(closed, compared),
+                "cycle_error": losses.masked_mean(error, compared),
+                "embedding_std": sequences.flatten(0, 1).std(dim=0).mean(),
+                "valid": compared.any(dim=1).float().mean(),
+            }
+
+    def _terms(self, logits: Tensor, progress: Tensor) -> Tensor:
+        if self.config.loss == "classification":
+            return cycle_classification(logits, self.config.label_smoothing)
+        return cycle_regression(
+            logits,
+            progress[:, None],
+            variance_weight=self.config.variance_weight,
+            variance_floor=self.config.variance_floor,
+            plain=self.config.loss == "mse",
+        )
+
+
+def time_contrast(embeddings: Tensor, time_s: Tensor, negative_s: float, l2: float) -> Tensor:
+    """The n-pairs loss of TCN within each sample: scalar.
+
+    embeddings: [S, 2N, D], N frames and then another one near each; time_s: [S, 2N].
+    """
+    anchors, positives = embeddings.chunk(2, dim=1)
+    samples, count = anchors.shape[:2]
+    sample = torch.arange(samples, device=time_s.device).repeat_interleave(count)
+    first, second = (times.flatten() for times in time_s.chunk(2, dim=1))
+    own = torch.eye(len(sample), dtype=torch.bool, device=sample.device)
+    far = (first[:, None] - second[None, :]).abs() > negative_s
+    negative = _equal(sample) & far
+    return losses.n_pairs(anchors.flatten(0, 1), positives.flatten(0, 1), own, negative, l2).loss
+
+
+def _similarity(a: Tensor, b: Tensor, kind: str) -> Tensor:
+    """[..., N, D] and [..., M, D] -> [..., N, M]."""
+    if kind == "cosine":
+        return functional.normalize(a, dim=-1) @ functional.normalize(b, dim=-1).transpose(-1, -2)
+    squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
+    distance = (squares - 2 * a @ b.transpose(-1, -2)).clamp_min(0)
+    return -distance / a.shape[-1]
+
+
+def _equal(key: Tensor) -> Tensor:
+    return key[:, None] == key[None, :]
+
+
+def _full(values: Tensor) -> Tensor:
+    """At least float32 (float64 stays, for gradient checks)."""
+    return values if values.dtype == torch.float64 else values.float()
