@@ -96,18 +96,6 @@ def bert_corruption(
     return kind.masked_fill(~selected, UNTOUCHED)
 
 
-def corrupt_tokens(tokens: Tensor, kind: Tensor, vocabulary: int) -> Tensor:
-    """Tokens as BERT sees them, int64 [B, L]: the number `vocabulary` stands for [MASK].
-
-    tokens: int64 [B, L] in [0, `vocabulary`); kind: as from `bert_corruption`. Replacements are
-    drawn uniformly from the whole vocabulary, and may equal the original.
-    """
-    random = torch.randint(vocabulary, tokens.shape).to(tokens.device)
-    kind = kind.to(tokens.device)
-    corrupted = torch.where(kind == REPLACED, random, tokens)
-    return corrupted.masked_fill(kind == MASKED, vocabulary)
-
-
 def block_mask(
     samples: int,
     height: int,
@@ -225,3 +213,15 @@ def tube_blocks(
         if mask.all():
             mask[rng.randrange(height), rng.randrange(width)] = False
     return torch.from_numpy(masks)
+
+
+def visible_places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What rows that hide different numbers of places leave visible, filled up to one length.
+
+    mask: bool [N, L]. Returns keep, int64 [N, K], in rising order, and present, bool [N, K], False
+    where a row is filled up; K is the largest number of any row.
+    """
+    counts = (~mask).sum(dim=1)
+    longest = int(counts.max())
+    keep = mask.to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    return keep, torch.arange(longest) < counts[:, None]

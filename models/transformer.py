@@ -6,6 +6,8 @@ of any size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -55,6 +57,8 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        if width % heads:
+            raise SettingError(f"{heads} attention heads do not divide a width of {width}")
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.inwards = nn.Linear(width, 3 * width)
@@ -120,7 +124,7 @@ class PatchTransformer(PatchTrunk):
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         tokens = self.blocks(self._tokens(images))
-        return [tokens.transpose(1, 2).unflatten(2, self.grid(images))]
+        return [tokens.transpose(1, 2).unflatten(2, self.grid(images.shape[2:]))]
 
     def visible(self, images: Tensor, keep: Tensor, present: Tensor | None = None) -> Tensor:
         """Tokens of the kept patches, which see nothing else: [N, K, width].
@@ -130,10 +134,19 @@ class PatchTransformer(PatchTrunk):
         """
         return self.blocks(take(self._tokens(images), keep), present)
 
-    def grid(self, images: Tensor) -> tuple[int, ...]:
-        """Patches along each axis: (rows, columns) or (times, rows, columns)."""
-        sides = tuple(side // self.patch for side in images.shape[-2:])
-        return sides if self.frames is None else (images.shape[2] // self.frames, *sides)
+    @property
+    def values(self) -> int:
+        """Numbers in one patch."""
+        return self.embed.in_features
+
+    def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Patches along each axis of an image (H, W) or a clip (T, H, W)."""
+        *times, height, width = shape
+        return (
+            *(time // (self.frames or 1) for time in times),
+            height // self.patch,
+            width // self.patch,
+        )
 
     def cut(self, images: Tensor) -> Tensor:
         """The pixels of every patch: [N, L, values]."""
@@ -142,7 +155,7 @@ class PatchTransformer(PatchTrunk):
         return tubelets(images, self.frames, self.patch)
 
     def _tokens(self, images: Tensor) -> Tensor:
-        positions = grid_positions(*self.grid(images), device=images.device)
+        positions = grid_positions(*self.grid(images.shape[2:]), device=images.device)
         return self.embed(self.cut(images)) + sincos(positions, WIDTH)
 
 
@@ -192,7 +205,10 @@ class PatchDecoder(nn.Module):
     """
 
     def __init__(self, before: int, width: int, depth: int, heads: int, values: int) -> None:
-        """before: width of the encoder's tokens; values: of what is predicted for each patch."""
+        """before: width of the encoder's tokens; values: of what is predicted for each patch.
+
+        Raises SettingError if the heads do not divide the width.
+        """
         super().__init__()
         self.project = nn.Linear(before, width)
         self.unseen = nn.Parameter(torch.zeros(width))

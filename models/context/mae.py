@@ -1,0 +1,109 @@
+"""MAE: an encoder sees a quarter of the patches, a small decoder paints the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from configs.base import MethodConfig
+from configs.errors import SettingError
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig
+from models.backbones import PatchTrunk
+from models.dense import require_map
+from models.encoder import Encoder
+from models.masking import random_mask
+from models.method import Batch, Method, register, replace_frames
+from models.patchify import patchify
+from models.reconstruction import reconstruction
+from models.transformer import PatchDecoder, grid_positions
+
+
+class MAEConfig(MethodConfig):
+    """Masked autoencoder."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images are drawn."""
+    mask_ratio: float = Field(default=0.75, gt=0, lt=1)
+    """Share of the patches that the encoder does not see (section 4.1)."""
+    decoder_width: int = Field(default=512, ge=16, le=4096)
+    """Width of the decoder (section 4.1)."""
+    decoder_depth: int = Field(default=8, ge=1, le=64)
+    """Blocks of the decoder (section 4.1)."""
+    decoder_heads: int = Field(default=16, ge=1, le=64)
+    """Attention heads of the decoder; they divide its width."""
+    norm_pix: bool = True
+    """Predict each patch's pixels less their mean and over their deviation (section 4.1)."""
+    augment: AugmentConfig = AugmentConfig(crop_scale=(0.2, 1.0), flip=0.5)
+    """How pictures are varied: crop and flip alone (section 4.1)."""
+
+
+@register
+class MAE(Method):
+    """Masked autoencoder with a plain transformer, without a class token: patches are averaged.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own.
+    """
+
+    name = "mae"
+    paper = (
+        "He, Chen, Xie, Li, Dollár, Girshick, Masked Autoencoders Are Scalable Vision Learners, "
+        "CVPR 2022, arXiv 2111.06377"
+    )
+    Config = MAEConfig
+    config: MAEConfig
+
+    def __init__(self, encoder: Encoder, config: MAEConfig) -> None:
+        super().__init__(encoder, config)
+        require_map(encoder, self.name)
+        if not isinstance(encoder.trunk, PatchTrunk):
+            raise SettingError(
+                f"mae needs a plain transformer that can leave patches out, not "
+                f"{encoder.config.backbone}: set encoder.backbone=tiny_vit, or one of timm's vit_*"
+            )
+        self.patch = encoder.trunk.levels[-1].reduction
+        size = encoder.config.image_size
+        if size % self.patch:
+            raise SettingError(f"encoder.image_size={size} must be a multiple of {self.patch}")
+        self.side = size // self.patch
+        self.decoder = PatchDecoder(
+            encoder.feature_dim,
+            config.decoder_width,
+            config.decoder_depth,
+            config.decoder_heads,
+            values=3 * self.patch**2,
+        )
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """The error of a blind answer, as share of itself."""
+        return {"relative_error": 1.0}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, F, 3, S, S], `mask`, bool [B, F, L], True where hidden, and
+        `keep`, int64 [B, F, K], the visible patches, in place of `frames`."""
+        images = self.images(batch["frames"], self.config.augment)
+        drawn = random_mask(images.shape[0] * images.shape[1], self.side**2, self.config.mask_ratio)
+        mask, keep = (
+            part.unflatten(0, images.shape[:2]).to(images.device, non_blocking=True)
+            for part in drawn
+        )
+        return replace_frames(batch, images=images, mask=mask, keep=keep)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        images, mask, keep = (batch[name].flatten(0, 1) for name in ("images", "mask", "keep"))
+        trunk = cast(PatchTrunk, self.encoder.trunk)
+        positions = grid_positions(self.side, self.side, device=images.device)
+        predicted = self.decoder(trunk.visible(images, keep), keep, positions)
+        return reconstruction(
+            predicted,
+            patchify(images, self.patch),
+            mask,
+            norm_pix=self.config.norm_pix,
+            squared=True,
+        )

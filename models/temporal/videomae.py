@@ -1,0 +1,100 @@
+"""VideoMAE: from one tube in ten, a small decoder paints the rest of a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from configs.base import MethodConfig
+from configs.sampling import ClipsSampling
+from models.augment import AugmentConfig
+from models.clips import clip_transformer, clips_of, require_clips
+from models.dense import require_map
+from models.encoder import Encoder
+from models.masking import tube_mask
+from models.method import Batch, Method, register, replace_frames
+from models.reconstruction import reconstruction
+from models.transformer import PatchDecoder, grid_positions
+
+
+class VideoMAEConfig(MethodConfig):
+    """Masked autoencoder of clips."""
+
+    sampling: ClipsSampling = ClipsSampling(num_frames=16, spacing_s=0.13)
+    """Which clips are drawn: 16 frames, four apart at 30 fps (section 4.1)."""
+    mask_ratio: float = Field(default=0.9, gt=0, lt=1)
+    """Share of the places that are hidden, at all times alike (section 3.3)."""
+    decoder_width: int = Field(default=384, ge=16, le=4096)
+    """Width of the decoder, half of the encoder's (section 4.2)."""
+    decoder_depth: int = Field(default=4, ge=1, le=64)
+    """Blocks of the decoder (section 4.2)."""
+    decoder_heads: int = Field(default=6, ge=1, le=64)
+    """Attention heads of the decoder; they divide its width."""
+    norm_pix: bool = True
+    """Predict each patch's pixels less their mean and over their deviation."""
+    augment: AugmentConfig = AugmentConfig(crop_scale=(0.5, 1.0), flip=0.5)
+    """One crop and flip for a whole clip."""
+
+
+@register
+class VideoMAE(Method):
+    """Masked autoencoder of clips; its encoder is `tiny_video_vit`.
+
+    Batch: `frames` uint8 [B, C x T, H, W, 3], C clips of T frames.
+    """
+
+    name = "videomae"
+    paper = (
+        "Tong, Song, Wang, Wang, VideoMAE: Masked Autoencoders are Data-Efficient Learners for "
+        "Self-Supervised Video Pre-Training, NeurIPS 2022, arXiv 2203.12602"
+    )
+    Config = VideoMAEConfig
+    config: VideoMAEConfig
+    sees_clips = True
+
+    def __init__(self, encoder: Encoder, config: VideoMAEConfig) -> None:
+        super().__init__(encoder, config)
+        require_map(encoder, self.name)
+        require_clips(encoder, config.sampling, self.name)
+        trunk = clip_transformer(encoder, self.name)
+        size = encoder.config.image_size
+        self.grid = trunk.grid((encoder.config.clip_frames, size, size))
+        self.decoder = PatchDecoder(
+            encoder.feature_dim,
+            config.decoder_width,
+            config.decoder_depth,
+            config.decoder_heads,
+            values=trunk.values,
+        )
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """The error of a blind answer, as share of itself."""
+        return {"relative_error": 1.0}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `clips`, float32 [B, C, 3, T, S, S], `mask`, bool [B, C, L], True where hidden, and
+        `keep`, int64 [B, C, K], the visible patches, in place of `frames`."""
+        length = self.config.sampling.num_frames
+        clips = clips_of(self, batch["frames"], length, self.config.augment)
+        times, rows, columns = self.grid
+        drawn = tube_mask(
+            clips.shape[0] * clips.shape[1], times, rows * columns, self.config.mask_ratio
+        )
+        mask, keep = (
+            part.unflatten(0, clips.shape[:2]).to(clips.device, non_blocking=True) for part in drawn
+        )
+        return replace_frames(batch, clips=clips, mask=mask, keep=keep)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        clips, mask, keep = (batch[name].flatten(0, 1) for name in ("clips", "mask", "keep"))
+        trunk = clip_transformer(self.encoder, self.name)
+        positions = grid_positions(*self.grid, device=clips.device)
+        predicted = self.decoder(trunk.visible(clips, keep), keep, positions)
+        return reconstruction(
+            predicted, trunk.cut(clips), mask, norm_pix=self.config.norm_pix, squared=True
+        )
