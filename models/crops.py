@@ -25,6 +25,23 @@ class TwoCrops(Settings):
     """How the second one is; unset: as the first."""
 
 
+_BYOL_FIRST = AugmentConfig(
+    crop_scale=(0.08, 1.0),
+    flip=0.5,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.2,
+    hue=0.1,
+    grayscale=0.2,
+    blur=1.0,
+)
+BYOL_CROPS = TwoCrops(
+    first=_BYOL_FIRST, second=_BYOL_FIRST.model_copy(update={"blur": 0.1, "solarize": 0.2})
+)
+"""The asymmetric recipe of BYOL (arXiv 2006.07733, appendix B), which others took over."""
+
+
 class MultiCrop(TwoCrops):
     """Two large crops, and small ones of small parts (SwAV, arXiv 2006.09882, section 3.2)."""
 

@@ -37,11 +37,11 @@ class SpatialSoftmax(nn.Module):
             return torch.cat([weights.sum(2) @ x, weights.sum(3) @ y], dim=1)
 
 
-def mlp(*widths: int, norm: bool, norm_out: bool = False) -> nn.Sequential:
+def mlp(*widths: int, norm: bool, norm_out: bool = False, affine_out: bool = True) -> nn.Sequential:
     """Linear layers of these widths (input first), with ReLU between them.
 
-    `norm` puts batch norm before each ReLU, `norm_out` behind the last layer. A layer followed by
-    batch norm has no bias.
+    `norm` puts batch norm before each ReLU, `norm_out` behind the last layer, there with learned
+    scale and shift only if `affine_out`. A layer followed by batch norm has no bias.
     """
     layers: list[nn.Module] = []
     for position, (before, width) in enumerate(itertools.pairwise(widths)):
@@ -49,7 +49,19 @@ def mlp(*widths: int, norm: bool, norm_out: bool = False) -> nn.Sequential:
         normed = norm_out if last else norm
         layers.append(nn.Linear(before, width, bias=not normed))
         if normed:
-            layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.BatchNorm1d(width, affine=affine_out or not last))
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+def expander(dim: int, width: int) -> nn.Sequential:
+    """The projector of Barlow Twins and VICReg: three layers, all of one width.
+
+    The last has no bias, which the centring in their losses would take away again.
+    """
+    return nn.Sequential(
+        mlp(dim, width, width, norm=True, norm_out=True),
+        nn.ReLU(inplace=True),
+        nn.Linear(width, width, bias=False),
+    )

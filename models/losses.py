@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Objective(NamedTuple):
@@ -38,6 +39,13 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         a, b = full_precision(a), full_precision(b)
         squares = a.square().sum(1)[:, None] + b.square().sum(1)[None, :]
         return (squares - 2 * a @ b.T).clamp_min(0)
+
+
+def paired_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of each row with that of the same number, [N]. a, b: [N, D]."""
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = full_precision(a), full_precision(b)
+        return (functional.normalize(a, dim=1) * functional.normalize(b, dim=1)).sum(dim=1)
 
 
 def semi_hard_triplet(

@@ -140,7 +140,9 @@ def _gradients(preset: str, rank: int, world: int) -> dict[str, Tensor]:
 
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
+    )
     results = {name: _gradients(name, rank, WORLD) for name in _shared_presets()}
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
@@ -164,4 +166,8 @@ def test_two_processes_have_the_loss_and_gradient_of_one(ranks: list, preset: st
     for result in ranks:
         assert result[preset].keys() == alone.keys()
         for key, value in alone.items():
-            torch.testing.assert_close(result[preset][key], value, rtol=1e-3, atol=1e-5, msg=key)
+            # sums cancel to what float32 leaves of their largest terms
+            rounding = 1e-5 * max(1.0, value.abs().max().item())
+            torch.testing.assert_close(
+                result[preset][key], value, rtol=1e-3, atol=rounding, msg=key
+            )

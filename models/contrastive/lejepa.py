@@ -1,0 +1,147 @@
+"""LeJEPA: crops of one image agree, and embeddings of images are drawn to a standard Gaussian."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig
+from models.crops import MultiCrop, as_rows, small_crops, two_crops
+from models.distributed import gather_rows
+from models.encoder import Encoder
+from models.heads import mlp
+from models.losses import full_precision
+from models.method import Batch, Method, Progress, register, replace_frames
+from models.monitors import joint_embedding_metrics
+
+_LARGE = AugmentConfig(
+    crop_scale=(0.3, 1.0),
+    flip=0.5,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.2,
+    hue=0.1,
+    grayscale=0.2,
+    blur=0.5,
+)
+
+
+class LeJEPAConfig(MethodConfig):
+    """LeJEPA: a joint embedding with sketched isotropic Gaussian regularisation."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images crops are taken from."""
+    head_dim: int = Field(default=2048, ge=1, le=65_536)
+    """Width of the projector's two hidden layers."""
+    projection_dim: int = Field(default=64, ge=2, le=65_536)
+    """Width of the space that is made Gaussian."""
+    weight: float = Field(default=0.02, ge=0, le=1)
+    """Share of the Gaussian regularisation in the loss, lambda (section 5)."""
+    directions: int = Field(default=256, ge=1, le=65_536)
+    """Random directions along which embeddings are tested, new ones each step (section 4)."""
+    crops: MultiCrop = MultiCrop(
+        first=_LARGE, small=_LARGE.model_copy(update={"crop_scale": (0.05, 0.3)})
+    )
+    """How the large and small crops are varied."""
+
+
+def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
+    """How far the rows of all processes are from a standard Gaussian (section 4): scalar.
+
+    embeddings: [N, D], not normalised; directions: [M, D], unit vectors, the same in every process.
+    The Epps-Pulley statistic of each direction, averaged: W N times the squared distance of the
+    empirical characteristic function from exp(-t^2 / 2), weighed by exp(-t^2 / 2), integrated by
+    trapezoids over 17 knots of [0, 3] and doubled. Gaussian rows give 1.0525 on average, whatever
+    their number; rows that are all 0 give 0.4020 W N.
+    """
+    knots, last = 17, 3.0
+    with torch.autocast(embeddings.device.type, enabled=False):
+        rows = full_precision(embeddings)
+        t = torch.linspace(0, last, knots, dtype=rows.dtype, device=rows.device)
+        gaussian = (-t.square() / 2).exp()
+        step = torch.full_like(t, last / (knots - 1))
+        step[[0, -1]] /= 2
+        angles = (rows @ directions.to(rows.dtype).T)[..., None] * t
+        parts = torch.stack([angles.cos().mean(dim=0), angles.sin().mean(dim=0)])
+        every = gather_rows(parts[None])
+        cosine, sine = every.mean(dim=0)
+        error = (cosine - gaussian).square() + sine.square()
+        integral = (error * gaussian * 2 * step).sum(dim=1)
+        return integral.mean() * len(rows) * len(every)
+
+
+@register
+class LeJEPA(Method):
+    """Agreeing crops and Gaussian embeddings: no stop-gradient, teacher or schedule.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
+    What is exported is the representation before the projector. Gaussianity is tested over the
+    whole batch of all processes, for each crop's place apart.
+    """
+
+    name = "lejepa"
+    paper = (
+        "Balestriero, LeCun, LeJEPA: Provable and Scalable Self-Supervised Learning Without the "
+        "Heuristics, 2025, arXiv 2511.08544"
+    )
+    Config = LeJEPAConfig
+    config: LeJEPAConfig
+    directions: Tensor
+
+    def __init__(self, encoder: Encoder, config: LeJEPAConfig) -> None:
+        super().__init__(encoder, config)
+        hidden, width = config.head_dim, config.projection_dim
+        self.projector = mlp(encoder.out_dim, hidden, hidden, width, norm=True)
+        self._seed = torch.initial_seed()
+        self.register_buffer("directions", self._drawn(0))
+
+    def _drawn(self, step: int) -> Tensor:
+        """Unit vectors [M, D], a function of the run's seed and the step, the same everywhere."""
+        generator = torch.Generator().manual_seed((self._seed + step) % 2**63)
+        shape = (self.config.directions, self.config.projection_dim)
+        return functional.normalize(torch.randn(shape, generator=generator), dim=1)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Embeddings that say nothing of the image."""
+        return {"pair_auc": 0.5}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
+        place of `frames`."""
+        frames, crops = batch["frames"], self.config.crops
+        return replace_frames(
+            batch,
+            images=two_crops(self.images, frames, crops),
+            small=small_crops(self.images, frames, crops),
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        features = [self.encoder(as_rows(batch["images"]))]
+        if batch["small"].shape[1]:
+            features.append(self.encoder(as_rows(batch["small"])))
+        count = len(features[0]) // 2
+        projected = full_precision(self.projector(torch.cat(features))).unflatten(0, (-1, count))
+        invariance = (projected - projected.mean(dim=0)).square().mean()
+        statistics = torch.stack([sigreg(crops, self.directions) for crops in projected])
+        gaussianity = statistics.mean()
+        weight = self.config.weight
+        first, second = projected[:2].detach()
+        return {
+            "loss": (1 - weight) * invariance + weight * gaussianity,
+            "invariance": invariance.detach(),
+            "sigreg": gaussianity.detach(),
+            **joint_embedding_metrics(first, second, batch["instance"]),
+        }
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        self.directions.copy_(self._drawn(progress.step))

@@ -1,0 +1,95 @@
+"""SimSiam: the predictor of one crop's embedding matches the other crop's, which stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig
+from models.crops import TwoCrops, as_rows, two_crops
+from models.encoder import Encoder
+from models.heads import mlp
+from models.losses import paired_cosine
+from models.method import Batch, Method, register, replace_frames
+from models.monitors import joint_embedding_metrics
+
+
+class SimSiamConfig(MethodConfig):
+    """SimSiam."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images crops are taken from."""
+    projection_dim: int = Field(default=2048, ge=2, le=65_536)
+    """Width of the projector, all three layers (section 3)."""
+    predictor_dim: int = Field(default=512, ge=1, le=65_536)
+    """Width of the predictor's hidden layer: a quarter of the projection (section 3)."""
+    crops: TwoCrops = TwoCrops(
+        first=AugmentConfig(
+            crop_scale=(0.2, 1.0),
+            flip=0.5,
+            jitter=0.8,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.4,
+            hue=0.1,
+            grayscale=0.2,
+            blur=0.5,
+        )
+    )
+    """How the two crops are varied (that of MoCo v2, section 3)."""
+
+
+@register
+class SimSiam(Method):
+    """Siamese network with a predictor and a stop-gradient; no negatives, no momentum encoder.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
+    What is exported is the representation before the projector. The loss is the negative cosine,
+    mean of both directions, in [-1, 1].
+    """
+
+    name = "simsiam"
+    paper = (
+        "Chen, He, Exploring Simple Siamese Representation Learning, CVPR 2021, arXiv 2011.10566"
+    )
+    Config = SimSiamConfig
+    config: SimSiamConfig
+    steady = ("predictor",)
+
+    def __init__(self, encoder: Encoder, config: SimSiamConfig) -> None:
+        super().__init__(encoder, config)
+        width = config.projection_dim
+        self.projector = mlp(
+            encoder.out_dim, width, width, width, norm=True, norm_out=True, affine_out=False
+        )
+        self.predictor = mlp(width, config.predictor_dim, width, norm=True)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Embeddings that say nothing of the image."""
+        return {"pair_auc": 0.5}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
+        `frames`."""
+        return replace_frames(
+            batch, images=two_crops(self.images, batch["frames"], self.config.crops)
+        )
+
+    def targets(self, projected: Tensor) -> Tensor:
+        """What the predictor must reach: the projections themselves, without their gradient."""
+        return projected.detach()
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        projected = self.projector(self.encoder(as_rows(batch["images"])))
+        first, second = projected.detach().chunk(2)
+        # rows are first crops, then second ones: each is held against the other
+        other = self.targets(projected).roll(len(first), dims=0)
+        loss = -paired_cosine(self.predictor(projected), other).mean()
+        return {"loss": loss, **joint_embedding_metrics(first, second, batch["instance"])}

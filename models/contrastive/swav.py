@@ -1,0 +1,162 @@
+"""SwAV: which prototype one crop falls to is predicted from the other crops of the image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig
+from models.crops import MultiCrop, as_rows, small_crops, two_crops
+from models.distributed import gather_rows, rank
+from models.encoder import Encoder
+from models.heads import mlp
+from models.losses import full_precision
+from models.method import Batch, Method, Progress, register, replace_frames
+from models.monitors import joint_embedding_metrics
+from models.prototypes import Prototypes, cross_prediction, sinkhorn, usage
+
+_LARGE = AugmentConfig(
+    crop_scale=(0.14, 1.0),
+    flip=0.5,
+    jitter=0.8,
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    grayscale=0.2,
+    blur=0.5,
+)
+
+
+class SwAVConfig(MethodConfig):
+    """Swapping assignments between views."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images crops are taken from."""
+    head_dim: int = Field(default=2048, ge=1, le=65_536)
+    """Width of the projector's hidden layer (section 4)."""
+    projection_dim: int = Field(default=128, ge=2, le=65_536)
+    """Width of the space of prototypes (section 4)."""
+    prototypes: int = Field(default=3000, ge=2, le=1_000_000)
+    """Number of prototypes (section 4)."""
+    temperature: float = Field(default=0.1, gt=0, le=10)
+    """Temperature of the prediction (section 4)."""
+    epsilon: float = Field(default=0.05, gt=0, le=10)
+    """Smoothness of the codes: small is sharp (appendix A)."""
+    iterations: int = Field(default=3, ge=1, le=100)
+    """Sinkhorn-Knopp iterations (appendix A)."""
+    frozen_epochs: int = Field(default=1, ge=0)
+    """Epochs at the start in which prototypes stay as drawn (appendix A)."""
+    queue: int = Field(default=0, ge=0, le=1_000_000)
+    """Earlier embeddings of each large crop that codes are shared out with, for batches smaller
+    than `prototypes` (3840 at batch 256, section 4.2); 0: none."""
+    queue_from: int = Field(default=15, ge=0)
+    """First epoch in which the queue takes part (section 4.2)."""
+    crops: MultiCrop = MultiCrop(
+        first=_LARGE, small=_LARGE.model_copy(update={"crop_scale": (0.05, 0.14)})
+    )
+    """How the large and small crops are varied (appendix A)."""
+
+
+@register
+class SwAV(Method):
+    """Online clustering of crops, its codes swapped between them; no negatives.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
+    What is exported is the representation before the projector. Codes come from the two large
+    crops of the whole batch of all processes; every other crop predicts them.
+    """
+
+    name = "swav"
+    paper = (
+        "Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster "
+        "Assignments, NeurIPS 2020, arXiv 2006.09882"
+    )
+    Config = SwAVConfig
+    config: SwAVConfig
+    queue: Tensor
+    queued: Tensor
+
+    def __init__(self, encoder: Encoder, config: SwAVConfig) -> None:
+        super().__init__(encoder, config)
+        width = config.projection_dim
+        self.projector = mlp(encoder.out_dim, config.head_dim, width, norm=True)
+        self.prototypes = Prototypes(width, config.prototypes)
+        self.prototypes.frozen = config.frozen_epochs > 0
+        # Latest embeddings first; a row that was never filled takes no part.
+        self.register_buffer("queue", torch.zeros(2, config.queue, width))
+        self.register_buffer("queued", torch.zeros(config.queue, dtype=torch.bool))
+        self.queue_used = config.queue > 0 and config.queue_from == 0
+        self._arrived: list[Tensor] = []
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Embeddings that say nothing of the image: every prototype is as likely."""
+        return {"pair_auc": 0.5, "loss": math.log(self.config.prototypes)}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
+        place of `frames`."""
+        frames, crops = batch["frames"], self.config.crops
+        return replace_frames(
+            batch,
+            images=two_crops(self.images, frames, crops),
+            small=small_crops(self.images, frames, crops),
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        features = [self.encoder(as_rows(batch["images"]))]
+        if batch["small"].shape[1]:
+            features.append(self.encoder(as_rows(batch["small"])))
+        units = functional.normalize(full_precision(self.projector(torch.cat(features))), dim=1)
+        count = len(features[0]) // 2
+        units = units.unflatten(0, (-1, count))
+        scores = self.prototypes(units.flatten(0, 1)).unflatten(0, (-1, count))
+        large = units[:2].detach()
+        codes = self._codes(large, scores[:2].detach())
+        loss = cross_prediction(codes, (scores / self.config.temperature).log_softmax(dim=2))
+        return {
+            "loss": loss,
+            "usage": usage(scores[0].detach()),
+            **joint_embedding_metrics(large[0], large[1], batch["instance"]),
+        }
+
+    @torch.no_grad()
+    def _codes(self, units: Tensor, scores: Tensor) -> Tensor:
+        """Codes of this process's large crops, [2, N, K]; units: [2, N, D], scores: [2, N, K]."""
+        config = self.config
+        count = scores.shape[1]
+        if config.queue and self.training:
+            self._arrived.append(torch.stack([gather_rows(rows) for rows in units]))
+        codes = []
+        for place, mine in enumerate(scores):
+            every, valid = gather_rows(mine), None
+            if self.queue_used:
+                valid = torch.cat([self.queued.new_ones(len(every)), self.queued])
+                every = torch.cat([every, self.prototypes(self.queue[place].to(every.dtype))])
+            shared = sinkhorn(every, config.epsilon, config.iterations, valid)
+            codes.append(shared[rank() * count : (rank() + 1) * count])
+        return torch.stack(codes)
+
+    def before_epoch(self, progress: Progress) -> None:
+        config = self.config
+        self.prototypes.frozen = progress.epoch < config.frozen_epochs
+        self.queue_used = config.queue > 0 and progress.epoch >= config.queue_from
+
+    @torch.no_grad()
+    def after_step(self, progress: Progress) -> None:
+        self.prototypes.to_unit_length()
+        for units in self._arrived:
+            latest = torch.cat([units.to(self.queue.dtype), self.queue], dim=1)
+            self.queue.copy_(latest[:, : self.config.queue])
+            known = torch.cat([self.queued.new_ones(units.shape[1]), self.queued])
+            self.queued.copy_(known[: self.config.queue])
+        self._arrived.clear()

@@ -1,0 +1,118 @@
+"""VICReg: crops of one image agree, while every dimension varies and none repeats another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.crops import BYOL_CROPS, TwoCrops, as_rows, two_crops
+from models.distributed import gather_rows
+from models.encoder import Encoder
+from models.heads import expander
+from models.losses import full_precision
+from models.method import Batch, Method, register, replace_frames
+from models.monitors import joint_embedding_metrics
+
+
+class VICRegConfig(MethodConfig):
+    """Variance-invariance-covariance regularisation."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images crops are taken from."""
+    projection_dim: int = Field(default=8192, ge=2, le=65_536)
+    """Width of the projector, all three layers (section 4.2)."""
+    invariance: float = Field(default=25.0, ge=0, le=1e4)
+    """Weight of the squared difference of two crops (section 4.2)."""
+    variance: float = Field(default=25.0, ge=0, le=1e4)
+    """Weight of the hinge that keeps each dimension's deviation at 1 (section 4.2)."""
+    covariance: float = Field(default=1.0, ge=0, le=1e4)
+    """Weight of the squared covariances of different dimensions (section 4.2)."""
+    crops: TwoCrops = BYOL_CROPS
+    """How the two crops are varied (appendix C)."""
+
+
+def variance_hinge(embeddings: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """How far deviations fall below 1, mean over dimensions (equations 1 and 2): scalar.
+
+    embeddings: [N, D]. A constant batch gives 1 - sqrt(epsilon), with zero gradient: a saddle.
+    """
+    rows = full_precision(embeddings)
+    centred = rows - rows.mean(dim=0)
+    variance = centred.square().sum(dim=0) / max(1, len(rows) - 1)
+    return (1 - (variance + epsilon).sqrt()).clamp_min(0).mean()
+
+
+def squared_covariances(embeddings: Tensor) -> Tensor:
+    """Sum of squared covariances of different dimensions over D (equation 4): scalar.
+
+    embeddings: [N, D]. With fewer than D + 1 rows it cannot reach 0 while all dimensions vary.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        rows = full_precision(embeddings)
+        centred = rows - rows.mean(dim=0)
+        covariance = centred.T @ centred / max(1, len(rows) - 1)
+        squares = covariance.square()
+        return (squares.sum() - squares.diagonal().sum()) / rows.shape[1]
+
+
+@register
+class VICReg(Method):
+    """Two branches held together by distance and apart by statistics; no negatives.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
+    What is exported is the representation before the projector. Statistics are over the whole
+    batch of all processes. The squared difference is averaged over dimensions, and the variance
+    term over branches, as in the released code (the paper sums both).
+    """
+
+    name = "vicreg"
+    paper = (
+        "Bardes, Ponce, LeCun, VICReg: Variance-Invariance-Covariance Regularization for "
+        "Self-Supervised Learning, ICLR 2022, arXiv 2105.04906"
+    )
+    Config = VICRegConfig
+    config: VICRegConfig
+
+    def __init__(self, encoder: Encoder, config: VICRegConfig) -> None:
+        super().__init__(encoder, config)
+        self.projector = expander(encoder.out_dim, config.projection_dim)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Embeddings that say nothing of the image."""
+        return {"pair_auc": 0.5}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
+        `frames`."""
+        return replace_frames(
+            batch, images=two_crops(self.images, batch["frames"], self.config.crops)
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        config = self.config
+        projected = full_precision(self.projector(self.encoder(as_rows(batch["images"]))))
+        mine, partners = projected.chunk(2)
+        first, second = gather_rows(mine), gather_rows(partners)
+        invariance = (first - second).square().mean()
+        variance = (variance_hinge(first) + variance_hinge(second)) / 2
+        covariance = squared_covariances(first) + squared_covariances(second)
+        loss = (
+            config.invariance * invariance
+            + config.variance * variance
+            + config.covariance * covariance
+        )
+        return {
+            "loss": loss,
+            "invariance": invariance.detach(),
+            "variance": variance.detach(),
+            "covariance": covariance.detach(),
+            "embedding_std": first.detach().std(dim=0, correction=0).mean(),
+            **joint_embedding_metrics(mine.detach(), partners.detach(), batch["instance"]),
+        }
