@@ -1,0 +1,164 @@
+"""MoCo, versions 1 and 2: a crop finds its partner among a queue of keys from earlier batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.sampling import FramesSampling
+from models.augment import AugmentConfig
+from models.contrast import Terms, softmax_terms, summary
+from models.crops import TwoCrops, two_crops
+from models.distributed import shuffle_rows, unshuffle_rows
+from models.encoder import Encoder
+from models.heads import mlp
+from models.instances import moments
+from models.memory import NOBODY, Queue
+from models.method import Batch, Method, Progress, register, replace_frames
+from models.momentum import MomentumCopy
+from models.monitors import spread
+
+
+class MoCoConfig(MethodConfig):
+    """Momentum contrast, versions 1 and 2."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images are contrasted."""
+    head: Literal["linear", "mlp"] = "linear"
+    """Projector of one layer (version 1) or two (version 2)."""
+    head_dim: int | None = Field(default=None, ge=1, le=16_384)
+    """Width of the mlp's hidden layer; unset: that of the representation."""
+    projection_dim: int = Field(default=128, ge=2, le=8192)
+    """Width of queries and keys."""
+    queue: int = Field(default=65_536, ge=1, le=10_000_000)
+    """Keys that are remembered (K); at most a quarter of a small corpus, else most of what is
+    spared or repeated there are keys of the same images."""
+    momentum: float = Field(default=0.999, ge=0, le=1)
+    """Share of its weights that the key encoder keeps at each step (equation 2)."""
+    temperature: float = Field(default=0.07, gt=0, le=10)
+    """Temperature of the softmax; 0.2 in version 2."""
+    norm_groups: int = Field(default=1, ge=1, le=64)
+    """Parts of a process's batch with batch statistics of their own, as on so many GPUs. With one
+    process and one group, a query and its key share all statistics (section 3.3)."""
+    instance_s: float = Field(default=10.0, ge=0)
+    """Keys of one video closer than this are too alike to repel a frame."""
+    min_negatives: int = Field(default=1, ge=1)
+    """Frames left with fewer negatives than this are skipped."""
+    crops: TwoCrops = TwoCrops(
+        first=AugmentConfig(
+            crop_scale=(0.2, 1.0),
+            flip=0.5,
+            jitter=1.0,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.4,
+            hue=0.4,
+            grayscale=0.2,
+        )
+    )
+    """How query and key crops are varied (version 1; version 2 jitters less and blurs)."""
+
+
+@register
+class MoCo(Method):
+    """Contrast of a query with a queue; what is exported is the query encoder, without projector.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `time_s` float32
+    [B, F]; `instance` int64 [B].
+
+    Keys are normalised in other company than queries: dealt out at random over the ranks and
+    groups, so that batch statistics do not tell which key belongs to a query (shuffled batch
+    norm). That needs statistics of each GPU's own: `trainer.sync_batch_norm=false`.
+    """
+
+    name = "moco"
+    paper = (
+        "He, Fan, Wu, Xie, Girshick, Momentum Contrast for Unsupervised Visual Representation "
+        "Learning, CVPR 2020, arXiv 1911.05722 (version 2: arXiv 2003.04297)"
+    )
+    Config = MoCoConfig
+    config: MoCoConfig
+
+    def __init__(self, encoder: Encoder, config: MoCoConfig) -> None:
+        super().__init__(encoder, config)
+        hidden = [config.head_dim or encoder.out_dim] if config.head == "mlp" else []
+        self.projector = mlp(encoder.out_dim, *hidden, config.projection_dim, norm=False)
+        self.key_encoder = MomentumCopy(encoder, self.projector)
+        self.queue = Queue(config.queue, config.projection_dim)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Crops that say nothing of each other: 0 nats of information."""
+        return {"information": 0.0}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], the query's and the key's crop of each frame,
+        in place of `frames`, and `draws`, float32 [B, F], by which keys are shuffled."""
+        crops = two_crops(self.images, batch["frames"], self.config.crops)
+        draws = torch.rand(crops.shape[0], crops.shape[2]).to(crops.device)
+        return replace_frames(batch, images=crops, draws=draws)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        crops, config = batch["images"], self.config
+        where = moments(batch)
+        queries = self._queries(crops[:, 0].flatten(0, 1))
+        keys = self._keys(crops[:, 1].flatten(0, 1), batch["draws"].flatten())
+        repels = self.queue.repels(where, config.instance_s)
+        terms = queue_terms(
+            queries, keys, self.queue.rows, repels, config.temperature, config.min_negatives
+        )
+        self.queue.hold(keys, where)
+        known = self.queue.instance != NOBODY
+        return {
+            **summary(terms),
+            "spread": spread(queries),
+            "queue_known": known.float().mean(),
+        }
+
+    def _queries(self, images: Tensor) -> Tensor:
+        network = nn.Sequential(self.encoder, self.projector)
+        return functional.normalize(in_groups(network, images, self.config.norm_groups).float())
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor, draws: Tensor) -> Tensor:
+        mixed, order = shuffle_rows(images, draws)
+        keys = in_groups(self.key_encoder, mixed, self.config.norm_groups)
+        return functional.normalize(unshuffle_rows(keys.float(), order))
+
+    def after_step(self, progress: Progress) -> None:
+        """The key encoder follows, then the step's keys join the queue."""
+        self.key_encoder.update(self.encoder, self.projector, keep=self.config.momentum)
+        self.queue.write()
+
+
+def queue_terms(
+    queries: Tensor,
+    keys: Tensor,
+    queue: Tensor,
+    repels: Tensor,
+    temperature: float,
+    fewest: int = 1,
+) -> Terms:
+    """Each query against its own key and what repels it in the queue (equation 1).
+
+    queries, keys: [R, D] and queue: [K, D], of length 1; repels: bool [R, K].
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        scaled = queries / temperature
+        return softmax_terms((scaled * keys).sum(dim=1), scaled @ queue.T, repels, fewest)
+
+
+def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
+    """The network's output for images in `groups` parts, each with its own batch statistics.
+
+    Fewer parts where there are not two images for each.
+    """
+    groups = min(groups, max(1, len(images) // 2))
+    return torch.cat([network(part) for part in images.tensor_split(groups)])

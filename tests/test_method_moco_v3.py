@@ -1,0 +1,132 @@
+"""Does MoCo v3 contrast both ways, scale its loss, and learn?"""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from configs.encoder import EncoderConfig
+from configs.errors import SettingError
+from models.augment import AugmentConfig
+from models.contrastive.moco_v3 import MoCoV3, MoCoV3Config, batch_terms
+from models.crops import TwoCrops
+from models.encoder import Encoder
+from models.instances import Moments
+from models.method import Batch, Progress
+from tests.learning import draw_dots, train
+
+# Colours are jittered so widely that only the dot's place can tell two images apart.
+AUGMENT = AugmentConfig(jitter=1.0, brightness=0.8, contrast=0.5, saturation=1.0, hue=0.5)
+
+
+def _method(backbone: str = "tiny", **settings: object) -> MoCoV3:
+    torch.manual_seed(0)
+    encoder = EncoderConfig(
+        backbone=backbone, stages=2, image_size=32, pool="spatial_softmax", pool_norm=True
+    )
+    config = MoCoV3Config.model_validate(
+        {
+            "head_dim": 32,
+            "projection_dim": 16,
+            "temperature": 0.2,
+            "momentum": 0.9,
+            "crops": TwoCrops(first=AUGMENT),
+            **settings,
+        }
+    )
+    return MoCoV3(Encoder(encoder), config)
+
+
+def _images(generator: torch.Generator, count: int = 32) -> Batch:
+    x, y = 0.1 + 0.8 * torch.rand(2, count, generator=generator)
+    background = torch.rand(count, 3, generator=generator) * 0.6
+    return {
+        "frames": draw_dots(x, y, background)[:, None],
+        "time_s": torch.zeros(count, 1),
+        "instance": torch.arange(count),
+    }
+
+
+def _unit(*shape: int, seed: int = 0) -> Tensor:
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return functional.normalize(drawn.double(), dim=-1)
+
+
+def _apart(count: int) -> Moments:
+    return Moments(torch.arange(count), torch.zeros(count))
+
+
+def test_it_learns_to_tell_images_apart() -> None:
+    metrics = train(_method(), _images, steps=50)
+    assert metrics["information"] > 0.7  # nats, of log(32) = 3.5
+    assert metrics["top1"] > 0.1  # three times 1 in 32
+
+
+def test_each_direction_is_cross_entropy_over_the_keys_of_the_batch() -> None:
+    queries, keys = _unit(6, 8), _unit(6, 8, seed=1)
+    wanted = functional.cross_entropy(queries @ keys.T / 0.2, torch.arange(6), reduction="none")
+    torch.testing.assert_close(batch_terms(queries, keys, _apart(6), 0.2, 10.0).loss, wanted)
+
+
+def test_gradients_are_right() -> None:
+    keys = _unit(4, 3, seed=1)
+    loss = lambda q: batch_terms(q, keys, _apart(4), 0.2, 10.0).loss  # noqa: E731
+    assert torch.autograd.gradcheck(loss, _unit(4, 3).requires_grad_())
+
+
+def test_the_loss_is_scaled_by_twice_the_temperature_and_symmetric() -> None:
+    method = _method().eval()
+    batch = method.augment(_images(torch.Generator().manual_seed(0), 8))
+    metrics = method(batch)
+    crops = batch["images"]
+    queries = [functional.normalize(method._query(crops[:, n].flatten(0, 1))) for n in (0, 1)]
+    keys = [functional.normalize(method.key_encoder(crops[:, n].flatten(0, 1))) for n in (0, 1)]
+    one_way = [
+        functional.cross_entropy(queries[n] @ keys[1 - n].T / 0.2, torch.arange(8)) for n in (0, 1)
+    ]
+    torch.testing.assert_close(metrics["loss"], 2 * 0.2 * sum(one_way))
+    swapped = method({**batch, "images": crops.flip(1)})
+    torch.testing.assert_close(swapped["loss"], metrics["loss"])
+
+
+def test_near_frames_of_one_video_do_not_repel() -> None:
+    queries, keys = _unit(4, 8), _unit(4, 8, seed=1)
+    where = Moments(torch.tensor([3, 3, 3, 9]), torch.tensor([0.0, 5.0, 30.0, 0.0]))
+    terms = batch_terms(queries, keys, where, 0.2, 10.0)
+    kept = [0, 2, 3]
+    wanted = functional.cross_entropy((queries[:1] @ keys[kept].T) / 0.2, torch.tensor([0]))
+    torch.testing.assert_close(terms.loss[0], wanted)
+    alone = batch_terms(queries, keys, Moments(torch.full((4,), 3), where.time_s * 0), 0.2, 10.0)
+    assert not alone.counted.any()
+
+
+def test_the_key_side_has_no_gradient_and_its_momentum_rises() -> None:
+    method = _method(momentum=0.5).train()
+    method(method.augment(_images(torch.Generator().manual_seed(0), 8)))["loss"].backward()
+    assert all(p.grad is None for p in method.key_encoder.parameters())
+    assert all(
+        p.grad is not None
+        for part in (method.encoder, method.projector, method.predictor)
+        for p in part.parameters()
+    )
+    weight, copy = next(method.encoder.parameters()), next(method.key_encoder.parameters())
+    with torch.no_grad():
+        weight.add_(1)
+    method.after_step(Progress(0, 10, 0))
+    torch.testing.assert_close(copy, weight - 0.5)  # half of it
+    method.after_step(Progress(10, 10, 0))
+    torch.testing.assert_close(copy, weight - 0.5)  # nothing any more
+
+
+def test_a_transformers_patch_projection_can_stay_as_it_began() -> None:
+    method = _method(backbone="tiny_vit", frozen_patches=True)
+    frozen = [n for n, p in method.encoder.named_parameters() if not p.requires_grad]
+    assert frozen
+    assert all("embed" in name for name in frozen)
+    method(method.augment(_images(torch.Generator().manual_seed(0), 4)))["loss"].backward()
+    assert all(p.grad is not None for p in method.encoder.parameters() if p.requires_grad)
+
+
+def test_a_residual_network_has_no_patch_projection_to_freeze() -> None:
+    with pytest.raises(SettingError, match=r"frozen_patches.*'tiny'"):
+        _method(frozen_patches=True)
