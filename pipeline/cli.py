@@ -112,9 +112,20 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--engine", choices=("ray", "local"), default="ray")
 
     evaluate = command("eval", _eval, "Measure how good embeddings are.")
-    evaluate.add_argument("protocol", help="knn, linear, alignment, retrieval, geometry, tracking")
-    evaluate.add_argument("embeddings", help="folder of embeddings; for tracking: of OTB sequences")
-    evaluate.add_argument("--gallery", help="training embeddings, for knn and linear")
+    evaluate.add_argument(
+        "protocol",
+        help="knn, linear, progression, alignment, retrieval, copies, geometry, tracking, "
+        "propagation, finetune",
+    )
+    evaluate.add_argument(
+        "embeddings",
+        help="folder of embeddings; for tracking: of OTB sequences; for propagation and finetune: "
+        "the encoder (run folder or timm:NAME)",
+    )
+    evaluate.add_argument(
+        "--data", help="finetune: index or image table; propagation: folder of OTB sequences"
+    )
+    evaluate.add_argument("--gallery", help="training embeddings (finetune: index or image table)")
     evaluate.add_argument("--labels", help="folder of JSON files, or a CSV or Parquet table")
     evaluate.add_argument("--baseline", help="embeddings to stand beside (untrained encoder)")
     evaluate.add_argument("settings", nargs="*", metavar="key=value", help="e.g. k=20")
@@ -294,16 +305,47 @@ def _eval(options: argparse.Namespace) -> Result:
         return _eval_tracking(options.embeddings, **override({}, options.settings))
     from pipeline.evaluate.run import render, run_eval
 
-    figures = run_eval(
-        options.protocol,
-        options.embeddings,
-        labels=options.labels,
-        gallery=options.gallery,
-        baseline=options.baseline,
-        **override({}, options.settings),
-    )
+    settings = override({}, options.settings)
+    if options.protocol in ("finetune", "propagation"):
+        figures = _eval_pixels(options, settings)
+    else:
+        figures = run_eval(
+            options.protocol,
+            options.embeddings,
+            labels=options.labels,
+            gallery=options.gallery,
+            baseline=options.baseline,
+            **settings,
+        )
     print(render(figures), file=sys.stderr if options.json else sys.stdout)
     return DONE, figures
+
+
+def _eval_pixels(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """The protocols that need the encoder and the frames, not embeddings."""
+    from configs.errors import UsageError
+    from pipeline.evaluate.protocols import check_settings
+
+    if options.data is None:
+        raise UsageError(f"{options.protocol} needs --data (the frames) beside the encoder")
+    if options.protocol == "propagation":
+        from pipeline.evaluate.propagation import run_propagation
+
+        check_settings("propagation", run_propagation, settings)
+        return run_propagation(
+            options.embeddings, options.data, baseline=options.baseline, **settings
+        )
+    from pipeline.finetune import run_finetune
+
+    check_settings("finetune", run_finetune, settings)
+    return run_finetune(
+        options.embeddings,
+        options.data,
+        gallery=options.gallery,
+        labels=options.labels,
+        baseline=options.baseline,
+        **settings,
+    )
 
 
 def _eval_tracking(root: str, trackers: str = "", starts: int = 1) -> Result:

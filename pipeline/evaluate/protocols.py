@@ -38,12 +38,19 @@ def find_protocol(name: str) -> Callable[..., Figures]:
 
 def check_options(protocol: str, options: Mapping[str, Any]) -> None:
     """Raises SettingError for a setting that the protocol does not have or of a wrong type."""
-    parameters = inspect.signature(find_protocol(protocol)).parameters.values()
-    known = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    check_settings(protocol, find_protocol(protocol), options)
+
+
+def check_settings(protocol: str, run: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """The same for a function whose keywords are the settings; those that may be None are not."""
+    parameters = inspect.signature(run).parameters.values()
+    known = {
+        p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not None
+    }
     for name, value in options.items():
         if name not in known:
             raise SettingError(f"{protocol} has no setting {name!r}; it has {', '.join(known)}")
-        wanted = type(known[name])
+        wanted = list if isinstance(known[name], tuple) else type(known[name])
         if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
             raise SettingError(f"{protocol}: {name}={value!r} is no {wanted.__name__}")
 

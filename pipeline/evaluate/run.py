@@ -50,7 +50,7 @@ def run_eval(
         test = load_embeddings(location)
         train = None if other is None else load_embeddings(other)
         if train is not None and protocol not in SAME_VIDEOS:
-            _check_disjoint(test, train)
+            check_disjoint(test, train)
         result[name] = run(test, train, labels, **options)
         if name == "figures":
             result["embeddings"] = describe(test, location)
@@ -84,7 +84,8 @@ def evaluate(
     return find_protocol(protocol)(embeddings, gallery, None, **options)
 
 
-def _check_disjoint(test: Embeddings, train: Embeddings) -> None:
+def check_disjoint(test: Embeddings, train: Embeddings) -> None:
+    """Raises InputError when an event is on both sides."""
     singles = all(len(np.unique(part.video_id)) == len(part) for part in (test, train))
     if singles and test.meta.get("data") != train.meta.get("data"):
         return  # images of two tables: names are row numbers and may repeat

@@ -1,0 +1,181 @@
+"""How good is an encoder as a start? Fine-tuning of the whole network on labelled frames.
+
+The same budget for every start: SGD with Nesterov momentum 0.9, cosine schedule, weight decay 1e-4
+(none on norms and biases), head ten times the rate of the trunk, random crops and mirroring, batch
+norm in training mode. The rate is chosen on validation.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.errors import InputError, SettingError
+from models.augment import AugmentConfig, augment_frames
+from models.encoder import Encoder
+from pipeline.evaluate.linear import classification_figures
+from pipeline.evaluate.online import evaluating
+
+RATES = (0.01, 0.03, 0.1)
+"""Learning rates of the trunk."""
+HEAD = 10.0
+"""Rate of the head over that of the trunk."""
+DECAY = 1e-4
+MOMENTUM = 0.9
+AUGMENT = AugmentConfig(crop_scale=(0.3, 1.0), flip=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFrames:
+    """frames: uint8 [n, H, W, 3] (of clips [n, T, H, W, 3]); labels: int64 [n], classes from 0."""
+
+    frames: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> LabelledFrames:
+        """The rows of an index."""
+        return LabelledFrames(self.frames[rows], self.labels[rows])
+
+
+class Classifier(nn.Module):
+    """An encoder's trunk and pooling, and a linear head that starts at zero.
+
+    The encoder's own embedding head is left out: it serves the pretext task.
+    """
+
+    def __init__(self, encoder: Encoder, classes: int) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder)
+        self.encoder.head = nn.Identity()
+        width = encoder.feature_dim * (2 if encoder.config.pool == "spatial_softmax" else 1)
+        self.head = nn.Linear(width, classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (or clips), as the encoder takes them -> logits float [N, C]."""
+        encoder = self.encoder
+        return self.head(encoder.pool_norm(encoder.pool(encoder.features(images))))
+
+
+def fine_tune(
+    encoder: Encoder,
+    train: LabelledFrames,
+    validation: LabelledFrames,
+    test: LabelledFrames,
+    classes: int,
+    *,
+    rates: Sequence[float] = RATES,
+    epochs: int = 30,
+    batch_size: int = 256,
+    flip: bool = True,
+    seed: int = 0,
+) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Test figures of the network whose rate was best on validation, and its probabilities [n, C].
+
+    The encoder itself is not changed. Of rates that are equally good the smallest wins. Raises
+    InputError for fewer than two classes in training, SettingError for wrong budgets.
+    """
+    if epochs < 1 or batch_size < 2 or not rates or min(rates) <= 0:
+        raise SettingError(
+            f"fine-tuning needs epochs >= 1, batch_size >= 2 and rates above 0, got "
+            f"epochs={epochs}, batch_size={batch_size}, rates={list(rates)}"
+        )
+    if len(np.unique(train.labels)) < 2:
+        raise InputError("fine-tuning needs at least two classes in its training videos")
+    best: nn.Module | None = None
+    scores: list[float] = []
+    for rate in sorted(rates):
+        network = _tuned(encoder, train, classes, rate, epochs, batch_size, flip, seed)
+        guess = probabilities(network, validation.frames).argmax(axis=1)
+        scores.append(float((guess == validation.labels).mean()))
+        if scores[-1] > max(scores[:-1], default=-1.0):
+            best = network
+    assert best is not None
+    chance = probabilities(best, test.frames)
+    figures: dict[str, Any] = dict(classification_figures(chance, np.arange(classes), test.labels))
+    return figures | {
+        "rate": sorted(rates)[int(np.argmax(scores))],
+        "validation_accuracy": max(scores),
+        "validation_accuracy_per_rate": scores,
+    }, chance
+
+
+def probabilities(network: nn.Module, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Class probabilities float64 [n, C] of centre crops, in eval mode."""
+    encoder: Any = network.encoder
+    device = next(network.parameters()).device
+    rows = []
+    with evaluating(network):
+        for part in torch.from_numpy(frames).split(128):
+            logits = network(encoder.preprocess(part.to(device)))
+            rows.append(logits.double().softmax(dim=1).cpu())
+    return torch.cat(rows).nan_to_num().numpy()
+
+
+def _tuned(
+    encoder: Encoder,
+    train: LabelledFrames,
+    classes: int,
+    rate: float,
+    epochs: int,
+    batch_size: int,
+    flip: bool,
+    seed: int,
+) -> Classifier:
+    device = next(encoder.parameters()).device
+    network = Classifier(encoder, classes).to(device).train()
+    optimizer = torch.optim.SGD(_groups(network, rate), lr=rate, momentum=MOMENTUM, nesterov=True)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    rng = np.random.default_rng(seed)
+    frames, labels = torch.from_numpy(train.frames), torch.from_numpy(train.labels)
+    rounds = math.ceil(len(labels) / batch_size)
+    config = AUGMENT if flip else AUGMENT.model_copy(update={"flip": 0.0})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for epoch in range(epochs):
+            # parts of nearly one size: batch norm needs more than a left-over frame
+            for number, part in enumerate(np.array_split(rng.permutation(len(labels)), rounds)):
+                done = (epoch * rounds + number) / (epochs * rounds)
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = 0.5 * (1 + math.cos(math.pi * done)) * peak
+                rows = torch.from_numpy(part)
+                images = _augmented(encoder, frames[rows].to(device), config)
+                loss = functional.cross_entropy(network(images), labels[rows].to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return network
+
+
+def _augmented(encoder: Encoder, frames: Tensor, config: AugmentConfig) -> Tensor:
+    """uint8 frames (clips: one crop for all of their frames) -> the encoder's input."""
+    size = encoder.config.image_size
+    if frames.ndim == 4:
+        return encoder.normalize(augment_frames(frames, size, config))
+    count, length = frames.shape[:2]
+    images = augment_frames(frames.flatten(0, 1), size, config, shared=length)
+    return encoder.normalize(images).unflatten(0, (count, length)).transpose(1, 2)
+
+
+def _groups(network: Classifier, rate: float) -> list[dict[str, Any]]:
+    """Trunk and head, each with and without decay."""
+    groups = []
+    for module, scale in ((network.encoder, 1.0), (network.head, HEAD)):
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        for decay, chosen in (
+            (DECAY, [p for p in parameters if p.ndim > 1]),
+            (0.0, [p for p in parameters if p.ndim <= 1]),
+        ):
+            if chosen:
+                groups.append({"params": chosen, "lr": scale * rate, "weight_decay": decay})
+    return groups

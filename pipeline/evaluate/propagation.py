@@ -1,0 +1,191 @@
+"""Do features find the same thing again? A first frame's mask, carried on by similarity alone.
+
+Label propagation as in the contrastive random walk (Jabri, Owens, Efros, NeurIPS 2020, arXiv
+2006.14613, section 4.1): every position of a frame takes the labels of the most similar positions
+of the first and of the last few frames. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from configs.errors import InputError, SettingError
+from models.encoder import Encoder
+from pipeline.evaluate.baselines import encoder_location, open_encoder
+from pipeline.evaluate.tracking import Recording, read_sequence, sequence_folders
+
+TOP_K = 10
+CONTEXT = 20
+"""Frames before the present one that are looked at, beside the first."""
+RADIUS = 12
+"""Largest distance in cells of a position in those frames; the first is searched everywhere."""
+TEMPERATURE = 0.05
+
+
+@torch.no_grad()
+def propagate(
+    features: Tensor,
+    mask: Tensor,
+    *,
+    top_k: int = TOP_K,
+    context: int = CONTEXT,
+    radius: float = RADIUS,
+    temperature: float = TEMPERATURE,
+) -> Tensor:
+    """Masks of all frames, float32 [T, K, h, w], from that of the first.
+
+    features: float [T, C, h, w]; they are compared by cosine. mask: float [K, h, w], one channel a
+    label, each position summing to 1. A position takes the mean of the `top_k` most similar
+    positions' labels, weighted by softmax(similarity / temperature). Memory grows with
+    (h w)^2 * context. Raises InputError for other shapes, SettingError for wrong settings.
+    """
+    if features.ndim != 4 or mask.ndim != 3 or features.shape[2:] != mask.shape[1:]:
+        raise InputError(
+            f"propagation needs features [T, C, h, w] and a mask [K, h, w], got "
+            f"{list(features.shape)} and {list(mask.shape)}"
+        )
+    if top_k < 1 or context < 0 or radius <= 0 or temperature <= 0:
+        raise SettingError(
+            f"propagation needs top_k >= 1, context >= 0, radius > 0 and temperature > 0, got "
+            f"{top_k}, {context}, {radius}, {temperature}"
+        )
+    frames, _, height, width = features.shape
+    unit = functional.normalize(features.float(), dim=1).flatten(2)
+    rows = torch.arange(height, device=unit.device).repeat_interleave(width)
+    columns = torch.arange(width, device=unit.device).repeat(height)
+    apart = (rows[:, None] - rows) ** 2 + (columns[:, None] - columns) ** 2
+    far = apart > radius**2
+    labels = [mask.float().to(unit.device).flatten(1)]
+    for t in range(1, frames):
+        recent = range(max(1, t - context), t)
+        keys = torch.cat([unit[0], *(unit[s] for s in recent)], dim=1)
+        known = torch.cat([labels[0], *(labels[s] for s in recent)], dim=1)
+        similarity = unit[t].T @ keys / temperature
+        if len(recent):
+            cells = height * width
+            similarity[:, cells:].masked_fill_(far.repeat(1, len(recent)), -torch.inf)
+        best, place = similarity.topk(min(top_k, similarity.shape[1]), dim=1)
+        labels.append((known[:, place] * best.softmax(dim=1)).sum(dim=2))
+    return torch.stack(labels).unflatten(2, (height, width))
+
+
+def region_similarity(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """J of DAVIS, float64 [T]: intersection over union of masks bool [T, H, W]; 1 if both empty."""
+    both = (found & truth).sum(axis=(1, 2))
+    either = (found | truth).sum(axis=(1, 2))
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def box_masks(boxes: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Masks bool [T, H, W] of boxes [T, 4] xywh: pixels whose centre is inside; NaN gives none."""
+    row = (np.arange(shape[0]) + 0.5)[None, :, None]
+    column = (np.arange(shape[1]) + 0.5)[None, None, :]
+    x, y, wide, high = (boxes.astype(np.float64)[:, n, None, None] for n in range(4))
+    return (column >= x) & (column < x + wide) & (row >= y) & (row < y + high)
+
+
+def run_propagation(
+    encoder: str,
+    data: str,
+    *,
+    baseline: str | None = None,
+    size: int = 240,
+    top_k: int = TOP_K,
+    context: int = CONTEXT,
+    radius: int = RADIUS,
+    temperature: float = TEMPERATURE,
+) -> dict[str, Any]:
+    """Mean J of a first frame's box, carried through tracked sequences by an encoder's features.
+
+    encoder: run folder or timm trunk; data: folder of OTB sequences (see `evaluate.tracking`).
+    size: short side in pixels at which frames are looked at. `mean_iou_still` leaves the first mask
+    where it was; boxes hold background, so a perfect carrier does not reach 1. baseline: another
+    encoder. Returns what `run_eval` returns.
+    """
+    if not 32 <= size <= 2160:
+        raise SettingError(f"size={size} is out of range: 32 to 2160 pixels")
+    sequences = [read_sequence(folder) for folder in sequence_folders(Path(data))]
+    settings = {
+        "top_k": top_k, "context": context, "radius": radius, "temperature": float(temperature),
+    }  # fmt: skip
+    result: dict[str, Any] = {"protocol": "propagation", "settings": {**settings, "size": size}}
+    for side, name in (("figures", encoder), ("baseline", baseline)):
+        if name is None:
+            continue
+        network, about = open_encoder(encoder_location(name))
+        if not isinstance(network, Encoder) or network.config.clip_frames > 1:
+            raise InputError(f"{name} has no feature maps of single frames")
+        network.to("cuda" if torch.cuda.is_available() else "cpu")
+        scores = [_score(network, sequence, size, settings) for sequence in sequences]
+        figures: dict[str, Any] = {
+            "mean_iou": float(np.mean([own for own, _ in scores])),
+            "mean_iou_still": float(np.mean([still for _, still in scores])),
+        }
+        for sequence, (own, _) in zip(sequences, scores, strict=True):
+            figures[f"iou_{sequence.name}"] = own
+        result[side] = figures | {"sequences": len(sequences)}
+        if side == "figures":
+            result["embeddings"] = {
+                "location": encoder,
+                "frames": sum(len(sequence.frames) for sequence in sequences),
+                "videos": len(sequences),
+                "dim": network.feature_dim,
+                "encoder_sha256": about["sha256"],
+            }
+    return result
+
+
+def _score(
+    encoder: Encoder, sequence: Recording, size: int, settings: dict[str, Any]
+) -> tuple[float, float]:
+    """Mean J after the first frame: carried by the features, and of the mask left in place."""
+    first = int(np.flatnonzero(np.isfinite(sequence.truth).all(axis=1))[0])
+    frames, truth = sequence.frames[first:], sequence.truth[first:]
+    images, scale = _resized(frames, size)
+    maps = _feature_maps(encoder, images)
+    masks = box_masks(truth * np.tile(scale, 2), images.shape[1:3])
+    start = torch.from_numpy(masks[:1]).float()[None]
+    start = functional.interpolate(start, maps.shape[2:], mode="area")[0]
+    labels = propagate(maps, torch.cat([1 - start, start]), **settings)[:, 1:]
+    found = [_upsampled(label, images.shape[1:3]) for label in labels]
+    known = np.isfinite(truth).all(axis=1) & (np.arange(len(truth)) > 0)
+    if not known.any():
+        raise InputError(f"{sequence.name}: has no second frame with a box")
+    own = region_similarity(np.stack(found)[known], masks[known])
+    still = region_similarity(np.repeat(masks[:1], known.sum(), axis=0), masks[known])
+    return float(own.mean()), float(still.mean())
+
+
+def _resized(frames: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Frames with their short side near `size`, both sides multiples of 32; (x, y) scale."""
+    height, width = frames.shape[1:3]
+    scale = size / min(height, width)
+    shape = [max(32, 32 * round(side * scale / 32)) for side in (width, height)]
+    images = [cv2.resize(frame, shape, interpolation=cv2.INTER_AREA) for frame in frames]
+    return np.stack(images).astype(np.uint8), np.array(shape) / [width, height]
+
+
+@torch.no_grad()
+def _feature_maps(encoder: Encoder, images: NDArray[np.uint8], batch: int = 16) -> Tensor:
+    """float [T, C, h, w] of whole frames, without the centre crop of `preprocess`."""
+    device = next(encoder.parameters()).device
+    maps: Sequence[Tensor] = [
+        encoder.features(encoder.normalize(part.to(device).permute(0, 3, 1, 2).float() / 255)).cpu()
+        for part in torch.from_numpy(images).split(batch)
+    ]
+    return torch.cat(list(maps))
+
+
+def _upsampled(label: Tensor, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """One label's mask bool [H, W] from its shares float [1, h, w]."""
+    large = functional.interpolate(label[None].cpu(), shape, mode="bilinear", align_corners=False)
+    return (large[0, 0] > 0.5).numpy()

@@ -1,0 +1,171 @@
+"""Fine-tuning as an evaluation: a run and labelled frames in, figures beside a baseline out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.errors import InputError
+from models.encoder import Encoder
+from pipeline.embed import ReadPart, parts
+from pipeline.evaluate.baselines import encoder_location, open_encoder
+from pipeline.evaluate.embeddings import Embeddings
+from pipeline.evaluate.few_labels import few_rows
+from pipeline.evaluate.finetune import RATES, LabelledFrames, fine_tune
+from pipeline.evaluate.label_protocols import interval, labelled_as
+from pipeline.evaluate.labels import encode_classes, load_labels
+from pipeline.evaluate.run import check_disjoint
+from pipeline.evaluate.statistics import split_by_group
+from pipeline.index import default_workers
+from pipeline.source import open_source
+from pipeline.stored import StoredSamples
+from pipeline.stream import ahead
+
+MOST_BYTES = 8 * 2**30
+"""Frames that are held in memory at most."""
+
+
+def run_finetune(
+    encoder: str,
+    data: str,
+    *,
+    gallery: str | None = None,
+    labels: str | None = None,
+    baseline: str | None = None,
+    fps: float = 1.0,
+    attribute: str = "phase",
+    labelled: float = 1.0,
+    shots: int = 0,
+    epochs: int = 30,
+    batch_size: int = 256,
+    rates: tuple[float, ...] | list[float] = RATES,
+    flip: bool = True,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Tune the whole encoder on labelled frames and score it on frames of other videos.
+
+    encoder: run folder or timm trunk. data: index or image table with the test frames; gallery:
+    the same with the training frames (without it the events of `data` are split 60/20/20).
+    baseline: another encoder with the same budget (`RUN/untrained`: supervised from scratch).
+    labels, attribute, labelled, shots: as for the linear probe; fps: frames a second, 0 for all.
+    Returns what `run_eval` returns. Raises InputError for data without labels or too large.
+    """
+    result: dict[str, Any] = {
+        "protocol": "finetune",
+        "settings": {"epochs": epochs, "batch_size": batch_size, "rates": list(rates), "fps": fps},
+    }
+    for side, name in (("figures", encoder), ("baseline", baseline)):
+        if name is None:
+            continue
+        network, about = open_encoder(encoder_location(name))
+        if not isinstance(network, Encoder):
+            raise InputError(f"{name} has no weights to tune; give a run folder or timm:NAME")
+        test, test_frames = _labelled_frames(data, network, fps, labels, attribute)
+        pool, pool_frames = test, test_frames
+        if gallery is not None:
+            pool, pool_frames = _labelled_frames(gallery, network, fps, labels, attribute)
+            check_disjoint(test, pool)
+        number, names = encode_classes(np.concatenate([_labels(pool), _labels(test)]))
+        known, target = number[: len(pool)], number[len(pool) :]
+        fit, choose, held_out = _rows(test, pool, gallery is None, seed)
+        fit, choose = (
+            rows[few_rows(known[rows], pool.event[rows], share=labelled, shots=shots, seed=seed)]
+            for rows in (fit, choose)
+        )
+        figures, chance = fine_tune(
+            network,
+            LabelledFrames(pool_frames[fit], known[fit]),
+            LabelledFrames(pool_frames[choose], known[choose]),
+            LabelledFrames(test_frames[held_out], target[held_out]),
+            len(names),
+            rates=rates,
+            epochs=epochs,
+            batch_size=batch_size,
+            flip=flip,
+            seed=seed,
+        )
+        common = np.bincount(known[fit]).argmax()
+        figures["accuracy_chance"] = float((target[held_out] == common).mean())
+        hit = (chance.argmax(axis=1) == target[held_out]).astype(float)
+        figures |= interval("accuracy", hit, test.event[held_out], seed)
+        figures |= {
+            "classes": len(names),
+            "frames_train": len(fit),
+            "frames_validation": len(choose),
+            "frames_test": len(held_out),
+            "seed": seed,
+        }
+        result[side] = figures
+        if side == "figures":
+            result["embeddings"] = {
+                "location": encoder,
+                "frames": len(test),
+                "videos": len(np.unique(test.video_id)),
+                "dim": about["out_dim"],
+                "encoder_sha256": about["sha256"],
+            }
+    return result
+
+
+def _rows(
+    test: Embeddings, pool: Embeddings, alone: bool, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to fit on and to choose on (of the pool), and to report on (of the test frames)."""
+    try:
+        if alone:
+            fit, choose, held_out = split_by_group(test.event, (0.6, 0.2, 0.2), seed)
+            return fit, choose, held_out
+        fit, choose = split_by_group(pool.event, (0.8, 0.2), seed)
+    except ValueError as error:
+        raise InputError(f"fine-tuning: too few videos to split: {error}") from error
+    return fit, choose, np.arange(len(test))
+
+
+def _labels(rows: Embeddings) -> NDArray[np.object_]:
+    assert rows.label is not None  # `_labelled_frames` keeps labelled frames only
+    return rows.label
+
+
+def _labelled_frames(
+    location: str, encoder: Encoder, fps: float, labels: str | None, attribute: str
+) -> tuple[Embeddings, NDArray[np.uint8]]:
+    """The keys and labels of a corpus's frames (as embeddings of no dimension), and the frames."""
+    source = open_source(location)
+    if isinstance(source, StoredSamples):
+        raise InputError(f"{location} holds shards: give the index that they were mined from")
+    source.check_present()
+    config = encoder.config
+    todo = list(parts(source, fps))
+    count = sum(stop - start for part in todo for _, _, start, stop in part.pieces)
+    size = count * config.clip_frames * config.image_size**2 * 3
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{location}: {count} frames of {config.image_size} px take {size / 2**30:.0f} GiB, "
+            f"and at most {MOST_BYTES >> 30} GiB are held; lower fps={fps}"
+        )
+    side = config.image_size
+    read = ReadPart(source, fps, (side, side), clip=(config.clip_frames, config.clip_step_s))
+    rows = list(ahead(lambda part: [read(part)], todo, default_workers()))
+    good = np.concatenate([part["refused"] == "" for part in rows])
+    if not good.any():
+        raise InputError(f"{location}: no frame could be read")
+
+    def column(name: str, kind: Any) -> NDArray[Any]:
+        return np.concatenate([part[name] for part in rows])[good].astype(kind)
+
+    keys = Embeddings(
+        video_id=column("video_id", object),
+        event=column("event", object),
+        view=column("view", object),
+        frame=column("frame", np.int64),
+        time_s=column("time_s", np.float64),
+        features=np.zeros((int(good.sum()), 1), np.float32),
+        label=column("label", object) if "label" in rows[0] else None,
+        meta={"data": location},
+    )
+    found = load_labels(None if labels is None else Path(labels), keys, attribute=attribute)
+    frames = np.concatenate([part["frames"] for part in rows])[good]
+    return labelled_as(keys, found).take(found.known), frames[found.known]
