@@ -1,0 +1,115 @@
+"""Which order are the pieces of a video in? Orders as classes, and what guesses them."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.distributed import mean_over_ranks
+
+
+def orders(pieces: int, *, either_way: bool = False) -> Tensor:
+    """All orders of so many pieces, int64 [K, pieces]; row k is class k.
+
+    Slot i shows piece `orders[k, i]`. `either_way` takes an order and its reversal as one class
+    (OPN, arXiv 1708.01246, section 3.1): K is then half of pieces!, each written with its smaller
+    end first.
+    """
+    every = itertools.permutations(range(pieces))
+    kept = [order for order in every if not either_way or order[0] < order[-1]]
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def draw_orders(table: Tensor, count: int, *, either_way: bool = False) -> tuple[Tensor, Tensor]:
+    """`count` orders, int64 [count, pieces], and their classes, int64 [count], all as likely.
+
+    table: of `orders`, on the CPU like what is drawn; with `either_way` half of what is drawn is
+    reversed and keeps its class.
+    """
+    label = torch.randint(len(table), (count,))
+    order = table[label]
+    if either_way:
+        backward = torch.rand(count) < 0.5
+        order = torch.where(backward[:, None], order.flip(1), order)
+    return order, label
+
+
+def disorders(pieces: int, count: int) -> Tensor:
+    """`count` orders, int64 [count, pieces], drawn uniformly from all but the true one."""
+    order = torch.rand(count, pieces).argsort(dim=1)
+    true = torch.arange(pieces)
+    while (same := (order == true).all(dim=1)).any():
+        order[same] = torch.rand(int(same.sum()), pieces).argsort(dim=1)
+    return order
+
+
+def reorder(pieces: Tensor, order: Tensor) -> Tensor:
+    """[B, P, ...] with piece `order[b, i]` in slot i of sample b. order: int64 [B, P]."""
+    sample = torch.arange(len(pieces), device=pieces.device)[:, None]
+    return pieces[sample, order.to(pieces.device, non_blocking=True)]
+
+
+def frame_differences(frames: Tensor) -> Tensor:
+    """Mean difference of every two frames of a sample, of 255: float32 [B, F, F].
+
+    frames: uint8 [B, F, H, W, 3]; compared at 32x32 pixels at most, so that noise does not count.
+    """
+    small = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
+    height, width = (min(32, length) for length in small.shape[-2:])
+    small = (
+        functional.adaptive_avg_pool2d(small, (height, width))
+        .flatten(1)
+        .unflatten(0, frames.shape[:2])
+    )
+    return torch.stack([(small - one[:, None]).abs().mean(2) for one in small.unbind(1)], dim=1)
+
+
+def shows(differences: Tensor, order: Tensor, least: float) -> Tensor:
+    """Whether an order can be seen at all: some slot shows another picture than before, bool [B].
+
+    differences: of `frame_differences`, [B, F, F]; order: int64 [B, F]; least: mean difference, of
+    255, below which two frames count as one picture. False for still frames, and for the reversal
+    of a clip that is its own mirror image in time.
+    """
+    order = order.to(differences.device, non_blocking=True)
+    return (differences.gather(2, order[..., None])[..., 0] >= least).any(dim=1)
+
+
+class PairwiseHead(nn.Module):
+    """Scores of classes from pieces, each pair of pieces first for itself (OPN, VCOP).
+
+    Input: [B, pieces, dim]. Output: float32 [B, classes]. The layer on a pair is shared by all
+    pairs; its outputs are joined in the order of the slots.
+    """
+
+    def __init__(self, dim: int, pieces: int, classes: int, width: int) -> None:
+        super().__init__()
+        pairs = torch.tensor(list(itertools.combinations(range(pieces), 2)))
+        self.pairs: Tensor
+        self.register_buffer("pairs", pairs, persistent=False)
+        self.pair = nn.Sequential(
+            nn.Linear(2 * dim, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)
+        )
+        self.classes = nn.Linear(len(pairs) * width, classes)
+
+    def forward(self, pieces: Tensor) -> Tensor:
+        both = pieces[:, self.pairs].flatten(2)
+        features = self.pair(both.flatten(0, 1)).unflatten(0, both.shape[:2])
+        return self.classes(features.flatten(1)).float()
+
+
+def guess(logits: Tensor, label: Tensor, usable: Tensor) -> dict[str, Tensor]:
+    """`loss` (cross entropy), `accuracy` and `valid`, over the usable samples of all ranks.
+
+    logits: [B, K]; label: int64 [B]; usable: bool [B]. None usable: 0, still with gradient.
+    """
+    terms = functional.cross_entropy(logits.float(), label, reduction="none")
+    hit = (logits.detach().argmax(dim=1) == label).float()
+    return {
+        "loss": mean_over_ranks(terms, usable),
+        "accuracy": mean_over_ranks(hit, usable),
+        "valid": usable.float().mean(),
+    }

@@ -1,0 +1,130 @@
+"""Playback speed (SpeedNet): does a clip play at its speed, or twice as fast?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.errors import SettingError
+from configs.sampling import ClipsSampling
+from models.augment import AugmentConfig
+from models.distributed import mean_over_ranks
+from models.encoder import Encoder
+from models.frame_changes import without_border_noise
+from models.method import Batch, Method, register, replace_frames
+from models.orders import frame_differences
+
+
+class PlaybackSpeedConfig(MethodConfig):
+    """SpeedNet."""
+
+    sampling: ClipsSampling = ClipsSampling(
+        num_frames=31, spacing_s=0.04, per_video=2, motion_weighted=True
+    )
+    """One clip of 2 T - 1 frames, T those of the encoder: all of its time twice as fast, or T
+    frames of it as they are (16 of 25 frames/s, section 3.1)."""
+    least_difference: float = Field(default=0.5, ge=0, le=255)
+    """Clips in which no frame differs by this on average, of 255, from the second after it are left
+    out: nothing moves."""
+    augment: AugmentConfig = AugmentConfig(
+        crop_scale=(0.3, 1.0), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3,
+        colors="shared",
+    )  # fmt: skip
+    """How each of the two versions is varied, alone: they differ in size (the paper's random
+    resizing, section 3.2), so that how far things move in pixels does not tell the speed."""
+
+    @model_validator(mode="after")
+    def _twice(self) -> PlaybackSpeedConfig:
+        frames = self.sampling.num_frames
+        if self.sampling.clips != 1 or frames < 3 or frames % 2 == 0:
+            raise ValueError(
+                "sampling must be one clip of an odd number of frames from 3, not "
+                f"{self.sampling.clips} of {frames}"
+            )
+        return self
+
+
+@register
+class PlaybackSpeed(Method):
+    """Normal or double speed, both versions of every video in the batch, of equally many frames.
+
+    Batch: `frames` uint8 [B, 2T - 1, H, W, 3] in temporal order. What is classified is the last
+    map, its maximum over space and then its mean over time (section 3.1): the order that lets a
+    thing that moves in one place speak for the clip.
+    """
+
+    name = "playback_speed"
+    paper = (
+        "Benaim, Ephrat, Lang, Mosseri, Freeman, Rubinstein, Irani, Dekel, SpeedNet: Learning the "
+        "Speediness in Videos, CVPR 2020, arXiv 2004.06130"
+    )
+    Config = PlaybackSpeedConfig
+    config: PlaybackSpeedConfig
+    sees_clips = True
+
+    def __init__(self, encoder: Encoder, config: PlaybackSpeedConfig) -> None:
+        super().__init__(encoder, config)
+        _check(encoder, config.sampling)
+        self.length = encoder.config.clip_frames
+        self.classifier = nn.Linear(encoder.feature_dim, 1)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """One in two: for a clip alone, and for which of two is the faster."""
+        return {"accuracy": 0.5, "ordered": 0.5}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts in place of `frames`: `clips`, float32 [B, 2, 3, T, S, S], at normal and at double
+        speed; `usable`, bool [B]: something moves."""
+        frames, length = batch["frames"], self.length
+        start = torch.randint(length, (len(frames), 1))
+        slow = (start + torch.arange(length)).to(frames.device, non_blocking=True)
+        sample = torch.arange(len(frames), device=frames.device)[:, None]
+        clean = without_border_noise(frames)
+        both = torch.stack([clean[sample, slow], clean[:, ::2]], dim=1)
+        moved = frame_differences(frames).diagonal(offset=2, dim1=1, dim2=2).amax(dim=1)
+        return replace_frames(
+            batch,
+            clips=self.clips(both, self.config.augment),
+            usable=moved >= self.config.least_difference,
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        clips, usable = batch["clips"], batch["usable"]
+        features = self.encoder.features(clips.flatten(0, 1))
+        pooled = features.amax(dim=(3, 4)).mean(dim=2)
+        score = self.classifier(pooled).float().view(-1, 2)  # normal, double
+        terms = functional.softplus(score[:, 0]) + functional.softplus(-score[:, 1])
+        right = ((score[:, 0] < 0).float() + (score[:, 1] > 0).float()) / 2
+        return {
+            "loss": mean_over_ranks(terms / 2, usable),
+            "accuracy": mean_over_ranks(right.detach(), usable),
+            "ordered": mean_over_ranks((score[:, 1] > score[:, 0]).float(), usable),
+            "valid": usable.float().mean(),
+        }
+
+
+def _check(encoder: Encoder, sampling: ClipsSampling) -> None:
+    """Raises SettingError unless clips fit the encoder and all of it is trained."""
+    config = encoder.config
+    if 2 * config.clip_frames - 1 != sampling.num_frames:
+        raise SettingError(
+            f"playback_speed needs method.sampling.num_frames = 2 x encoder.clip_frames - 1, got "
+            f"{sampling.num_frames} and {config.clip_frames}"
+        )
+    if abs(config.clip_step_s - sampling.spacing_s) > 1e-9:
+        raise SettingError(
+            f"method.sampling.spacing_s ({sampling.spacing_s}) must equal encoder.clip_step_s "
+            f"({config.clip_step_s}), the spacing at normal speed"
+        )
+    if config.pool != "average" or config.pool_norm or config.embedding_dim is not None:
+        raise SettingError(
+            "playback_speed classifies the last map: set encoder.pool=average and leave "
+            "encoder.pool_norm and encoder.embedding_dim unset"
+        )
