@@ -241,6 +241,7 @@ def _boxes(words: list[str]) -> Any:
 def _train(options: argparse.Namespace) -> Result:
     from configs.load import override, read_preset, run_config, suggest
     from models.method import find_method
+    from pipeline.evaluate.online import DETAILS
     from pipeline.launch import prepare, run_training
     from pipeline.progress import Progress
 
@@ -264,7 +265,9 @@ def _train(options: argparse.Namespace) -> Result:
         shown = (
             {"loss": metrics[-1]["loss"], "data_wait": metrics[-1]["data_wait"]} if metrics else {}
         )
-        bar.update(lines[-1]["step"], total, **shown, **(probes[-1] if probes else {}))
+        if probes:
+            shown |= {name: v for name, v in probes[-1].items() if name not in DETAILS}
+        bar.update(lines[-1]["step"], total, **shown)
 
     summary = run_training(prepared, engine=options.engine, watch=watch)
     bar.close()

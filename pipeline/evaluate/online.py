@@ -27,6 +27,8 @@ from pipeline.evaluate.labels import encode_classes
 
 GRAVE = ("collapse", "cone", "dimensional_collapse")
 """Alarms that mean a run is lost when they stay."""
+DETAILS = ("rank_share", "dead_units", "mean_cosine")
+"""Metrics that the alarms sum up; for curves, not for a line of progress."""
 
 
 @contextmanager
@@ -52,8 +54,8 @@ class OnlineProbe:
     collapsed, near 1 = isotropic), `mean_cosine` of different events, `rank_share` and `dead_units`
     (see `geometry.collapse_signs`), `alarms` (how many of these four are out of bounds) and
     `alarms_in_a_row`, the probes in a row, this one included, that found a collapse, a cone or a
-    lack of rank. The second of them warns; nothing is stopped, since an untrained network in a
-    narrow cone looks the same.
+    lack of rank; the first probe of all, of the untrained encoder, does not count. The second of
+    them warns; nothing is stopped, since a slow start in a narrow cone looks the same.
     """
 
     def __init__(
@@ -97,7 +99,8 @@ class OnlineProbe:
             len(set(self._view[self._event == name])) > 1 for name in set(self._event)
         )
         self._several_events = len(set(self._event)) > 1
-        self._in_a_row = 0
+        self._in_a_row = -1
+        """-1 before the first probe."""
 
     @property
     def chance(self) -> dict[str, float]:
@@ -159,7 +162,8 @@ class OnlineProbe:
         signs = collapse_signs(features, self._event)
         ringing = alarms(signs)
         grave = [name for name in ringing if name in GRAVE]
-        self._in_a_row = self._in_a_row + 1 if grave else 0
+        # the first probe sees what the run starts from, which may well lie in a narrow cone
+        self._in_a_row = self._in_a_row + 1 if grave or self._in_a_row < 0 else 0
         if self._in_a_row == 2:
             warnings.warn(
                 f"two online probes in a row found {', '.join(grave)}: "
