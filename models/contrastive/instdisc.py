@@ -19,6 +19,7 @@ from models.encoder import Encoder
 from models.instances import Moments, moments
 from models.memory import Bank
 from models.method import Batch, Corpus, Method, Progress, register, replace_frames
+from models.monitors import spread
 
 
 class InstDiscConfig(MethodConfig):
@@ -113,7 +114,7 @@ class InstDisc(Method):
             drift = mean_over_ranks(moved, known)
             metrics["loss"] = metrics["loss"] + self.config.proximal * drift
             metrics["drift"] = drift.detach()
-        metrics["embedding_std"] = embeddings.detach().std(dim=0).mean()
+        metrics["spread"] = spread(embeddings)
         metrics["bank_age"] = self.bank.age()
         metrics["bank_agreement"] = self.bank.agreement(place, embeddings)
         self.bank.hold(place, embeddings, where)
