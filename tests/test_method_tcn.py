@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from configs.encoder import EncoderConfig
@@ -9,7 +10,14 @@ from configs.errors import SettingError
 from models.augment import AugmentConfig
 from models.encoder import Encoder
 from models.method import Batch
-from models.temporal.tcn import TCN, FrameKeys, TCNConfig, time_pair_masks, view_pair_masks
+from models.temporal.tcn import (
+    TCN,
+    FrameKeys,
+    TCNConfig,
+    frame_keys,
+    time_pair_masks,
+    view_pair_masks,
+)
 from tests.learning import draw_dots, train
 
 PAIRS = 8
@@ -122,6 +130,93 @@ def test_a_single_time_is_refused_since_nothing_would_repel() -> None:
     single = TCNConfig.model_validate({"sampling": {"kind": "view_pairs", "pairs": 1}})
     with pytest.raises(SettingError, match="pairs"):
         TCN(Encoder(EncoderConfig(unit_norm=True)), single)
+
+
+STACK = {"stack": 3, "stack_s": 0.1}
+
+
+def _multi_frame(**encoder: object) -> TCN:
+    torch.manual_seed(0)
+    sampling = {"kind": "view_pairs", "pairs": PAIRS, **STACK}
+    config = TCNConfig.model_validate({"loss": "infonce", "sampling": sampling, "augment": {}})
+    clips = {"clip_frames": 3, "clip_step_s": 0.1, "fusion": "convolution", **encoder}
+    network = EncoderConfig.model_validate(
+        {"stages": 2, "image_size": 32, "pool": "spatial_softmax", "pool_norm": True,
+         "embedding_dim": 16, "unit_norm": True, **clips}
+    )  # fmt: skip
+    return TCN(Encoder(network), config)
+
+
+def _moving(generator: torch.Generator, stack: int) -> Batch:
+    """Dots that move at some pace: one frame shows where they are, only several tell the pace.
+
+    The first camera shows a moving dot, the second one at rest that is the higher the faster the
+    first goes to the right.
+    """
+    samples = 4
+    pace = 2 * torch.rand(samples, PAIRS, 1, generator=generator) - 1
+    end = 0.35 + 0.3 * torch.rand(samples, PAIRS, 1, generator=generator)
+    x = end + 0.3 * pace * torch.linspace(-1, 0, stack if stack > 1 else 2)[-stack:]
+    y = (0.5 - 0.35 * pace).expand_as(x)
+    middle = torch.full_like(x, 0.5)
+    first = draw_dots(x.flatten(), middle.flatten(), torch.zeros(x.numel(), 3))
+    second = draw_dots(middle.flatten(), y.flatten(), torch.zeros(x.numel(), 3))
+    shape = (samples, PAIRS * stack)
+    frames = torch.cat([first.unflatten(0, shape), second.unflatten(0, shape)], dim=1)
+    back = torch.arange(stack - 1, -1, -1) * 0.1
+    time_s = (torch.arange(PAIRS)[:, None] - back).flatten().repeat(samples, 2)
+    view = torch.tensor([0, 1]).repeat_interleave(PAIRS * stack).repeat(samples, 1)
+    return {"frames": frames, "time_s": time_s, "view": view, "instance": torch.arange(samples)}
+
+
+def test_several_frames_tell_how_things_move_and_one_does_not() -> None:
+    many = train(_multi_frame(), lambda g: _moving(g, 3), steps=32)
+    one = train(_method(augment={}), lambda g: _moving(g, 1), steps=20)
+    assert one["retrieval_top1"] < 0.2
+    assert many["retrieval_top1"] > 0.3  # more than twice the chance of 0.125
+
+
+def test_a_stack_has_one_crop_and_stands_for_its_last_time() -> None:
+    batch = _moving(torch.Generator().manual_seed(0), 3)
+    keys = frame_keys(batch, stack=3)
+    assert keys.time_s.tolist() == list(range(PAIRS)) * 8
+    assert keys.pair[:PAIRS].tolist() == keys.pair[PAIRS : 2 * PAIRS].tolist()
+    assert keys.side.tolist() == ([0] * PAIRS + [1] * PAIRS) * 4
+    method = _multi_frame()
+    method.config = method.config.model_copy(
+        update={"augment": AugmentConfig(crop_scale=(0.3, 0.6))}
+    )
+    still = {**batch, "frames": batch["frames"][:, :1].expand(-1, 6 * PAIRS, -1, -1, -1)}
+    images = method.augment(still)["images"].unflatten(1, (-1, 3))
+    assert torch.equal(images[:, :, 0], images[:, :, 2])
+    assert not torch.equal(images[:, 0], images[:, 1])
+
+
+def test_stacks_that_share_frames_do_not_repel() -> None:
+    keys = _keys(
+        [
+            (0, 0, 5, 0, 1.0),
+            (0, 1, 5, 0, 1.2),
+            (0, 0, 5, 1, 1.0),
+            (0, 1, 5, 1, 1.2),
+            (1, 2, 5, 1, 1.35),
+        ]
+    )
+    _, negative = view_pair_masks(keys, 0.02, True, look_back_s=0.25)
+    assert _entries(negative) == {(0, 4), (2, 4)}
+    _, negative = view_pair_masks(keys, 0.02, True, look_back_s=0.1)
+    assert _entries(negative) == {(0, 1), (0, 3), (1, 2), (2, 3), *((n, 4) for n in range(4))}
+
+
+def test_stacks_must_be_the_encoders_clips() -> None:
+    with pytest.raises(SettingError, match="clip_frames"):
+        _multi_frame(clip_frames=2)
+    with pytest.raises(SettingError, match="clip_step_s"):
+        _multi_frame(clip_step_s=0.2)
+    with pytest.raises(SettingError, match="clip_frames"):
+        _method(sampling={"kind": "view_pairs", "pairs": PAIRS, "stack": 2})
+    with pytest.raises(ValidationError, match="share frames"):
+        TCNConfig.model_validate({"sampling": {"kind": "time_pairs", "stack": 6, "stack_s": 0.1}})
 
 
 def _keys(rows: list[tuple[int, int, int, int, float]]) -> FrameKeys:

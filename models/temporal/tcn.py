@@ -17,7 +17,7 @@ from models.augment import AugmentConfig
 from models.distributed import gather_rows, rank
 from models.encoder import Encoder
 from models.method import Batch, Method, register, replace_frames
-from models.stacks import as_stacks, last_of_stacks
+from models.stacks import as_stacks, check_stacks, last_of_stacks
 
 
 class TCNConfig(MethodConfig):
@@ -123,7 +123,9 @@ class TCN(Method):
 
     def __init__(self, encoder: Encoder, config: TCNConfig) -> None:
         super().__init__(encoder, config)
-        if config.sampling.pairs < 2:
+        sampling = config.sampling
+        check_stacks(encoder.config, stack=sampling.stack, stack_s=sampling.stack_s)
+        if sampling.pairs < 2:
             raise SettingError("method.sampling.pairs must be at least 2: other times repel")
         unit = config.loss in ("triplet", "infonce")
         if encoder.config.unit_norm != unit:
