@@ -16,6 +16,7 @@ from models.augment import AugmentConfig, augment_frames
 from models.distributed import gather_rows, mean_over_ranks, rank
 from models.encoder import Encoder
 from models.exemplars import apply_hsv_noise, batch_hard_terms, distances, draw_hsv_noise
+from models.heads import mlp
 from models.instances import alike, moments
 from models.method import Batch, Corpus, Method, register, replace_frames
 from models.transformations import TURNS, quarter_turns
@@ -47,7 +48,7 @@ def label_is_kept(place: Tensor, share: float) -> Tensor:
     """Which samples keep their labels, by their place in the corpus alone: bool [B].
 
     place: int64 [B]. Multiples of the golden ratio fill the unit interval evenly, whatever the
-    step between places, so that each class keeps its share however the table is sorted.
+    step between places, so that each class keeps nearly its share however the table is sorted.
     """
     golden = 2_654_435_769  # 2^32 / 1.618...
     return (place * golden % 2**32).double() / 2**32 < share
@@ -74,8 +75,13 @@ class S4L(Method):
 
     def __init__(self, encoder: Encoder, config: S4LConfig) -> None:
         super().__init__(encoder, config)
-        width = TURNS if config.task == "rotation" else config.embedding_dim
-        self.pretext = nn.Linear(encoder.out_dim, width)
+        if config.task == "rotation":
+            self.pretext: nn.Module = nn.Linear(encoder.out_dim, TURNS)
+        else:
+            # not in the paper: without batch norm the hardest triplets pull all embeddings to one
+            # point in the first steps
+            widths = (encoder.out_dim, config.embedding_dim)
+            self.pretext = mlp(*widths, norm=False, norm_out=True, affine_out=False)
 
     def prepare(self, corpus: Corpus) -> None:
         """Make the class head, where there are classes."""
@@ -148,7 +154,7 @@ class S4L(Method):
 
     def _exemplars(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         crops = embeddings.shape[1]
-        compared = functional.normalize(self.pretext(embeddings).float(), dim=2).flatten(0, 1)
+        compared = functional.normalize(self.pretext(embeddings.flatten(0, 1)).float(), dim=1)
         frames = moments(batch)
         near = alike(frames, frames.gathered(), self.config.instance_s)
         negative = ~near.repeat_interleave(crops, 0).repeat_interleave(crops, 1)
