@@ -50,10 +50,16 @@ def varied_frames(
 
 
 def without_border_noise(frames: Tensor) -> Tensor:
-    """The frames, uint8 [B, F, H, W, 3], with 0 in rows and columns that are black throughout."""
+    """The frames, uint8 [B, F, H, W, 3], with 0 in outer rows and columns that are black in all."""
     brightest = frames.amax(dim=(1, 4))
-    lit = (brightest.amax(dim=2) > BLACK)[:, :, None] & (brightest.amax(dim=1) > BLACK)[:, None, :]
-    return torch.where(lit[:, None, :, :, None], frames, torch.zeros_like(frames))
+    inside = _inside(brightest.amax(dim=2))[:, :, None] & _inside(brightest.amax(dim=1))[:, None, :]
+    return torch.where(inside[:, None, :, :, None], frames, torch.zeros_like(frames))
+
+
+def _inside(brightest: Tensor) -> Tensor:
+    """bool [B, L]: from the first to the last place that is not black. brightest: uint8 [B, L]."""
+    lit = (brightest > BLACK).int()
+    return (lit.cummax(1).values & lit.flip(1).cummax(1).values.flip(1)).bool()
 
 
 def _shift(images: Tensor, size: int, margin: int) -> Tensor:

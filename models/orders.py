@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.distributed import mean_over_ranks
+from models.losses import full_precision
 
 
 def orders(pieces: int, *, either_way: bool = False) -> Tensor:
@@ -106,7 +107,7 @@ def guess(logits: Tensor, label: Tensor, usable: Tensor) -> dict[str, Tensor]:
 
     logits: [B, K]; label: int64 [B]; usable: bool [B]. None usable: 0, still with gradient.
     """
-    terms = functional.cross_entropy(logits.float(), label, reduction="none")
+    terms = functional.cross_entropy(full_precision(logits), label, reduction="none")
     hit = (logits.detach().argmax(dim=1) == label).float()
     return {
         "loss": mean_over_ranks(terms, usable),

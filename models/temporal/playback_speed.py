@@ -16,6 +16,7 @@ from models.augment import AugmentConfig
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
 from models.frame_changes import without_border_noise
+from models.losses import full_precision
 from models.method import Batch, Method, register, replace_frames
 from models.orders import frame_differences
 
@@ -99,15 +100,23 @@ class PlaybackSpeed(Method):
         clips, usable = batch["clips"], batch["usable"]
         features = self.encoder.features(clips.flatten(0, 1))
         pooled = features.amax(dim=(3, 4)).mean(dim=2)
-        score = self.classifier(pooled).float().view(-1, 2)  # normal, double
-        terms = functional.softplus(score[:, 0]) + functional.softplus(-score[:, 1])
+        score = self.classifier(pooled).view(-1, 2)  # normal, double
         right = ((score[:, 0] < 0).float() + (score[:, 1] > 0).float()) / 2
         return {
-            "loss": mean_over_ranks(terms / 2, usable),
+            "loss": mean_over_ranks(speed_terms(score), usable),
             "accuracy": mean_over_ranks(right.detach(), usable),
             "ordered": mean_over_ranks((score[:, 1] > score[:, 0]).float(), usable),
             "valid": usable.float().mean(),
         }
+
+
+def speed_terms(score: Tensor) -> Tensor:
+    """Binary cross entropy of both versions of each video, their mean: [B].
+
+    score: [B, 2], log odds that the version at normal and the one at double speed are fast.
+    """
+    score = full_precision(score)
+    return (functional.softplus(score[:, 0]) + functional.softplus(-score[:, 1])) / 2
 
 
 def _check(encoder: Encoder, sampling: ClipsSampling) -> None:

@@ -1,0 +1,184 @@
+"""Orders of pieces as classes, what makes them visible, and what is varied frame by frame."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from configs.base import MethodConfig
+from configs.encoder import EncoderConfig
+from models.augment import AugmentConfig
+from models.encoder import Encoder
+from models.frame_changes import FrameChanges, varied_frames, without_border_noise
+from models.method import Method
+from models.orders import (
+    PairwiseHead,
+    disorders,
+    draw_orders,
+    frame_differences,
+    guess,
+    orders,
+    reorder,
+    shows,
+)
+
+
+@pytest.mark.parametrize("pieces", [3, 4, 5])
+def test_every_order_is_a_class_and_with_its_reversal_half_as_many(pieces: int) -> None:
+    assert len({tuple(o) for o in orders(pieces).tolist()}) == math.factorial(pieces)
+    halves = orders(pieces, either_way=True)
+    assert len(halves) == math.factorial(pieces) // 2
+    both = {tuple(o) for o in halves.tolist()} | {tuple(o) for o in halves.flip(1).tolist()}
+    assert len(both) == math.factorial(pieces)
+
+
+def test_orders_are_drawn_alike_often_and_named_by_their_class() -> None:
+    torch.manual_seed(0)
+    table = orders(4, either_way=True)
+    order, label = draw_orders(table, 24_000, either_way=True)
+    counts = torch.bincount(label, minlength=12)
+    assert (counts / 2000 - 1).abs().max() < 0.1
+    true = table[label]
+    forward = (order == true).all(1)
+    assert (forward | (order == true.flip(1)).all(1)).all()
+    assert abs(forward.float().mean() - 0.5) < 0.02
+
+
+def test_disorders_are_all_but_the_true_order_alike_often() -> None:
+    torch.manual_seed(0)
+    order = disorders(3, 10_000)
+    kinds, counts = torch.unique(order, dim=0, return_counts=True)
+    assert len(kinds) == 5
+    assert (kinds != torch.arange(3)).any(1).all()
+    assert (counts / 2000 - 1).abs().max() < 0.1
+
+
+def test_slot_i_shows_the_piece_that_the_order_names() -> None:
+    pieces = torch.arange(8).view(2, 4) * 10
+    order = torch.tensor([[2, 0, 3, 1], [0, 1, 2, 3]])
+    assert reorder(pieces, order).tolist() == [[20, 0, 30, 10], [40, 50, 60, 70]]
+
+
+def test_differences_are_mean_distances_in_grey_levels() -> None:
+    frames = torch.zeros(1, 3, 16, 16, 3, dtype=torch.uint8)
+    frames[0, 1] = 6
+    frames[0, 2, :8] = 10
+    expected = torch.tensor([[[0, 6, 5], [6, 0, 5], [5, 5, 0]]]).float()
+    torch.testing.assert_close(frame_differences(frames), expected)
+
+
+def test_an_order_shows_unless_each_slot_keeps_its_picture() -> None:
+    backward = torch.tensor([[3, 2, 1, 0]])
+
+    def shown(levels: list[int]) -> bool:
+        frames = torch.tensor(levels, dtype=torch.uint8).view(1, 4, 1, 1, 1)
+        frames = frames.expand(-1, -1, 8, 8, 3)
+        return bool(shows(frame_differences(frames), backward, least=0.5))
+
+    assert shown([10, 20, 30, 40])
+    assert not shown([7, 7, 7, 7])  # still
+    assert not shown([10, 20, 20, 10])  # its own mirror image in time
+    assert shown([10, 20, 20, 11])
+
+
+def test_the_head_sees_every_pair_once_and_in_the_order_of_slots() -> None:
+    torch.manual_seed(0)
+    head = PairwiseHead(5, pieces=3, classes=6, width=4).eval()
+    pieces = torch.randn(2, 3, 5)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    parts = [head.pair(torch.cat([pieces[:, i], pieces[:, j]], 1)) for i, j in pairs]
+    torch.testing.assert_close(head(pieces), head.classes(torch.cat(parts, 1)))
+    assert not torch.allclose(head(pieces), head(pieces.flip(1)))
+
+
+def test_a_guess_is_scored_over_usable_samples_only() -> None:
+    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    label = torch.tensor([0, 1, 2, 0])
+    usable = torch.tensor([True, False, True, True])
+    metrics = guess(logits, label, usable)
+    expected = functional.cross_entropy(logits[usable], label[usable])
+    torch.testing.assert_close(metrics["loss"], expected)
+    assert torch.autograd.gradcheck(lambda z: guess(z, label, usable)["loss"], (logits,))
+    right = (logits.argmax(1) == label)[usable].float().mean()
+    torch.testing.assert_close(metrics["accuracy"], right)
+    assert metrics["valid"] == 0.75
+    nothing = guess(logits, label, torch.zeros(4, dtype=torch.bool))
+    assert nothing["loss"] == 0
+    (gradient,) = torch.autograd.grad(nothing["loss"], logits)
+    assert (gradient == 0).all()
+
+
+class _Bare(Method):
+    """A method that does nothing but hold an encoder."""
+
+
+def _varied(changes: FrameChanges, frames: torch.Tensor) -> torch.Tensor:
+    method = _Bare(Encoder(EncoderConfig(image_size=20)), MethodConfig())
+    return varied_frames(method, frames, AugmentConfig(), changes)
+
+
+def _still(count: int = 8, side: int = 20) -> torch.Tensor:
+    """The same frames six times each, [count, 6, side, side, 3], no pixel black."""
+    torch.manual_seed(0)
+    one = torch.randint(40, 256, (count, 1, side, side, 3), dtype=torch.uint8)
+    return one.expand(-1, 6, -1, -1, -1)
+
+
+def test_without_changes_the_frames_of_a_sample_are_one_crop() -> None:
+    images = _varied(FrameChanges(), _still())
+    assert images.shape == (8, 6, 3, 20, 20)
+    assert torch.equal(images, images[:, :1].expand_as(images))
+
+
+def test_each_frame_is_shifted_alone_and_no_farther_than_told() -> None:
+    ramp = torch.arange(100, 140, dtype=torch.uint8).view(1, 1, 1, 40, 1)
+    frames = ramp.expand(64, 6, 40, 40, 3)
+    method = _Bare(Encoder(EncoderConfig(image_size=32)), MethodConfig())
+    # 32 px and 4 px of room on either side are the frame's 40 px: no scaling
+    images = varied_frames(method, frames, AugmentConfig(), FrameChanges(shift=0.125))
+    value = images[:, :, 0, 0] * method.encoder.std[0, 0] + method.encoder.mean[0, 0]
+    start = (value[..., 0] * 255).round() - 100
+    assert set(start.flatten().tolist()) == set(range(9))
+    assert (start != start[:, :1]).float().mean() > 0.7
+    # shifted, not distorted
+    torch.testing.assert_close(
+        (value[..., 1:] - value[..., :-1]) * 255, torch.ones(64, 6, 31), atol=1e-3, rtol=0
+    )
+
+
+def test_each_frame_is_mirrored_alone() -> None:
+    frames = _still(64)
+    images, plain = _varied(FrameChanges(mirror=0.5), frames), _varied(FrameChanges(), frames)
+    mirrored = (images == plain.flip(-1)).flatten(2).all(2)
+    assert (mirrored | (images == plain).flatten(2).all(2)).all()
+    assert 0.4 < mirrored.float().mean() < 0.6
+    assert (mirrored.sum(1) % 6 != 0).any()
+
+
+def test_channel_splitting_puts_one_channel_of_a_frame_in_all_three() -> None:
+    frames = _still(64)
+    images, plain = (
+        _varied(FrameChanges(channel_split=1.0), frames),
+        _varied(FrameChanges(), frames),
+    )
+    assert torch.equal(images, images[:, :, :1].expand_as(images))
+    taken = torch.stack([(images[:, :, 0] == plain[:, :, c]).flatten(2).all(2) for c in range(3)])
+    assert (taken.sum(0) == 1).all()
+    assert (taken.float().mean((1, 2)) - 1 / 3).abs().max() < 0.1
+    assert (taken[0].sum(1) % 6 != 0).any()
+
+
+def test_noise_on_black_borders_is_taken_out_and_dark_things_inside_are_not() -> None:
+    torch.manual_seed(0)
+    frames = torch.randint(60, 256, (2, 4, 20, 30, 3), dtype=torch.uint8)
+    frames[:, :, 8:10] = 3  # a dark band inside
+    noise = torch.arange(4, dtype=torch.uint8).view(1, 4, 1, 1, 1) * 5  # grows with time
+    letterboxed = frames.clone()
+    letterboxed[:, :, :3] = noise
+    letterboxed[:, :, :, -4:] = noise
+    clean = without_border_noise(letterboxed)
+    assert (clean[:, :, :3] == 0).all()
+    assert (clean[:, :, :, -4:] == 0).all()
+    assert torch.equal(clean[:, :, 3:, :-4], frames[:, :, 3:, :-4])
+    assert torch.equal(without_border_noise(frames), frames)
