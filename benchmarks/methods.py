@@ -1,0 +1,276 @@
+"""All methods side by side: same trunk, same budget, same evaluation; one command, resumable.
+
+    python -m benchmarks.methods images --train TABLE --test TABLE -o FOLDER [--epochs 8]
+    python -m benchmarks.methods events --train INDEX --test INDEX --labels FOLDER -o FOLDER
+    python -m benchmarks.methods videos --train INDEX --test INDEX -o FOLDER
+    (each with [--only PRESET ...] [--seeds 0 1 2] [--parallel 2] [--table] [key=value ...])
+
+- images: labelled images; every preset that trains on single frames. kNN and linear accuracy.
+- events: synchronised views; every preset that trains on videos. Alignment error, phase error and
+  Kendall's tau on held-out events; budget counted in decoded frames.
+- videos: every preset, on single videos: the pretext metric on videos not trained on.
+
+Each (preset, seed) is a run of `marey train`, then `marey embed` and `marey eval`, in processes of
+their own with `cores / parallel` threads each. What is finished is kept: the same command goes on
+where it was stopped. `--table` prints what there is, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.load import override, presets, read_preset, run_config
+from configs.schema import RunConfig
+from models.method import methods
+from pipeline.index import default_workers
+from pipeline.sampling import build_sampler
+
+UNTRAINED = "untrained"
+FAILED = "failed.txt"
+LOCKS: dict[str, threading.Lock] = {}
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One preset with one seed."""
+
+    preset: str
+    seed: int
+    folder: Path
+
+    @property
+    def result(self) -> Path:
+        """Written last."""
+        return self.folder / "result.json"
+
+
+def main() -> None:
+    """Run what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("--train", required=True)
+    parser.add_argument("--test", required=True)
+    parser.add_argument("--labels")
+    parser.add_argument("-o", "--out", required=True, type=Path)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--epochs", type=int, default=8, help="of images")
+    parser.add_argument("--frames", type=int, default=40_000, help="decoded for training on videos")
+    parser.add_argument("--parallel", type=int, default=default_workers())
+    parser.add_argument("--table", action="store_true")
+    options, options.settings = parser.parse_known_args()
+    if wrong := [word for word in options.settings if "=" not in word or word.startswith("-")]:
+        parser.error(f"neither an option nor key=value: {' '.join(wrong)}")
+    names = [n for n in options.only or chosen(options.suite) if n not in options.without]
+    arms = [Arm(n, s, options.out / f"{n}-{s}") for s in options.seeds for n in names]
+    if not options.table:
+        with ThreadPoolExecutor(options.parallel) as pool:
+            list(pool.map(lambda arm: run_arm(arm, options), arms))
+    print(table([arm for arm in arms if arm.result.exists()]))
+
+
+def chosen(suite: str) -> list[str]:
+    """The presets that a suite compares."""
+    kinds = {name: sampling_of(preset_config(name, [])).kind for name in presets()}
+    del kinds["demo"]
+    if suite == "images":
+        return [name for name, kind in kinds.items() if kind == "frames"]
+    if suite == "events":
+        return [name for name, kind in kinds.items() if kind not in ("frames", "tracks")]
+    return [name for name, kind in kinds.items() if kind not in ("view_pairs", "tracks")]
+
+
+def preset_config(name: str, words: list[str]) -> RunConfig:
+    """A preset with `key=value` words, checked."""
+    tree = override(read_preset(name), words)
+    return run_config(tree, methods()[tree["name"]].Config)
+
+
+def sampling_of(config: RunConfig) -> Any:
+    """What the preset's method samples."""
+    return methods()[config.name].samples(config.method)
+
+
+def budget(suite: str, name: str, options: argparse.Namespace) -> list[str]:
+    """The words that give every preset of a suite the same number of images."""
+    if suite == "images":
+        return [f"trainer.epochs={options.epochs}"]
+    config = preset_config(name, options.settings)
+    each = build_sampler(sampling_of(config)).num_frames * config.trainer.batch_size
+    return [f"trainer.steps={math.ceil(options.frames / each)}", "trainer.epochs=100000"]
+
+
+def run_arm(arm: Arm, options: argparse.Namespace) -> None:
+    """Train, embed and evaluate; write the result last. A failure is kept as text beside it."""
+    if arm.result.exists():
+        return
+    arm.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        words = [f"trainer.seed={arm.seed}", *budget(options.suite, arm.preset, options)]
+        run = arm.folder / "run"
+        if not (run / "summary.json").exists():
+            resume = ["--resume"] if (run / "config.yaml").exists() else []
+            marey(options, "train", arm.preset, "--data", options.train, "-o", str(run),
+                  "--engine", "local", *resume, *words, *options.settings)  # fmt: skip
+        result = {**training(run), **SUITES[options.suite](arm, run, options)}
+        arm.result.write_text(json.dumps(result, indent=1))
+        print(f"{arm.preset}, seed {arm.seed}: {result['figures']}", flush=True)
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or error.stdout or "").strip()
+        (arm.folder / FAILED).write_text(said)
+        print(f"{arm.preset}, seed {arm.seed}: {said.splitlines()[-1:]}", flush=True)
+
+
+def marey(options: argparse.Namespace, *words: str) -> str:
+    """One marey command in a process of its own; what it printed."""
+    threads = str(max(1, default_workers() // options.parallel))
+    environment = os.environ | {"OMP_NUM_THREADS": threads}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *words],
+        env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def training(run: Path) -> dict[str, Any]:
+    """Steps, their rate, the share of waiting, and the last pretext metric beside its chance."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    chance = json.loads((run / "chance.json").read_text())
+    last = lines[-max(1, len(lines) // 10) :]
+    own = [name for name in chance if name in last[-1]]
+    steady = lines[len(lines) // 2 :]
+    return {
+        "steps": lines[-1]["step"],
+        "seconds": lines[-1]["time_s"],
+        "data_wait": statistics.mean(line["data_wait"] for line in steady),
+        "samples_per_s": statistics.median(line["samples_per_s"] for line in steady),
+        "pretext": {
+            name: {"trained": statistics.mean(line[name] for line in last), "chance": chance[name]}
+            for name in own[:1]
+        },
+    }
+
+
+def embedded(encoder: Path, data: str, out: Path, options: argparse.Namespace) -> str:
+    """Embeddings of every frame."""
+    if not (out / "meta.json").exists():
+        marey(options, "embed", str(encoder), "--data", data, "-o", str(out), "--fps", "0",
+              "--engine", "local")  # fmt: skip
+    return str(out)
+
+
+def evaluated(options: argparse.Namespace, *words: str) -> dict[str, Any]:
+    """The result of one `marey eval`."""
+    return json.loads(marey(options, "eval", *words, "--json").splitlines()[-1])
+
+
+def on_images(encoder: Path, folder: Path, options: argparse.Namespace) -> Figures:
+    """kNN (k = 20) and linear accuracy."""
+    test = embedded(encoder, options.test, folder / "test", options)
+    train = embedded(encoder, options.train, folder / "train", options)
+    knn = evaluated(options, "knn", test, "--gallery", train)["figures"]
+    linear = evaluated(options, "linear", test, "--gallery", train, "penalties=9")["figures"]
+    return {"kNN accuracy": knn["accuracy"], "linear accuracy": linear["accuracy"]}
+
+
+def on_events(encoder: Path, folder: Path, options: argparse.Namespace) -> Figures:
+    """Alignment error, phase error and Kendall's tau."""
+    test = embedded(encoder, options.test, folder / "test", options)
+    words = ["--labels", options.labels] if options.labels else []
+    found = evaluated(options, "alignment", test, *words)["figures"]
+    return {
+        "alignment error": found["alignment_error_symmetric"],
+        "phase error": found.get("phase_error"),
+        "Kendall's tau": found["kendall_tau"],
+    }
+
+
+def of_encoders(arm: Arm, run: Path, options: argparse.Namespace) -> dict[str, Figures]:
+    """Figures of the trained encoder and of the one that it started from.
+
+    Runs that start from the same weights share the latter.
+    """
+    measure = on_images if options.suite == "images" else on_events
+    start = run / UNTRAINED
+    digest = json.loads((start / "encoder.json").read_text())["sha256"][:12]
+    shared = options.out / f"{UNTRAINED}-{digest}"
+    with LOCKS.setdefault(digest, threading.Lock()):
+        known = shared / "figures.json"
+        if not known.exists():
+            shared.mkdir(parents=True, exist_ok=True)
+            known.write_text(json.dumps(measure(start, shared, options)))
+    return {
+        "figures": measure(run, arm.folder, options),
+        UNTRAINED: json.loads(known.read_text()),
+    }
+
+
+def on_videos(arm: Arm, run: Path, options: argparse.Namespace) -> dict[str, Figures]:
+    """The pretext metric on videos that were not trained on."""
+    from pipeline.pretext import pretext
+
+    found = pretext(str(run), options.test)
+    name = next(iter(found.chance), "loss")
+    sides = {"figures": found.trained, UNTRAINED: found.untrained}
+    return {side: {"held-out pretext": values[name]} for side, values in sides.items()}
+
+
+SUITES = {"images": of_encoders, "events": of_encoders, "videos": on_videos}
+
+
+def table(arms: list[Arm]) -> str:
+    """Markdown: a row a preset, means over seeds with their spread, best first."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for arm in arms:
+        rows.setdefault(arm.preset, []).append(json.loads(arm.result.read_text()))
+    if not rows:
+        return "nothing has finished"
+    columns = list(next(iter(rows.values()))[0]["figures"])
+    head = ["preset", *columns, *(f"{name}, untrained" for name in columns), "pretext (chance)",
+            "steps", "samples/s", "data wait"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for preset, results in sorted(rows.items(), key=lambda row: _rank(row[1], columns[0])):
+        cells = [f"`{preset}`"]
+        for side in ("figures", UNTRAINED):
+            cells += [_spread([result[side][name] for result in results]) for name in columns]
+        pretext = [
+            f"{name} {_spread([r['pretext'][name]['trained'] for r in results])}"
+            f" ({results[0]['pretext'][name]['chance']:.3g})"
+            for name in results[0]["pretext"]
+        ]
+        rate = statistics.mean(r["samples_per_s"] for r in results)
+        wait = statistics.mean(r["data_wait"] for r in results)
+        cells += [", ".join(pretext), str(results[0]["steps"]), f"{rate:.0f}", f"{wait:.0%}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _rank(results: list[dict[str, Any]], name: str) -> float:
+    value = statistics.mean(result["figures"][name] for result in results)
+    return value if "error" in name else -value
+
+
+def _spread(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    text = f"{statistics.mean(known):.3f}"
+    return text + (f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
