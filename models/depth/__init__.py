@@ -1,0 +1,1 @@
+"""What the depth methods share: decoder, pose network, camera geometry, photometric error."""
