@@ -1,0 +1,227 @@
+"""Deep InfoMax: the summary of an image says as much as it can of the image's parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from configs.base import MethodConfig
+from configs.errors import SettingError
+from configs.sampling import FramesSampling
+from models.adversarial import play
+from models.augment import AugmentConfig
+from models.distributed import gather_rows, mean_over_ranks, rank
+from models.encoder import Encoder
+from models.heads import mlp
+from models.instances import alike, moments
+from models.method import Batch, Method, register, replace_frames
+from models.monitors import spread
+
+Estimator = Literal["jsd", "dv", "infonce"]
+
+
+class DeepInfoMaxConfig(MethodConfig):
+    """Maximisation of mutual information between an image's summary and its map."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images are summarised."""
+    estimator: Estimator = "jsd"
+    """Jensen-Shannon, Donsker-Varadhan or InfoNCE (section 3.1); the last two need many
+    negatives."""
+    global_weight: float = Field(default=0.0, ge=0, le=100)
+    """Weight of the information on the whole map (alpha; 1 for DIM(G), section 4.2)."""
+    local_weight: float = Field(default=1.0, ge=0, le=100)
+    """Weight of the information on the map's places, mean over them (beta; 0 for DIM(G))."""
+    prior_weight: float = Field(default=0.1, ge=0, le=100)
+    """Weight of the match with the prior (gamma; 1 for DIM(G)); 0 leaves it out."""
+    reduction: int = Field(default=4, ge=1, le=64)
+    """Which map of the trunk is the local one: that whose places stand for so many pixels. A place
+    should not see the whole image."""
+    summary_dim: int = Field(default=64, ge=2, le=8192)
+    """Width of the summary Y (64 for CIFAR)."""
+    summary_hidden: int = Field(default=1024, ge=1, le=65_536)
+    """Width of the layer before it."""
+    score_dim: int = Field(default=2048, ge=2, le=65_536)
+    """Width of the space in which summaries and places are compared (encode and dot, appendix)."""
+    instance_s: float = Field(default=10.0, ge=0)
+    """Frames of one video closer than this do not repel each other."""
+    augment: AugmentConfig = AugmentConfig()
+    """How each image is varied (not at all in section 4)."""
+
+    @model_validator(mode="after")
+    def _learns(self) -> DeepInfoMaxConfig:
+        if not self.global_weight and not self.local_weight:
+            raise ValueError("global_weight and local_weight are both 0: nothing is left to learn")
+        return self
+
+
+@register
+class DeepInfoMax(Method):
+    """Global, local and prior objectives; what is exported comes before the summary.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `time_s` float32
+    [B, F]; `instance` int64 [B].
+    """
+
+    name = "deep_infomax"
+    paper = (
+        "Hjelm et al., Learning Deep Representations by Mutual Information Estimation and "
+        "Maximization, ICLR 2019, arXiv 1808.06670"
+    )
+    Config = DeepInfoMaxConfig
+    config: DeepInfoMaxConfig
+
+    def __init__(self, encoder: Encoder, config: DeepInfoMaxConfig) -> None:
+        super().__init__(encoder, config)
+        self.level = local_level(encoder, config.reduction)
+        channels = encoder.trunk.levels[self.level].channels  # pyright: ignore
+        width, dim = config.score_dim, config.summary_dim
+        self.summary = mlp(encoder.out_dim, config.summary_hidden, dim, norm=True)
+        if config.local_weight:
+            self.local_places = ScoreSpace(channels, width)
+            self.local_summary = ScoreSpace(dim, width)
+        if config.global_weight:
+            self.global_map = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten())
+            self.global_places = ScoreSpace(16 * channels, width)
+            self.global_summary = ScoreSpace(dim, width)
+        if config.prior_weight:
+            self.discriminator = mlp(dim, 1000, 200, 1, norm=False)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Summaries that say nothing of the map: they fit another image's as often."""
+        return {"pair_auc": 0.5}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`, and `prior`, float32
+        [B, F, D] uniform in [0, 1), what summaries are to look like."""
+        images = self.images(batch["frames"], self.config.augment)
+        prior = torch.rand(*images.shape[:2], self.config.summary_dim).to(images.device)
+        return replace_frames(batch, images=images, prior=prior)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        config, where = self.config, moments(batch)
+        images = batch["images"].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        maps = self.encoder.trunk.pyramid(images)  # pyright: ignore
+        places = maps[self.level]
+        summary = self.summary(self.encoder.embed(maps[-1]))
+        repels = ~alike(where, where.gathered(), config.instance_s)
+        parts: list[tuple[float, Tensor]] = []
+        if config.local_weight:
+            rows = self.local_places(places.permute(0, 2, 3, 1).flatten(0, 2))
+            scores = score(self.local_summary(summary), rows.unflatten(0, (len(images), -1)))
+            parts.append((config.local_weight, scores))
+        if config.global_weight:
+            rows = self.global_places(self.global_map(places))
+            scores = score(self.global_summary(summary), rows[:, None])
+            parts.append((config.global_weight, scores))
+        loss = sum(
+            (
+                weight * information_loss(scores, repels, config.estimator)
+                for weight, scores in parts
+            ),
+            start=summary.new_zeros((), dtype=torch.float32),
+        )
+        metrics = {"pair_auc": pair_auc(parts[0][1].detach(), repels), "spread": spread(summary)}
+        if config.prior_weight:
+            prior = batch["prior"].flatten(0, 1)
+            game = play(self.discriminator, prior, summary.float().sigmoid())
+            every = torch.ones_like(game.told, dtype=torch.bool)
+            fooled = mean_over_ranks(game.generator, every)
+            loss = loss + mean_over_ranks(game.discriminator, every) + config.prior_weight * fooled
+            metrics |= {"prior_told": mean_over_ranks(game.told, every)}
+        return {"loss": loss, **metrics}
+
+
+class ScoreSpace(nn.Module):
+    """Where a summary meets a place: a residual layer that begins near the identity.
+
+    Input: [N, C]; output: [N, D], each row normalised over its D numbers (appendix A.2).
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.inner = mlp(width, dim, dim, norm=True)
+        self.shortcut = nn.Linear(width, dim)
+        nn.init.uniform_(self.shortcut.weight, -0.01, 0.01)
+        with torch.no_grad():
+            self.shortcut.weight.fill_diagonal_(1.0)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.norm(self.inner(rows) + self.shortcut(rows))
+
+
+def local_level(encoder: Encoder, reduction: int) -> int:
+    """Number of the trunk's map with this reduction. Raises SettingError where it has none."""
+    levels = getattr(encoder.trunk, "levels", ())
+    finer = [level.reduction for level in levels[:-1]]
+    if reduction not in finer:
+        shown = ", ".join(map(str, finer)) or "none: it has a single map"
+        raise SettingError(
+            f"deep_infomax: method.reduction={reduction}, but the maps of backbone "
+            f"{encoder.config.backbone!r} below its last one have reductions {shown}"
+        )
+    return finer.index(reduction)
+
+
+def score(summaries: Tensor, places: Tensor) -> Tensor:
+    """Scores of this rank's summaries [R, D] with the places of all ranks' images: [R, M, S].
+
+    places: [R, S, D], of this rank.
+    """
+    with torch.autocast(summaries.device.type, enabled=False):
+        return torch.einsum("rd,msd->rms", summaries.float(), gather_rows(places.float()))
+
+
+def information_loss(scores: Tensor, repels: Tensor, estimator: Estimator) -> Tensor:
+    """The negative of a lower bound on mutual information, this rank's share of it (scalar).
+
+    scores: float [R, M, S], summaries of this rank's images with the S places of all ranks'
+    images; repels: bool [R, M], whose places are negatives. The right places are the own ones.
+    """
+    own = _own(scores)
+    if estimator == "infonce":
+        against = _masked_logsumexp(scores, repels)[:, None]
+        terms = torch.logaddexp(own, against) - own
+        counted = repels.any(dim=1)[:, None].expand_as(terms)
+        return mean_over_ranks(terms, counted)
+    every = torch.ones_like(own, dtype=torch.bool)
+    negative = repels[:, :, None].expand_as(scores)
+    known = gather_rows(repels.any(dim=1)).any()
+    if estimator == "jsd":
+        attraction = nn.functional.softplus(-own) - math.log(2)
+        repulsion = nn.functional.softplus(scores) - math.log(2)
+        loss = mean_over_ranks(attraction, every) + mean_over_ranks(repulsion, negative)
+    else:
+        rows = gather_rows(_masked_logsumexp(scores, repels))
+        count = gather_rows(negative.flatten(1).sum(dim=1)).sum()
+        repulsion = rows.logsumexp(dim=0) - count.clamp_min(1).log()
+        loss = repulsion - mean_over_ranks(own, every)
+    return torch.where(known, loss, 0.0 * loss)
+
+
+def pair_auc(scores: Tensor, repels: Tensor) -> Tensor:
+    """How often a summary fits its own image better than another, on the mean over places."""
+    own, others = _own(scores).mean(dim=1)[:, None], scores.mean(dim=2)
+    won = (own > others).float() + 0.5 * (own == others).float()
+    return mean_over_ranks(won, repels)
+
+
+def _own(scores: Tensor) -> Tensor:
+    """Scores with the own places: [R, S]."""
+    rows = torch.arange(len(scores), device=scores.device)
+    return scores[rows, rank() * len(scores) + rows]
+
+
+def _masked_logsumexp(scores: Tensor, repels: Tensor) -> Tensor:
+    """Over the places of the images that repel: [R]; -1e30, which adds nothing, for none."""
+    floor = torch.full_like(scores, -1e30)
+    summed = torch.where(repels[:, :, None], scores, floor).flatten(1).logsumexp(dim=1)
+    return torch.where(repels.any(dim=1), summed, floor[:, 0, 0])
