@@ -8,7 +8,9 @@ import pytest
 from configs.errors import InputError, SettingError
 from pipeline.evaluate.embeddings import Embeddings
 from pipeline.evaluate.few_labels import few_rows, over_draws
+from pipeline.evaluate.label_protocols import _grid
 from pipeline.evaluate.labels import Labels
+from pipeline.evaluate.linear import PENALTIES
 from pipeline.evaluate.progression import progression_targets
 from pipeline.evaluate.run import evaluate
 
@@ -163,3 +165,11 @@ def test_videos_that_lack_a_phase_do_not_count_for_it():
 def test_the_crosscheck_stands_beside_the_probe():
     figures = evaluate("linear", corpus(), penalties=5, crosscheck=True)
     assert figures["accuracy_sgd"] == pytest.approx(figures["accuracy"], abs=0.03)
+
+
+def test_few_penalties_span_the_whole_range():
+    assert _grid(1) == (pytest.approx(10**-0.5),)
+    assert _grid(2) == (PENALTIES[0], PENALTIES[-1])
+    assert _grid(45) == _grid(100) == PENALTIES
+    with pytest.raises(SettingError, match="penalties=0"):
+        _grid(0)

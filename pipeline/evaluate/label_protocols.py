@@ -183,7 +183,12 @@ def _split(
 
 
 def _grid(penalties: int) -> tuple[float, ...]:
-    return PENALTIES[:: max(1, round(len(PENALTIES) / max(1, penalties)))]
+    """So many of the penalties, evenly spread over their range; of one, the middle."""
+    if penalties < 1:
+        raise SettingError(f"penalties={penalties} is out of range: 1 to {len(PENALTIES)}")
+    last = len(PENALTIES) - 1
+    places = np.linspace(0, last, min(penalties, last + 1)) if penalties > 1 else [last / 2]
+    return tuple(PENALTIES[int(place)] for place in np.round(places))
 
 
 def _classify(
