@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 VARIANCE_FLOOR = 1e-6
-"""Added to a patch's variance: a patch of one colour becomes 0 (MAE's released code)."""
+"""Added to a patch's variance: a patch of one value becomes 0 (MAE's released code)."""
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -40,7 +40,7 @@ def tubelets(clips: Tensor, frames: int, patch: int) -> Tensor:
 
 
 def normalize_patches(patches: Tensor) -> Tensor:
-    """Each patch to mean 0 and (unbiased) variance 1 over its values; flat ones to 0.
+    """Each patch to mean 0 and (unbiased) variance 1 over its values; those of one value to 0.
 
     patches: float [..., values]. MAE, arXiv 2111.06377, section 4.1.
     """

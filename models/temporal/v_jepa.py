@@ -88,7 +88,7 @@ class VJEPA(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """The error of answering with the clip's mean feature everywhere, as share of itself."""
+        """The error of answering with the batch's mean feature everywhere, as share of itself."""
         return {"relative_error": 1.0}
 
     @property
@@ -125,7 +125,7 @@ class VJEPA(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         clips = batch["clips"].flatten(0, 1)
         target = self._targets(clips)
-        blind = target.mean(dim=1, keepdim=True)
+        blind = target.mean(dim=(0, 1), keepdim=True)
         trunk = clip_transformer(self.encoder, self.name)
         positions = grid_positions(*self.grid, device=clips.device)
         losses, floors = [], []
