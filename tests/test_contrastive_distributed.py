@@ -1,0 +1,118 @@
+"""Are the objectives that no preset takes exact over two processes too?
+
+`test_every_method.py` holds the presets to this; here are the other settings, with frames of one
+video on both ranks, so that the ranks count unequal numbers of negatives.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from configs.encoder import EncoderConfig
+from models.contrastive.cmc import CMC
+from models.contrastive.deep_infomax import DeepInfoMax
+from models.contrastive.instdisc import InstDisc
+from models.contrastive.local_aggregation import LocalAggregation
+from models.encoder import Encoder
+from models.method import Batch, Corpus, Method, Progress
+
+WORLD = 2
+SAMPLES = 4
+STEPS = 2
+BANK = {"projection_dim": 8, "negatives": 6, "temperature": 0.2}
+SETTINGS: dict[str, tuple[type[Method], dict]] = {
+    "instdisc_nce": (InstDisc, {**BANK, "objective": "nce", "proximal": 1.0}),
+    "instdisc_sampled": (InstDisc, {**BANK, "objective": "sampled_softmax"}),
+    "cmc_nce": (CMC, {**BANK, "objective": "nce"}),
+    "local_aggregation": (
+        LocalAggregation,
+        {**BANK, "warm_epochs": 1, "clusters": 3, "clusterings": 2, "background": 6},
+    ),
+    "infomax_jsd": (DeepInfoMax, {"estimator": "jsd", "score_dim": 16, "global_weight": 0.5}),
+    "infomax_dv": (DeepInfoMax, {"estimator": "dv", "score_dim": 16, "global_weight": 0.5}),
+}
+
+
+def _build(name: str) -> Method:
+    torch.manual_seed(0)
+    kind, settings = SETTINGS[name]
+    encoder = EncoderConfig(
+        stages=3, image_size=32, norm="layer", input="lab_split" if kind is CMC else "rgb"
+    )
+    method = kind(Encoder(encoder), kind.Config.model_validate(settings))
+    method.prepare(Corpus(places=12))
+    return method
+
+
+def _batch(method: Method, step: int) -> Batch:
+    generator = torch.Generator().manual_seed(step)
+    batch = {
+        "frames": torch.randint(0, 256, (SAMPLES, 1, 40, 40, 3), generator=generator).byte(),
+        "instance": torch.tensor([0, 0, 0, 2]) + step,
+        "place": torch.tensor([0, 1, 2, 7]) + step,
+        "time_s": torch.tensor([[0.0], [5.0], [30.0], [0.0]]),
+    }
+    torch.manual_seed(step)
+    with torch.no_grad():
+        return method.augment(batch)
+
+
+def _run(name: str, rank: int, world: int) -> dict[str, Tensor]:
+    """Loss and gradients of the last of a few steps, and the state after it."""
+    method = _build(name).train()
+    # batch norm of heads would see half the batch: its statistics are the trainer's affair
+    for module in method.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.eval()
+    model = DistributedDataParallel(method) if world > 1 else method
+    share = SAMPLES // world
+    found: dict[str, Tensor] = {}
+    for step in range(STEPS):
+        method.before_epoch(Progress(step, STEPS, step))
+        batch = _batch(method, step)
+        mine = {key: value[rank * share : (rank + 1) * share] for key, value in batch.items()}
+        method.zero_grad()
+        loss = model(mine)["loss"]
+        loss.backward()
+        total = loss.detach().clone()
+        if world > 1:
+            dist.all_reduce(total)
+            total /= world
+        method.after_step(Progress(step + 1, STEPS, step))
+        found |= {f"loss {step}": total}
+    gradients = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
+    return found | gradients | {f"state {k}": v.clone() for k, v in method.state_dict().items()}
+
+
+def _worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    meet = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=WORLD)
+    torch.save({name: _run(name, rank, WORLD) for name in SETTINGS}, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    """What each of two processes computed on its half of the batches."""
+    folder: Path = tmp_path_factory.mktemp("gloo")
+    mp.spawn(_worker, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_two_processes_have_losses_gradients_and_memories_of_one(ranks: list, name: str) -> None:
+    alone = _run(name, 0, 1)
+    for result in ranks:
+        assert result[name].keys() == alone.keys()
+        for key, value in alone.items():
+            torch.testing.assert_close(result[name][key], value, rtol=1e-3, atol=1e-5, msg=key)
+    memories = [key for key in alone if "bank." in key or "labels" in key or "partition" in key]
+    assert bool(memories) is (not name.startswith("infomax"))
+    for key in memories:
+        assert torch.equal(ranks[0][name][key], ranks[1][name][key]), key
