@@ -129,6 +129,14 @@ class Method(nn.Module):
     def after_step(self, progress: Progress) -> None:
         """Called after every optimiser step (momentum encoders, queues, banks)."""
 
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """What a person would like to see of these samples: name -> uint8 [B, H, W, 3].
+
+        batch: as it arrives, before `augment`. Called now and then in evaluation mode without
+        gradients, on the first samples of the run; shown in its report.
+        """
+        return {}
+
     def images(
         self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None, shared: int = 1
     ) -> Tensor:

@@ -21,6 +21,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 UNTRAINED = "untrained"
 """Subfolder with the encoder as it was before the first step, the baseline of every evaluation."""
+SAMPLES, PICTURES = "samples.npz", "pictures.npz"
 SHOWN_SAMPLES = 12
 """First samples of a run that are kept as pictures for its report."""
 
@@ -78,12 +79,25 @@ class Record:
     def samples(self, samples: list[Sample]) -> None:
         """The first samples of the run, as the trainer got them."""
         shown = samples[:SHOWN_SAMPLES]
-        columns = {
-            name: np.stack([s[name] for s in shown]) for name in shown[0] if name != "refused"
-        }
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **columns)  # type: ignore[arg-type]
-        self._run.write("samples.npz", buffer.getvalue())
+        self._run.write(
+            SAMPLES,
+            _packed(
+                {name: np.stack([s[name] for s in shown]) for name in shown[0] if name != "refused"}
+            ),
+        )
+
+    def shown(self) -> Sample:
+        """The columns of those first samples, also in a run that was resumed."""
+        return read_arrays(self._run, SAMPLES)
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """What the method shows of the first samples, uint8 [N, H, W, 3] by name: the latest, and
+        those of step 0."""
+        if pictures:
+            packed = _packed(pictures)
+            self._run.write(PICTURES, packed)
+            if step == 0:
+                self._run.write(f"{UNTRAINED}/{PICTURES}", packed)
 
     def export(self, encoder: Encoder, provenance: dict[str, Any], subfolder: str = "") -> None:
         """The encoder as it stands."""
@@ -101,6 +115,20 @@ class Record:
         self._run.write(SUMMARY, json.dumps(summary, indent=1).encode())
         if self._board is not None:
             self._board.close()
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def read_arrays(run: Folder, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a run's `.npz` file by name; none where there is no such file."""
+    if not run.exists(name):
+        return {}
+    with np.load(io.BytesIO(run.read(name))) as archive:
+        return {key: archive[key] for key in archive.files}
 
 
 def read_metrics(run: Folder) -> list[dict[str, Any]]:

@@ -149,6 +149,7 @@ def train(
     while step < total and (work := next(rounds, None)) is not None:
         if record and step == 0:
             record.samples(work.batches[0])
+            record.pictures(step, drawn(method, record.shown(), device))
         progress = Progress(step, total, work.first // job.plan.samples_per_epoch)
         if progress.epoch > epoch:
             epoch = progress.epoch
@@ -172,8 +173,10 @@ def train(
             values = meter.take(world, step)
             if record:
                 record.metrics(step, epoch, rate, values)
-        if record and probe and (step % probe_every == 0 or step == total):
-            record.probe(step, probe(encoder))
+        if record and (step % probe_every == 0 or step == total):
+            record.pictures(step, drawn(method, record.shown(), device))
+            if probe:
+                record.probe(step, probe(encoder))
         if step % trainer.checkpoint_every == 0 and step < total:
             checkpoint()
     checkpoint()
@@ -206,6 +209,16 @@ def forward_backward(
                 values = model(batch)
             (values["loss"] / len(round_batches)).backward()
         meter.add(values, len(samples))
+
+
+@torch.no_grad()
+def drawn(method: Method, samples: Sample, device: torch.device) -> dict[str, np.ndarray]:
+    """What the method shows of samples, given as columns: uint8 [N, H, W, 3] by name."""
+    batch = {name: torch.from_numpy(column).to(device) for name, column in samples.items()}
+    method.eval()
+    pictures = method.pictures(batch)
+    method.train()
+    return {name: picture.cpu().numpy() for name, picture in pictures.items()}
 
 
 def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:

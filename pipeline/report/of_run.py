@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
+from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from configs.errors import InputError
+from pipeline.record import PICTURES, SAMPLES, UNTRAINED, read_arrays
 from pipeline.report.charts import Curve, line_chart
 from pipeline.report.page import (
     Section,
@@ -71,9 +72,18 @@ def run_sections(location: str) -> tuple[str, str, list[Section]]:
         )
     )
     sections.append(Section("Speed", _speed(training)))
-    if run.exists("samples.npz"):
-        with np.load(io.BytesIO(run.read("samples.npz"))) as archive:
-            samples = {name: archive[name] for name in archive.files}
+    pictures = read_arrays(run, PICTURES)
+    if pictures:
+        sections.append(
+            Section(
+                "Pictures",
+                _pictures(pictures, read_arrays(run, f"{UNTRAINED}/{PICTURES}")),
+                "What the method makes of the run's first samples, before the first step and at "
+                "the last look.",
+            )
+        )
+    samples = read_arrays(run, SAMPLES)
+    if samples:
         kind = settings.get("method", {}).get("sampling", {}).get("kind", "")
         sections.append(
             Section(
@@ -163,6 +173,21 @@ def _speed(training: list[dict[str, Any]]) -> str:
     return grid(charts) + note(
         "The first value holds the start: workers, decoders and the first batch."
     )
+
+
+def _pictures(pictures: dict[str, NDArray[Any]], before: dict[str, NDArray[Any]]) -> str:
+    """A strip a sample: each picture, beside it that of step 0 where it looks different."""
+    count = min(_SHOWN_SAMPLES, *(len(images) for images in pictures.values()))
+    strips = []
+    for index in range(count):
+        cells = []
+        for name, images in pictures.items():
+            old = before.get(name)
+            if old is not None and not np.array_equal(old[index], images[index]):
+                cells.append(f"<div>{picture(old[index], name)}{escape(name)}, untrained</div>")
+            cells.append(f"<div>{picture(images[index], name)}{escape(name)}</div>")
+        strips.append(f'<div class="strip" style="--cell:128px">{"".join(cells)}</div>')
+    return figure("".join(strips), wide=True)
 
 
 def _samples(samples: dict[str, NDArray[Any]], kind: str) -> str:
