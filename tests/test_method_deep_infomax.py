@@ -140,7 +140,7 @@ def test_frames_of_near_moments_do_not_repel() -> None:
     maps = method.encoder.trunk.pyramid(batch["images"].flatten(0, 1))
     summary = method.local_summary(method.summary(method.encoder.embed(maps[-1])))
     places = method.local_places(maps[method.level].permute(0, 2, 3, 1).flatten(0, 2))
-    scores = torch.einsum("rd,msd->rms", summary, places.unflatten(0, (4, 64)))
+    scores = torch.einsum("rd,msd->rms", summary, places.unflatten(0, (4, 64))) / 32**0.5
     repels = ~torch.eye(4, dtype=torch.bool)
     repels[0, 1] = repels[1, 0] = False
     torch.testing.assert_close(

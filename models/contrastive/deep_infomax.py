@@ -174,10 +174,12 @@ def local_level(encoder: Encoder, reduction: int) -> int:
 def score(summaries: Tensor, places: Tensor) -> Tensor:
     """Scores of this rank's summaries [R, D] with the places of all ranks' images: [R, M, S].
 
-    places: [R, S, D], of this rank.
+    places: [R, S, D], of this rank. Dot products over sqrt(D), so that scores of normalised rows
+    are of order 1 whatever D is; the paper does not scale them.
     """
     with torch.autocast(summaries.device.type, enabled=False):
-        return torch.einsum("rd,msd->rms", summaries.float(), gather_rows(places.float()))
+        scaled = summaries.float() / summaries.shape[1] ** 0.5
+        return torch.einsum("rd,msd->rms", scaled, gather_rows(places.float()))
 
 
 def information_loss(scores: Tensor, repels: Tensor, estimator: Estimator) -> Tensor:
