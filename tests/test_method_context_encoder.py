@@ -184,6 +184,21 @@ def test_it_learns_to_paint(hole: str) -> None:
     assert train(method, draw, steps=20)["explained"] > 0.6
 
 
+def test_a_report_shows_the_hole_and_what_was_painted_into_it() -> None:
+    method = _method(hole="centre").eval()
+    batch = _batch(3)
+    shown = method.pictures(batch)
+    assert {picture.shape for picture in shown.values()} == {(3, 32, 32, 3)}
+    frames = batch["frames"][:, 0].int()
+    for picture in shown.values():
+        outside = (picture.int() - frames).abs()
+        outside[:, 8:24, 8:24] = 0
+        assert outside.max() <= 1
+    hole = shown["seen"][:, 8:24, 8:24].reshape(-1, 3)
+    assert hole.unique(dim=0).tolist() == [[124, 116, 104]]  # the mean colour
+    assert shown["painted"][:, 8:24, 8:24].float().std() > 0
+
+
 def test_noise_cannot_be_painted() -> None:
     metrics = train(_method(), lambda g: batch_of(noise(16, 32, g)), steps=15)
     assert metrics["explained"] < 0.1  # the mean of noise is not quite the mean colour

@@ -121,6 +121,19 @@ class ContextEncoder(Method):
             metrics["told"] = mean_over_ranks(game.told, every)
         return {"loss": loss, **metrics}
 
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Frames with a hole, and the same with the hole painted."""
+        images = self.encoder.preprocess(batch["frames"][:, 0])
+        region = draw_holes(self.config.hole, len(images), images.shape[-1])
+        shown, hole = self.seen(images, region.to(images.device)[:, None])
+        painted = torch.where(hole, self.paint(shown).float(), images)
+
+        def viewed(normalized: Tensor) -> Tensor:
+            rgb = normalized * self.encoder.std + self.encoder.mean
+            return (255 * rgb.clamp(0, 1)).round().byte().permute(0, 2, 3, 1)
+
+        return {"seen": viewed(shown), "painted": viewed(painted)}
+
 
 def draw_holes(hole: str, count: int, side: int) -> Tensor:
     """Regions to be painted, drawn without a look at the images: bool [count, side, side].

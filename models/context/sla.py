@@ -83,7 +83,10 @@ class SLA(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """One in N classes, and one in N M joint ones, for classes of equal size."""
+        """One in N classes, and one in N M joint ones, for classes of equal size; nothing is known
+        before `prepare`."""
+        if not self.classes:
+            return {}
         share = 1 / self.classes
         return {"accuracy": share, "joint_accuracy": share / self.config.transformations}
 
