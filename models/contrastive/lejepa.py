@@ -30,6 +30,7 @@ _LARGE = AugmentConfig(
     hue=0.1,
     grayscale=0.2,
     blur=0.5,
+    solarize=0.2,
 )
 
 
@@ -42,7 +43,7 @@ class LeJEPAConfig(MethodConfig):
     """Width of the projector's two hidden layers."""
     projection_dim: int = Field(default=64, ge=2, le=65_536)
     """Width of the space that is made Gaussian."""
-    weight: float = Field(default=0.02, ge=0, le=1)
+    weight: float = Field(default=0.05, ge=0, le=1)
     """Share of the Gaussian regularisation in the loss, lambda (section 5)."""
     directions: int = Field(default=256, ge=1, le=65_536)
     """Random directions along which embeddings are tested, new ones each step (section 4)."""
@@ -82,8 +83,9 @@ class LeJEPA(Method):
     """Agreeing crops and Gaussian embeddings: no stop-gradient, teacher or schedule.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
-    What is exported is the representation before the projector. Gaussianity is tested over the
-    whole batch of all processes, for each crop's place apart.
+    What is exported is the representation before the projector. Every crop is drawn to the mean of
+    the two large ones. Gaussianity is tested over the whole batch of all processes, for each
+    crop's place apart.
     """
 
     name = "lejepa"
@@ -130,7 +132,8 @@ class LeJEPA(Method):
             features.append(self.encoder(as_rows(batch["small"])))
         count = len(features[0]) // 2
         projected = full_precision(self.projector(torch.cat(features))).unflatten(0, (-1, count))
-        invariance = (projected - projected.mean(dim=0)).square().mean()
+        centres = projected[:2].mean(dim=0)
+        invariance = (projected - centres).square().mean()
         statistics = torch.stack([sigreg(crops, self.directions) for crops in projected])
         gaussianity = statistics.mean()
         weight = self.config.weight
