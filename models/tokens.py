@@ -43,9 +43,10 @@ class Codebook(NamedTuple):
 def fit(features: Tensor, branching: int, levels: int = 1, seed: int = 0) -> Codebook:
     """Cluster features [n, D] into `branching ** levels` tokens, the same for the same seed.
 
-    A node with fewer distinct features than branches has as many centres as features. Runs on
-    the CPU in float64, so that every machine gets the same centres. (VideoBERT, arXiv 1904.01766,
-    section 4.2: 12 branches, 4 levels.)
+    Equal features count once, and their order does not matter, so that the words do not depend on
+    how samples lie on ranks. A node with fewer features than branches has as many centres as
+    features. Runs on the CPU in float64, so that every machine gets the same centres. (VideoBERT,
+    arXiv 1904.01766, section 4.2: 12 branches, 4 levels.)
 
     Raises InputError for no features, or for values that are not finite.
     """
@@ -53,7 +54,7 @@ def fit(features: Tensor, branching: int, levels: int = 1, seed: int = 0) -> Cod
         raise InputError(
             f"a vocabulary needs finite features, at least one; got {tuple(features.shape)}"
         )
-    points = features.detach().cpu().double()
+    points = features.detach().cpu().unique(dim=0).double()
     generator = torch.Generator().manual_seed(seed)
     node = torch.zeros(len(points), dtype=torch.long)
     centres, children = [], []

@@ -66,6 +66,12 @@ def test_the_same_seed_gives_the_same_vocabulary_and_another_seed_another() -> N
     assert fit(features, 16, seed=5).digest() != first.digest()
 
 
+def test_neither_order_nor_repetition_of_features_changes_the_vocabulary() -> None:
+    features = torch.randn(200, 6, generator=torch.Generator().manual_seed(3))
+    again = torch.cat([features[torch.randperm(200)], features[:50]])
+    assert fit(again, 16).digest() == fit(features, 16).digest()
+
+
 def test_an_empty_cluster_begins_again_at_the_largest_ones_farthest_point() -> None:
     from models.tokens import _refilled
 
