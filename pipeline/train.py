@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -66,11 +67,8 @@ class Work:
     """One batch for each round of accumulation."""
     shared: bool
     """Whether every process holds these same samples (the last steps of a run)."""
-
-    @property
-    def first(self) -> int:
-        """The lowest sample number of the step."""
-        return min(int(sample["sample"]) for batch in self.batches for sample in batch)
+    first: int
+    """The lowest sample number of the step in any process, so that all begin an epoch together."""
 
 
 def build_method(config: RunConfig) -> Method:
@@ -265,12 +263,16 @@ def in_step(
     while True:
         with meter.waiting():
             mine = next(stepwise, [])
-        shared = world > 1 and _smallest(len(mine)) < size * accumulate
+        count = len(mine)
+        first = min((int(sample["sample"]) for sample in mine), default=sys.maxsize)
+        if world > 1:
+            count, first = _smallest(count, first)
+        shared = world > 1 and count < size * accumulate
         if shared:
             mine = [sample for part in _gather(mine) for sample in part]
         if not mine:
             return
-        yield Work([mine[n : n + size] for n in range(0, len(mine), size)], shared)
+        yield Work([mine[n : n + size] for n in range(0, len(mine), size)], shared, first)
 
 
 class Meter:
@@ -351,11 +353,12 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _smallest(value: int) -> int:
+def _smallest(*values: int) -> list[int]:
+    """The smallest of each value over all processes."""
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(value, device=device)
+    tensor = torch.tensor(values, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MIN)
-    return int(tensor)
+    return tensor.tolist()
 
 
 def _gather(value: list) -> list[list]:

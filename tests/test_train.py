@@ -177,7 +177,7 @@ def _lockstep(rank, folder, lengths):
     first = sum(lengths[:rank])
     samples = [{"sample": np.int64(first + n)} for n in range(lengths[rank])]
     steps = [
-        (work.shared, [[int(s["sample"]) for s in batch] for batch in work.batches])
+        (work.shared, [[int(s["sample"]) for s in batch] for batch in work.batches], work.first)
         for work in in_step(iter(samples), 2, 2, 2, Meter())
     ]
     (folder / f"{rank}.json").write_text(json.dumps(steps))
@@ -189,12 +189,16 @@ def test_two_processes_take_the_same_number_of_steps_and_drop_nothing(tmp_path):
     torch.multiprocessing.spawn(_lockstep, (tmp_path, lengths), nprocs=2)
     one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert len(one) == len(other) == 4
-    shared = [step for step, _ in one]
-    assert shared == [step for step, _ in other] == [False, True, True, True]
+    shared = [step for step, _, _ in one]
+    assert shared == [step for step, _, _ in other] == [False, True, True, True]
     # what is left is the same union everywhere, so that gradients are those of one process
     assert one[1:] == other[1:]
-    flat = lambda steps: [n for _, batches in steps for batch in batches for n in batch]  # noqa: E731
+    flat = lambda steps: [n for _, batches, _ in steps for batch in batches for n in batch]  # noqa: E731
     assert sorted(flat(one) + flat(other[:1])) == list(range(sum(lengths)))
+    # and both take a step to belong to the same epoch, that of its lowest sample in either
+    firsts = [first for _, _, first in one]
+    assert firsts == [first for _, _, first in other]
+    assert firsts == [min(flat([a, b])) for a, b in zip(one, other, strict=True)]
 
 
 def test_a_run_whose_videos_are_all_gone_says_so(tmp_path):
