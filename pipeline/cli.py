@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from configs.errors import MareyError
+from configs.errors import MareyError, UsageError
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 """Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
@@ -70,6 +70,14 @@ def build_parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--motion", choices=("packets", "vectors", "flow", "none"), default="packets",
         help="how the motion profile is measured (packets: free; the others decode)",
+    )  # fmt: skip
+    index.add_argument(
+        "--sync", choices=("audio", "motion"),
+        help="estimate the clocks of an event's views from what they hear, or from what moves",
+    )  # fmt: skip
+    index.add_argument(
+        "--sync-within", type=float, default=30.0, metavar="SECONDS",
+        help="largest offset that --sync looks for (default 30)",
     )  # fmt: skip
     index.add_argument("--workers", type=int, help="processes (default: one a core)")
 
@@ -155,15 +163,21 @@ def _index(options: argparse.Namespace) -> Result:
     from pipeline.indexing import make_index, write_index
     from pipeline.progress import Progress
 
+    if options.sync and not options.views:
+        raise UsageError("--sync needs --views, which says which videos show one event")
+    workers = options.workers or default_workers()
     bar = Progress("index", "videos")
     table = make_index(
         options.source,
         views=options.views,
         motion=options.motion,
-        workers=options.workers or default_workers(),
+        workers=workers,
         progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
     )
     bar.close()
+    unplaced = []
+    if options.sync:
+        table, unplaced = _synchronised(table, options.sync, options.sync_within, workers)
     write_index(table, options.out)
     states = Counter(table["status"].to_pylist())
     bad = [row for row in table.select(["video_id", "status", "error"]).to_pylist() if row["error"]]
@@ -176,7 +190,34 @@ def _index(options: argparse.Namespace) -> Result:
         file=sys.stderr,
     )
     figures = {"videos": len(table), "events": events, "minutes": minutes, "status": dict(states)}
-    return (REFUSED if bad else DONE), figures
+    if options.sync:
+        figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}
+    return (REFUSED if bad or unplaced else DONE), figures
+
+
+def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple[Any, list[Any]]:
+    """The index with estimated clocks, and the views that could not be placed."""
+    from pipeline.progress import Progress
+    from pipeline.sync import synchronise
+
+    bar = Progress("sync", "events")
+    table, clocks = synchronise(
+        table,
+        kind,
+        within_s=within_s,
+        workers=workers,
+        progress=lambda n, all_: bar.update(n, all_),
+    )
+    bar.close()
+    unplaced = [clock for clock in clocks if clock.clock.reason]
+    for view in unplaced:
+        print(
+            f"unsynchronised: {view.video_id} leaves {view.event}: {view.clock.reason}"
+            f" ({view.detail or f'{view.clock.agreeing} of {view.clock.windows} windows agree'})",
+            file=sys.stderr,
+        )
+    print(f"{len(clocks) - len(unplaced)} of {len(clocks)} views synchronised", file=sys.stderr)
+    return table, unplaced
 
 
 def _mine(options: argparse.Namespace) -> Result:
@@ -223,8 +264,6 @@ def _track(options: argparse.Namespace) -> Result:
 
 def _boxes(words: list[str]) -> Any:
     import numpy as np
-
-    from configs.errors import UsageError
 
     boxes = []
     for word in words:
@@ -326,7 +365,6 @@ def _eval(options: argparse.Namespace) -> Result:
 
 def _eval_pixels(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
     """The protocols that need the encoder and the frames, not embeddings."""
-    from configs.errors import UsageError
     from pipeline.evaluate.protocols import check_settings
 
     if options.data is None:
