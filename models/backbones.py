@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.errors import SettingError
+from models.tiny import tiny
+from models.transformer import tiny_vit
+from models.trunk import Level, PatchTrunk, Trunk, kept_stages
 
-
-class Level(NamedTuple):
-    """One resolution of a trunk's feature maps."""
-
-    channels: int
-    reduction: int
-    """Pixels of the image, along each side, that one place of the map stands for."""
-
-
-class Trunk(nn.Module):
-    """Images to feature maps. Input: float [N, 3, S, S]; output: the last map, [N, C, h, w]."""
-
-    levels: tuple[Level, ...]
-    """The maps of `pyramid`, finest first; the last is what the trunk returns."""
-
-    def pyramid(self, images: Tensor) -> list[Tensor]:
-        """The last map of every resolution, finest first: float [N, C_k, S / r_k, S / r_k]."""
-        raise TypeError(f"{type(self).__name__} must implement pyramid(images)")
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.pyramid(images)[-1]
-
-
-class PatchTrunk(Trunk):
-    """A plain transformer, which can look at some patches of its input and leave out the rest."""
-
-    def visible(self, images: Tensor, keep: Tensor) -> Tensor:
-        """Tokens of the kept patches, which see nothing else: [N, K, C].
-
-        keep: int64 [N, K], numbers of patches, row by row.
-        """
-        raise TypeError(f"{type(self).__name__} must implement visible(images, keep)")
+_OWN = ("tiny", "tiny_vit")
+"""Trunks that are not timm's."""
 
 
 def build_trunk(
@@ -66,10 +39,9 @@ def build_trunk(
         if pretrained:
             raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
         if name == "tiny":
-            return _tiny(stages, in_channels)
-        from models.transformer import tiny_vit  # built on this file's Trunk
-
-        trunk = tiny_vit(image_size, stages=stages, in_channels=in_channels)
+            trunk = tiny(stages=stages, in_channels=in_channels)
+        else:
+            trunk = tiny_vit(image_size, stages=stages, in_channels=in_channels)
         return trunk, trunk.levels[-1].channels
     import timm
 
@@ -84,8 +56,8 @@ def build_trunk(
     if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
         plain = isinstance(model, timm.models.VisionTransformer)
         kind = _VisibleTokenTrunk if plain else _TokenTrunk
-        return kind(model, _checked(name, stages, len(model.blocks))), model.num_features
-    kept = _checked(name, stages, len(_create(name, features_only=True).feature_info.channels()))
+        return kind(model, kept_stages(name, stages, len(model.blocks))), model.num_features
+    kept = kept_stages(name, stages, len(_create(name, features_only=True).feature_info.channels()))
     trunk = _LevelTrunk(_create(name, **start, features_only=True, out_indices=tuple(range(kept))))
     return trunk, trunk.levels[-1].channels
 
@@ -104,12 +76,6 @@ def _create(name: str, **options: Any) -> Any:
         except RuntimeError as error:
             raise SettingError(f"backbone {name!r} cannot be built: {error}") from error
     raise SettingError(f"backbone {name!r} cannot be built by this version of timm")
-
-
-def _checked(name: str, stages: int | None, count: int) -> int:
-    if stages is not None and stages > count:
-        raise SettingError(f"backbone {name!r} has {count} stages, asked for the first {stages}")
-    return count if stages is None else stages
 
 
 class _LevelTrunk(Trunk):
@@ -155,81 +121,3 @@ class _VisibleTokenTrunk(_TokenTrunk, PatchTrunk):
         for block in model.blocks:
             tokens = block(tokens)
         return model.norm(tokens)[:, model.num_prefix_tokens :]
-
-
-_OWN = ("tiny", "tiny_vit")
-"""Trunks that are not timm's."""
-_TINY_STAGES = ((32, 1), (64, 1), (128, 2), (128, 1))
-"""Width and stride of each; the first is the stem, which already reduces by 4."""
-
-
-class _TinyTrunk(Trunk):
-    """A ResNet-18 at a fifth of its cost: 64 px in, 8x8 out."""
-
-    def __init__(self, stages: tuple[tuple[int, int], ...], in_channels: int) -> None:
-        super().__init__()
-        before, reduction = stages[0][0], 4
-        # The wide stem and the maximum make features that follow an object before any training;
-        # with 3x3 convolutions alone, temporal contrast took many times the steps to start.
-        layers: list[nn.Module] = [
-            nn.Conv2d(in_channels, before, 7, 2, padding=3, bias=False),
-            nn.BatchNorm2d(before),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2, padding=1),
-        ]
-        # Place of the last layer at each reduction, and the channels there.
-        last = {2: (2, before), 4: (3, before)}
-        for width, stride in stages[1:]:
-            layers.append(_ResidualBlock(before, width, stride))
-            before, reduction = width, reduction * stride
-            last[reduction] = (len(layers) - 1, width)
-        for place, layer in enumerate(layers):
-            self.add_module(str(place), layer)
-        self.levels = tuple(Level(channels, size) for size, (_, channels) in last.items())
-        self._places = {place for place, _ in last.values()}
-
-    def pyramid(self, images: Tensor) -> list[Tensor]:
-        maps = []
-        for place, layer in enumerate(self.children()):
-            images = layer(images)
-            if place in self._places:
-                maps.append(images)
-        return maps
-
-
-def _tiny(stages: int | None, in_channels: int) -> tuple[Trunk, int]:
-    kept = _TINY_STAGES[: _checked("tiny", stages, len(_TINY_STAGES))]
-    trunk = _TinyTrunk(kept, in_channels)
-    for module in trunk.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, _ResidualBlock):
-            # Blocks begin as their shortcuts.
-            nn.init.zeros_(module.norm.weight)
-    return trunk, kept[-1][0]
-
-
-def _convolution(before: int, width: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, width, 3, stride, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-    )
-
-
-class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, as in ResNet-18; 64 px in, 8x8 out after four."""
-
-    def __init__(self, before: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.first = _convolution(before, width, stride)
-        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(width)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or before != width:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(before, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-            )
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.relu(self.norm(self.second(self.first(features))) + self.shortcut(features))

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.errors import SettingError
-from models.backbones import Trunk
 from models.encoder import Encoder
+from models.trunk import Trunk
 
 
 def require_map(encoder: Encoder, method: str) -> None:

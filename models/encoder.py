@@ -8,11 +8,12 @@ from torch.nn import functional
 
 from configs.encoder import EncoderConfig
 from configs.errors import SettingError
-from models.backbones import Trunk, build_trunk
+from models.backbones import build_trunk
 from models.color import rgb_to_lab
 from models.heads import SpatialSoftmax, mlp
 from models.lab_trunk import LabTrunk
 from models.norms import layer_norms
+from models.trunk import Trunk
 from models.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.backbones import Level, Trunk
+from models.trunk import Level, Trunk
 
 
 class LabTrunk(Trunk):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.errors import SettingError
-from models.backbones import Level, PatchTrunk
 from models.patchify import patchify, tubelets
+from models.trunk import Level, PatchTrunk, kept_stages
 
 GRID = 8
 """Patches along each side of a picture."""
@@ -166,7 +166,7 @@ def tiny_vit(
 
     Raises SettingError for a size that eight does not divide, or too many stages.
     """
-    depth = _depth("tiny_vit", stages)
+    depth = kept_stages("tiny_vit", stages, DEPTH)
     return PatchTransformer(_side("tiny_vit", image_size), depth=depth, in_channels=in_channels)
 
 
@@ -180,7 +180,9 @@ def tiny_video_vit(
             f"backbone {name!r} takes patches of {TUBELET} frames: encoder.clip_frames must be a "
             f"multiple of that, not {clip_frames}"
         )
-    return PatchTransformer(_side(name, image_size), frames=TUBELET, depth=_depth(name, stages))
+    return PatchTransformer(
+        _side(name, image_size), frames=TUBELET, depth=kept_stages(name, stages, DEPTH)
+    )
 
 
 def _side(name: str, image_size: int) -> int:
@@ -190,12 +192,6 @@ def _side(name: str, image_size: int) -> int:
             f"of {GRID}, not {image_size}"
         )
     return image_size // GRID
-
-
-def _depth(name: str, stages: int | None) -> int:
-    if stages is not None and stages > DEPTH:
-        raise SettingError(f"backbone {name!r} has {DEPTH} stages, asked for the first {stages}")
-    return stages or DEPTH
 
 
 class PatchDecoder(nn.Module):

@@ -1,4 +1,4 @@
-"""What the tests of all methods share: a preset made small, and a batch as the pipeline gives it."""
+"""What the tests of all methods share: a preset made small, and a batch as it arrives."""
 
 from typing import Any
 

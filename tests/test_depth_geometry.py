@@ -10,7 +10,6 @@ from torch.autograd import gradcheck
 
 from configs.encoder import EncoderConfig
 from configs.errors import SettingError
-from models.backbones import Level
 from models.depth.decoder import DisparityDecoder, build_decoder, trunk_maps
 from models.depth.geometry import (
     depth_of,
@@ -28,6 +27,7 @@ from models.depth.photometric import (
     structural_similarity,
 )
 from models.encoder import Encoder
+from models.trunk import Level
 from tests.depth_scenes import (
     BASELINE_M,
     FIELD_OF_VIEW_DEG,

@@ -5,7 +5,7 @@ import torch
 
 from configs.encoder import EncoderConfig
 from configs.errors import SettingError
-from models.backbones import PatchTrunk, build_trunk
+from models.backbones import build_trunk
 from models.encoder import Encoder
 from models.patchify import hide, normalize_patches, patchify, spread, tubelets, unpatchify
 from models.transformer import (
@@ -16,6 +16,7 @@ from models.transformer import (
     tiny_video_vit,
     tiny_vit,
 )
+from models.trunk import PatchTrunk
 
 
 @pytest.fixture(autouse=True)

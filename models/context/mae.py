@@ -13,7 +13,6 @@ from configs.base import MethodConfig
 from configs.errors import SettingError
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
-from models.backbones import PatchTrunk
 from models.dense import require_map
 from models.encoder import Encoder
 from models.masking import random_mask
@@ -21,6 +20,7 @@ from models.method import Batch, Method, register, replace_frames
 from models.patchify import patchify
 from models.reconstruction import reconstruction
 from models.transformer import PatchDecoder, grid_positions
+from models.trunk import PatchTrunk
 
 
 class MAEConfig(MethodConfig):

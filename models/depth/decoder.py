@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.errors import SettingError
-from models.backbones import Level, Trunk
 from models.encoder import Encoder
+from models.trunk import Level, Trunk
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels of the decoder, from full resolution to a sixteenth (Monodepth2, appendix)."""

@@ -215,8 +215,9 @@ def lots(lot: Tensor) -> Tensor:
 def hard_negatives(scores: PairScores, count: int, hard_share: float, noise: Tensor) -> Tensor:
     """Which `count` violating negatives each pair is trained on: bool [B, R].
 
-    noise: float [B, R], by which draws are decided (the lowest win). All if there are no more than that. Else a share is drawn from the `count` hardest, and the
-    others from the rest; places that the rest cannot fill go to the hardest.
+    All if there are no more than that. Else a share is drawn from the `count` hardest, and the
+    others from the rest; places that the rest cannot fill go to the hardest. noise: float [B, R],
+    by which draws are decided (the lowest win).
     """
     violating = scores.violating
     number = violating.sum(dim=1)
