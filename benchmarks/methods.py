@@ -183,7 +183,7 @@ def on_images(encoder: Path, folder: Path, options: argparse.Namespace) -> Figur
     test = embedded(encoder, options.test, folder / "test", options)
     train = embedded(encoder, options.train, folder / "train", options)
     knn = evaluated(options, "knn", test, "--gallery", train)["figures"]
-    linear = evaluated(options, "linear", test, "--gallery", train, "penalties=9")["figures"]
+    linear = evaluated(options, "linear", test, "--gallery", train, "penalties=5")["figures"]
     return {"kNN accuracy": knn["accuracy"], "linear accuracy": linear["accuracy"]}
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from configs.errors import SettingError
 from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
 from models.encoder import Encoder
-from models.method import Method
 from models.transformer import PatchTransformer
 
 
@@ -36,9 +32,3 @@ def clip_transformer(encoder: Encoder, method: str) -> PatchTransformer:
             f"{encoder.config.backbone}: set encoder.backbone=tiny_video_vit"
         )
     return trunk
-
-
-def clips_of(method: Method, frames: Tensor, length: int, varied: AugmentConfig) -> Tensor:
-    """uint8 [B, C x T, H, W, 3] -> float32 [B, C, 3, T, S, S], one crop and flip for each clip."""
-    images = method.images(frames, varied, shared=length)
-    return images.unflatten(1, (-1, length)).transpose(2, 3)

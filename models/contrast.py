@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.distributed import gather_rows, mean_over_ranks
+from models.losses import full_precision
 
 
 class Terms(NamedTuple):
@@ -34,7 +35,7 @@ def softmax_terms(right: Tensor, others: Tensor, repels: Tensor, fewest: int = 1
 
     fewest: rows with fewer candidates than this beside the right one are not counted.
     """
-    right, others = _full(right), _full(others)
+    right, others = full_precision(right), full_precision(others)
     floor = torch.full_like(others, -1e30)  # finite, since a gradient through -inf is NaN
     held_against = torch.where(repels, others, floor)
     loss = torch.logaddexp(right, held_against.logsumexp(dim=1)) - right
@@ -52,7 +53,7 @@ def nce_terms(
     others: scores of K rows drawn uniformly from `places`. With P = exp(score) / Z and
     h = P / (P + K / places): the term is -log h(right) - sum over others of log(1 - h).
     """
-    right, others = _full(right), _full(others)
+    right, others = full_precision(right), full_precision(others)
     log_noise = math.log(others.shape[1] / places)
     likely, unlikely = right - log_z, others - log_z
     noise = torch.full_like(likely, log_noise)
@@ -82,7 +83,7 @@ class Partition(nn.Module):
     @torch.no_grad()
     def log_z(self, scores: Tensor, places: int) -> Tensor:
         """log Z, float scalar: of the batches so far and, until it is frozen, of this one."""
-        mine = gather_rows(_full(scores).exp().mean()[None]).mean()
+        mine = gather_rows(full_precision(scores).exp().mean()[None]).mean()
         if self.training:
             self._held.append(mine)
         open_ = self.seen < self.batches
@@ -112,7 +113,3 @@ def summary(*terms: Terms) -> dict[str, Tensor]:
     ]
     means = {name: torch.stack([one[name] for one in of_each]).mean() for name in of_each[0]}
     return means | {"loss": means["loss"] * len(terms)}
-
-
-def _full(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

@@ -14,6 +14,7 @@ from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.distributed import gather_rows, mean_over_ranks, rank
 from models.encoder import Encoder
+from models.losses import full_precision
 from models.method import Batch
 from models.stacks import check_stacks
 
@@ -156,7 +157,7 @@ def contrast(
     each kind `share_KIND` of the negatives.
     """
     with torch.autocast(predicted.device.type, enabled=False):
-        logits = _full(predicted) @ _full(candidates).T
+        logits = full_precision(predicted) @ full_precision(candidates).T
     negative = torch.zeros_like(logits, dtype=torch.bool)
     for mask in negatives.values():
         negative |= mask
@@ -203,8 +204,3 @@ def twin_blocks(frames: Tensor, config: PredictionConfig, least: float = 0.5) ->
 def _wins(logits: Tensor, own: Tensor, negative: Tensor) -> Tensor:
     best = torch.where(negative, logits, torch.full_like(logits, -torch.inf)).amax(dim=1)
     return (logits.gather(1, own[:, None])[:, 0] > best).float()
-
-
-def _full(values: Tensor) -> Tensor:
-    """At least float32 (float64 stays, for gradient checks)."""
-    return values if values.dtype == torch.float64 else values.float()

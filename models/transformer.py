@@ -180,9 +180,8 @@ def tiny_video_vit(
             f"backbone {name!r} takes patches of {TUBELET} frames: encoder.clip_frames must be a "
             f"multiple of that, not {clip_frames}"
         )
-    return PatchTransformer(
-        _side(name, image_size), frames=TUBELET, depth=kept_stages(name, stages, DEPTH)
-    )
+    depth = kept_stages(name, stages, DEPTH)
+    return PatchTransformer(_side(name, image_size), frames=TUBELET, depth=depth)
 
 
 def _side(name: str, image_size: int) -> int:

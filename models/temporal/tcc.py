@@ -17,6 +17,7 @@ from models import losses
 from models.augment import AugmentConfig
 from models.distributed import gather_rows
 from models.encoder import Encoder
+from models.losses import full_precision
 from models.method import Batch, Corpus, Method, register, replace_frames
 from models.stacks import as_stacks, check_stacks, last_of_stacks
 
@@ -102,7 +103,7 @@ def cycle_logits(
     Returns logits [..., N, N] over the frames of `u`, at least float32 (sections 3.1 and 3.2).
     """
     with torch.autocast(u.device.type, enabled=False):
-        u, v = _full(u), _full(v)
+        u, v = full_precision(u), full_precision(v)
         nearest = (_similarity(u, v, similarity) / temperature).softmax(dim=-1) @ v
         return _similarity(nearest, u, similarity) / temperature
 
@@ -251,8 +252,3 @@ def _similarity(a: Tensor, b: Tensor, kind: str) -> Tensor:
 
 def _equal(key: Tensor) -> Tensor:
     return key[:, None] == key[None, :]
-
-
-def _full(values: Tensor) -> Tensor:
-    """At least float32 (float64 stays, for gradient checks)."""
-    return values if values.dtype == torch.float64 else values.float()

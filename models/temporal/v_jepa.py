@@ -13,7 +13,7 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
-from models.clips import clip_transformer, clips_of, require_clips
+from models.clips import clip_transformer, require_clips
 from models.dense import require_map
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
@@ -102,7 +102,8 @@ class VJEPA(Method):
         ranges `mask_*`, bool [B, C, L], True where hidden, `keep_*`, int64 [B, C, K], the visible
         patches, and `present_*`, bool [B, C, K], False where `keep_*` is filled up."""
         config = self.config
-        clips = clips_of(self, batch["frames"], config.sampling.num_frames, config.augment)
+        frames = batch["frames"].unflatten(1, (-1, config.sampling.num_frames))
+        clips = self.clips(frames, config.augment)
         shape = clips.shape[:2]
         times, rows, columns = self.grid
         drawn: dict[str, Tensor] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
-from models.clips import clip_transformer, clips_of, require_clips
+from models.clips import clip_transformer, require_clips
 from models.dense import require_map
 from models.encoder import Encoder
 from models.masking import tube_mask
@@ -80,7 +80,7 @@ class VideoMAE(Method):
         """Puts `clips`, float32 [B, C, 3, T, S, S], `mask`, bool [B, C, L], True where hidden, and
         `keep`, int64 [B, C, K], the visible patches, in place of `frames`."""
         length = self.config.sampling.num_frames
-        clips = clips_of(self, batch["frames"], length, self.config.augment)
+        clips = self.clips(batch["frames"].unflatten(1, (-1, length)), self.config.augment)
         times, rows, columns = self.grid
         drawn = tube_mask(
             clips.shape[0] * clips.shape[1], times, rows * columns, self.config.mask_ratio
