@@ -99,18 +99,20 @@ def test_a_tuple_shares_its_crop_and_each_frame_has_its_own_colours() -> None:
     assert not torch.equal(varied[:, 0], varied[:, 2])
 
 
-def test_mirroring_is_drawn_for_each_frame_alone() -> None:
+@pytest.mark.parametrize("crops", ["shared", "each_frame"])
+def test_crops_and_mirror_images_are_the_tuples_or_each_frames(crops: str) -> None:
     batch = _tuples(torch.Generator().manual_seed(0))
     plain = _method(AugmentConfig()).augment(batch)["images"]
     torch.manual_seed(0)
-    method = _method(AugmentConfig())
-    method.config = method.config.model_copy(update={"mirror": 0.5})
+    method = _method(AugmentConfig(flip=0.5))
+    method.config = method.config.model_copy(update={"crops": crops})
     images = method.augment(batch)["images"]
     mirrored = torch.isclose(images, plain.flip(4), atol=1e-5).flatten(2).all(2)
     kept = torch.isclose(images, plain, atol=1e-5).flatten(2).all(2)
     assert (mirrored | kept).all()
     assert 0.3 < mirrored.float().mean() < 0.7
-    assert (mirrored.sum(dim=1) % 3 != 0).any()  # not the whole tuple or none of it
+    whole = mirrored.sum(dim=1) % 3 == 0  # all frames of a tuple or none of them
+    assert whole.all() if crops == "shared" else not whole.all()
 
 
 def test_cyclic_and_static_tuples_out_of_order_count_nothing() -> None:

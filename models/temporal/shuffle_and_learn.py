@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -25,9 +26,9 @@ class ShuffleAndLearnConfig(MethodConfig):
     """Which tuples are drawn; by default three in four are out of order (section 3.1)."""
     hidden: tuple[int, ...] = (128, 64)
     """Widths of the classifier on the three concatenated embeddings."""
-    mirror: float = Field(default=0.0, ge=0, le=1)
-    """Chance of mirroring each frame of a tuple alone, so that embeddings do not tell left from
-    right (cameras on opposite sides of a scene then agree)."""
+    crops: Literal["shared", "each_frame"] = "shared"
+    """One crop and mirror image for a tuple (as in the paper), or for each of its frames, so that
+    embeddings do not depend on where the camera stands."""
     cyclic: float = Field(default=0.1, ge=0, lt=1)
     """Tuples out of order are left out when their middle frame differs from the first or the last
     by less than this share of what those two differ (mean squared difference of pixels): in cyclic
@@ -35,8 +36,8 @@ class ShuffleAndLearnConfig(MethodConfig):
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.7, 1.0), jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, blur=0.3
     )
-    """One crop for the tuple, colours and blur for each frame: compression varies with a frame's
-    place among the keyframes, and must not give the order away."""
+    """How frames are varied; colours and blur for each frame alone: compression varies with a
+    frame's place among the keyframes, and must not give the order away."""
 
 
 @register
@@ -75,10 +76,8 @@ class ShuffleAndLearn(Method):
         """Puts `images`, float32 [B, 3, 3, S, S], and `counted`, bool [B], the tuples whose label
         can be trusted, in place of `frames`."""
         ambiguous = looks_valid(batch["frames"], self.config.cyclic) & (batch["label"] == 0)
-        images = self.images(batch["frames"], self.config.augment, shared=3)
-        if self.config.mirror:
-            mirrored = (torch.rand(images.shape[:2]) < self.config.mirror).to(images.device)
-            images = torch.where(mirrored[..., None, None, None], images.flip(-1), images)
+        shared = 3 if self.config.crops == "shared" else 1
+        images = self.images(batch["frames"], self.config.augment, shared=shared)
         return replace_frames(batch, images=images, counted=~ambiguous)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
