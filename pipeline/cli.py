@@ -123,15 +123,16 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "protocol",
         help="knn, linear, progression, alignment, retrieval, copies, geometry, tracking, "
-        "propagation, finetune",
+        "propagation, finetune, pretext",
     )
     evaluate.add_argument(
         "embeddings",
         help="folder of embeddings; for tracking: of OTB sequences; for propagation and finetune: "
-        "the encoder (run folder or timm:NAME)",
+        "the encoder (run folder or timm:NAME); for pretext: the run folder",
     )
     evaluate.add_argument(
-        "--data", help="finetune: index or image table; propagation: folder of OTB sequences"
+        "--data",
+        help="finetune, pretext: index or image table; propagation: folder of OTB sequences",
     )
     evaluate.add_argument("--gallery", help="training embeddings (finetune: index or image table)")
     evaluate.add_argument("--labels", help="folder of JSON files, or a CSV or Parquet table")
@@ -348,7 +349,7 @@ def _eval(options: argparse.Namespace) -> Result:
     from pipeline.evaluate.run import render, run_eval
 
     settings = override({}, options.settings)
-    if options.protocol in ("finetune", "propagation"):
+    if options.protocol in ("finetune", "propagation", "pretext"):
         figures = _eval_pixels(options, settings)
     else:
         figures = run_eval(
@@ -376,6 +377,11 @@ def _eval_pixels(options: argparse.Namespace, settings: dict[str, Any]) -> dict[
         return run_propagation(
             options.embeddings, options.data, baseline=options.baseline, **settings
         )
+    if options.protocol == "pretext":
+        from pipeline.pretext import pretext
+
+        check_settings("pretext", pretext, settings)
+        return pretext(options.embeddings, options.data, **settings).figures()
     from pipeline.finetune import run_finetune
 
     check_settings("finetune", run_finetune, settings)

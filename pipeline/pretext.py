@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 import yaml
@@ -34,7 +35,20 @@ class Pretext:
     untrained: dict[str, float]
     """The same with the weights that the run started from."""
     chance: dict[str, float]
+    run: str
+    data: str
     samples: int
+
+    def figures(self) -> dict[str, Any]:
+        """As every protocol of `marey eval` gives them; chance beside the metrics that have it."""
+        level = {f"{name}_chance": value for name, value in self.chance.items()}
+        return {
+            "protocol": "pretext",
+            "settings": {"samples": self.samples},
+            "figures": dict(sorted({**self.trained, **level}.items())),
+            "baseline": self.untrained,
+            "embeddings": {"location": f"{self.data}, {self.run}", "samples": self.samples},
+        }
 
 
 def pretext(run: str, data: str, *, samples: int = 1024, seed: int = 0) -> Pretext:
@@ -63,7 +77,7 @@ def pretext(run: str, data: str, *, samples: int = 1024, seed: int = 0) -> Prete
     untrained = _score(method, config, plan, source, samples, seed)
     method.load_state_dict(state["method"])
     trained = _score(method, config, plan, source, samples, seed)
-    return Pretext(trained, untrained, dict(method.chance), samples)
+    return Pretext(trained, untrained, dict(method.chance), run, data, samples)
 
 
 def _score(

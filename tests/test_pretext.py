@@ -3,6 +3,7 @@
 import pytest
 
 from configs.errors import InputError
+from pipeline.cli import main
 from pipeline.launch import prepare, run_training
 from pipeline.pretext import pretext
 from tests.corpora import encode_corpus
@@ -31,6 +32,14 @@ def test_the_untrained_weights_stand_beside_the_trained_ones(run, corpora):
 
 def test_scores_are_the_same_again(run, corpora):
     assert pretext(run, corpora[1], samples=8) == pretext(run, corpora[1], samples=8)
+
+
+def test_the_command_prints_figures_baseline_and_chance(run, corpora, capsys):
+    assert main(["eval", "pretext", run, "--data", corpora[1], "samples=8"]) == 0
+    shown = capsys.readouterr().out
+    assert "retrieval_top1_chance" in shown
+    assert "baseline" in shown
+    assert "8 samples" in shown
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path, corpora):

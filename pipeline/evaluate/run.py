@@ -101,11 +101,9 @@ def render(result: Mapping[str, Any]) -> str:
     """A text table of what `run_eval` returns: figure, baseline where there is one, chance."""
     figures, baseline = result["figures"], result.get("baseline", {})
     about = result.get("embeddings", {})
-    lines = [
-        f"{result['protocol']} on {about.get('location', 'embeddings')}: "
-        f"{about.get('frames', '?')} frames, {about.get('videos', '?')} videos, "
-        f"{about.get('dim', '?')} dimensions"
-    ]
+    counts = {"samples": "samples", "frames": "frames", "videos": "videos", "dim": "dimensions"}
+    size = ", ".join(f"{about[key]} {name}" for key, name in counts.items() if key in about)
+    lines = [f"{result['protocol']} on {about.get('location', 'embeddings')}: {size}"]
     width = max(len(name) for name in figures)
     header = f"{'':{width}}  {'value':>10}"
     lines.append(header + (f"  {'baseline':>10}" if baseline else ""))
