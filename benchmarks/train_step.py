@@ -6,7 +6,8 @@ Needs lightly (`pip install lightly`, in an environment of its own beside marey'
 sides have the same trunk, batch, optimiser and precision, and are driven turn by turn:
 
 - step: crops are given as tensors; forward, loss, backward, optimiser, momentum and queue.
-- whole: from decoded uint8 images. lightly varies each image with PIL in the workers of a
+- augment: crops alone, from decoded uint8 images.
+- whole: both. lightly varies each image with PIL in the workers of a
   DataLoader, as its examples do; marey varies the whole batch on the training device.
 """
 
@@ -148,6 +149,7 @@ def main() -> None:
         ours, theirs = Ours(preset, words, options), Lightly(kind, options)
         for name, pair in (
             ("step", (_given(ours, images, options), _given_theirs(theirs, images, options))),
+            ("augment", (_augment(ours, images, options), _crops(theirs, images, options))),
             ("whole", (_whole(ours, images, options), _whole_theirs(theirs, images, options))),
         ):
             rates = _turns(pair, options)
@@ -169,6 +171,25 @@ def _given_theirs(theirs: Lightly, images: Tensor, options: argparse.Namespace) 
     return lambda: theirs.step(first, second)
 
 
+def _augment(ours: Ours, images: Tensor, options: argparse.Namespace) -> Step:
+    def step() -> None:
+        chosen = images[torch.randint(len(images), (options.batch,))].to(options.device)
+        with torch.no_grad():
+            ours.method.augment(ours.batch(chosen))
+
+    return step
+
+
+def _crops(theirs: Lightly, images: Tensor, options: argparse.Namespace) -> Step:
+    crops = _loaded(theirs, images, options)
+
+    def step() -> None:
+        for crop in next(crops):
+            crop.to(options.device)
+
+    return step
+
+
 def _whole(ours: Ours, images: Tensor, options: argparse.Namespace) -> Step:
     def step() -> None:
         chosen = images[torch.randint(len(images), (options.batch,))].to(options.device)
@@ -179,13 +200,17 @@ def _whole(ours: Ours, images: Tensor, options: argparse.Namespace) -> Step:
     return step
 
 
-def _whole_theirs(theirs: Lightly, images: Tensor, options: argparse.Namespace) -> Step:
+def _loaded(theirs: Lightly, images: Tensor, options: argparse.Namespace) -> Iterator[Any]:
     loader = torch.utils.data.DataLoader(
         Pictures(images, theirs.transform, 10_000_000),
         batch_size=options.batch,
         num_workers=default_workers(),
     )
-    crops: Iterator[Any] = iter(loader)
+    return iter(loader)
+
+
+def _whole_theirs(theirs: Lightly, images: Tensor, options: argparse.Namespace) -> Step:
+    crops = _loaded(theirs, images, options)
 
     def step() -> None:
         first, second = (crop.to(options.device) for crop in next(crops))
