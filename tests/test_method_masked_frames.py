@@ -125,6 +125,17 @@ def test_hidden_frames_are_not_seen() -> None:
         assert torch.equal(method(batch)["loss"], method({**batch, "images": blank})["loss"])
 
 
+def test_a_hidden_frame_is_a_target_without_gradient() -> None:
+    method = _method().eval()
+    batch = method.augment(_clips(torch.Generator().manual_seed(0), count=4))
+    own = torch.arange(LENGTH).expand(4, -1)
+    images = batch["images"].clone().requires_grad_()
+    method({**batch, "source": own, "images": images})["loss"].backward()
+    size = images.grad.flatten(2).abs().sum(2)
+    assert (size[batch["hidden"]] == 0).all()
+    assert (size[~batch["hidden"]] > 0).all()
+
+
 def test_only_elapsed_seconds_count() -> None:
     method = _method().eval()
     batch = method.augment(_clips(torch.Generator().manual_seed(0), count=4))
