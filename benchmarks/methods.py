@@ -33,6 +33,7 @@ from typing import Any
 from configs.load import override, presets, read_preset, run_config
 from configs.schema import RunConfig
 from models.method import methods
+from pipeline.cli import DONE, REFUSED
 from pipeline.index import default_workers
 from pipeline.sampling import build_sampler
 
@@ -140,8 +141,10 @@ def marey(options: argparse.Namespace, *words: str) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": threads}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", *words],
-        env=environment, check=True, capture_output=True, text=True,
+        env=environment, capture_output=True, text=True,
     )  # fmt: skip
+    if done.returncode not in (DONE, REFUSED):
+        raise subprocess.CalledProcessError(done.returncode, words, done.stdout, done.stderr)
     return done.stdout
 
 
