@@ -53,8 +53,10 @@ def _tuples(generator: torch.Generator, informative: bool = True) -> Batch:
     }
 
 
-def test_it_learns_to_verify_order() -> None:
+@pytest.mark.parametrize("compare", ["concatenation", "differences"])
+def test_it_learns_to_verify_order(compare: str) -> None:
     method = _method()
+    method.config = method.config.model_copy(update={"compare": compare})
     metrics = train(method, _tuples, steps=50)
     assert method.chance["balanced_accuracy"] == 0.5
     assert metrics["balanced_accuracy"] > 0.75

@@ -25,7 +25,10 @@ class ShuffleAndLearnConfig(MethodConfig):
     sampling: TuplesSampling = TuplesSampling()
     """Which tuples are drawn; by default three in four are out of order (section 3.1)."""
     hidden: tuple[int, ...] = (128, 64)
-    """Widths of the classifier on the three concatenated embeddings."""
+    """Widths of the classifier's hidden layers."""
+    compare: Literal["concatenation", "differences"] = "concatenation"
+    """What the classifier sees: the three embeddings (as in the paper), or how much each two of
+    them differ in each dimension, which a small network learns from much sooner."""
     crops: Literal["shared", "each_frame"] = "shared"
     """One crop and mirror image for a tuple (as in the paper), or for each of its frames, so that
     embeddings do not depend on where the camera stands."""
@@ -59,6 +62,7 @@ class ShuffleAndLearn(Method):
 
     def __init__(self, encoder: Encoder, config: ShuffleAndLearnConfig) -> None:
         super().__init__(encoder, config)
+        # three embeddings, or three differences
         self.classifier = mlp(3 * encoder.out_dim, *config.hidden, 2, norm=True)
         share = config.sampling.negative_share
         self.register_buffer(
@@ -83,6 +87,9 @@ class ShuffleAndLearn(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         label = batch["label"]
         embeddings = self.encoder(batch["images"].flatten(0, 1)).unflatten(0, (-1, 3))
+        if self.config.compare == "differences":
+            # ab, bc, ca
+            embeddings = (embeddings - embeddings.roll(-1, dims=1)).abs()
         logits = self.classifier(embeddings.flatten(1)).float()
         terms = functional.cross_entropy(logits, label, reduction="none")
         counted = batch["counted"]
