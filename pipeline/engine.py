@@ -9,8 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from configs.errors import MareyError
 from pipeline.index import default_workers
 
+STARTS = 3
+"""How often a local instance is started before that counts as failed."""
+TOO_BUSY = "timed out during startup"
+"""What Ray says when its processes were not ready within a time that cannot be set."""
 LOGICAL_PER_CORE = 2
 """Logical CPUs that a local instance counts for each core."""
 
@@ -43,11 +48,7 @@ def ray_session() -> Iterator[float]:
 
     started = not ray.is_initialized()
     if started:
-        ray.init(
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **(_local_options() if local_instance else {}),
-        )
+        _start(**(_local_options() if local_instance else {}))
     quiet_data()
     try:
         cpus = float(ray.cluster_resources().get("CPU", 1))
@@ -55,6 +56,28 @@ def ray_session() -> Iterator[float]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Connect, or start a local instance; again where the machine was too busy for Ray's 30 s.
+
+    Raises MareyError when that was so every time.
+    """
+    import ray
+
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            if TOO_BUSY not in str(error):
+                raise
+            ray.shutdown()
+            if not left:
+                raise MareyError(
+                    f"Ray did not start within its 30 s, {STARTS} times: is this machine busy with "
+                    "something else, or out of memory?"
+                ) from error
 
 
 def _local_options() -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""Ray is started again where a busy machine was too slow for it, and not for ever."""
+
+import pytest
+import ray
+
+from configs.errors import MareyError
+from pipeline.engine import STARTS, TOO_BUSY, ray_session
+
+
+def _slow(monkeypatch, times):
+    """Let the next starts of Ray fail as they do on a busy machine; returns what was tried."""
+    start, tried = ray.init, []
+
+    def init(**options):
+        tried.append(options)
+        if len(tried) <= times:
+            raise Exception(f"The current node {TOO_BUSY}.")
+        return start(**options)
+
+    monkeypatch.setattr(ray, "init", init)
+    return tried
+
+
+def test_a_slow_start_is_tried_again(monkeypatch):
+    if ray.is_initialized():
+        pytest.skip("an instance of this test process stands already")
+    tried = _slow(monkeypatch, 1)
+    with ray_session() as cpus:
+        assert cpus >= 1
+        assert ray.is_initialized()
+    assert len(tried) == 2
+
+
+def test_starts_that_are_always_slow_end_with_an_error_for_a_person(monkeypatch):
+    if ray.is_initialized():
+        pytest.skip("an instance of this test process stands already")
+    tried = _slow(monkeypatch, STARTS)
+    with pytest.raises(MareyError, match="did not start"), ray_session():
+        pass
+    assert len(tried) == STARTS
