@@ -3,7 +3,7 @@
     python -m benchmarks.methods images --train TABLE --test TABLE -o FOLDER [--epochs 8]
     python -m benchmarks.methods events --train INDEX --test INDEX --labels FOLDER -o FOLDER
     python -m benchmarks.methods videos --train INDEX --test INDEX -o FOLDER
-    (each with [--only PRESET ...] [--seeds 0 1 2] [--parallel 2] [--table] [key=value ...])
+    (each with [--only PRESET,PRESET] [--seeds 0,1,2] [--parallel 2] [--table] [key=value ...])
 
 - images: labelled images; every preset that trains on single frames. kNN and linear accuracy.
 - events: synchronised views; every preset that trains on videos. Alignment error, phase error and
@@ -65,9 +65,9 @@ def main() -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--labels")
     parser.add_argument("-o", "--out", required=True, type=Path)
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--without", nargs="*", default=[])
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--only", type=_words, default=[], help="presets, comma between")
+    parser.add_argument("--without", type=_words, default=[], help="presets, comma between")
+    parser.add_argument("--seeds", type=_words, default=["0"], help="e.g. 0,1,2")
     parser.add_argument("--epochs", type=int, default=8, help="of images")
     parser.add_argument("--frames", type=int, default=40_000, help="decoded for training on videos")
     parser.add_argument("--parallel", type=int, default=default_workers())
@@ -76,11 +76,15 @@ def main() -> None:
     if wrong := [word for word in options.settings if "=" not in word or word.startswith("-")]:
         parser.error(f"neither an option nor key=value: {' '.join(wrong)}")
     names = [n for n in options.only or chosen(options.suite) if n not in options.without]
-    arms = [Arm(n, s, options.out / f"{n}-{s}") for s in options.seeds for n in names]
+    arms = [Arm(n, int(s), options.out / f"{n}-{s}") for s in options.seeds for n in names]
     if not options.table:
         with ThreadPoolExecutor(options.parallel) as pool:
             list(pool.map(lambda arm: run_arm(arm, options), arms))
     print(table([arm for arm in arms if arm.result.exists()]))
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def chosen(suite: str) -> list[str]:
