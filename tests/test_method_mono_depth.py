@@ -13,7 +13,7 @@ from models.depth.decoder import trunk_maps
 from models.depth.geometry import focal_share, rigid_transform
 from models.depth.photometric import photometric_error
 from models.encoder import Encoder
-from models.method import Batch
+from models.method import Batch, Progress
 from models.temporal.mono_depth import (
     MonoDepth,
     MonoDepthConfig,
@@ -25,6 +25,7 @@ from tests.depth_scenes import FIELD_OF_VIEW_DEG, clip_batch, eye_at, make_scene
 from tests.learning import train
 
 SIDE = 32
+OFF = torch.tensor(False)
 
 
 def _method(seed: int = 0, **settings) -> MonoDepth:
@@ -52,8 +53,8 @@ def test_each_pixel_takes_the_neighbour_that_matches_best() -> None:
     warped = torch.stack([first, second], dim=1)
     still = torch.rand_like(warped)
     quiet = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
-    minimum = compare(target, warped, still, quiet, mask=False).error
-    mean = compare(target, warped, still, quiet, mask=False, over_sources="mean").error
+    minimum = compare(target, warped, still, quiet, mask=OFF).error
+    mean = compare(target, warped, still, quiet, mask=OFF, over_sources="mean").error
     inner = [0, 1, 2, 5, 6, 7]  # the boxes of similarity do not reach over the middle there
     wanted = photometric_error(target, good)[:, 0]
     torch.testing.assert_close(minimum[..., inner], wanted[..., inner])
@@ -74,7 +75,7 @@ def test_pixels_that_an_unmoved_neighbour_explains_are_left_out_and_have_no_grad
     assert warped.grad is not None
     assert not warped.grad[..., :2].any()
     assert warped.grad[..., 6:].any()
-    assert compare(target, warped, still, noise, mask=False).error[..., :3].min() > 1e-5
+    assert compare(target, warped, still, noise, mask=OFF).error[..., :3].min() > 1e-5
 
 
 def test_the_comparison_has_the_right_gradient() -> None:
@@ -86,7 +87,7 @@ def test_the_comparison_has_the_right_gradient() -> None:
 
 def test_the_loss_is_the_papers() -> None:
     """Every scale upsampled, warped and compared; the mean over scales of error and roughness."""
-    method = _method(fixed_scale=False).eval()
+    method = _method(fixed_scale=False, mask_from=0.0).eval()
     frames, _ = clip_batch(range(2), SIDE)
     batch = method.augment(_batch(frames))
     with torch.no_grad():
@@ -156,7 +157,7 @@ def test_true_depth_and_motion_explain_the_target_better_than_wrong_ones() -> No
     def error(motions: Tensor, depth: Tensor) -> float:
         made = warp_sources(plain[:, [0, 2]], depth, motions, focal)
         quiet = torch.zeros(len(plain), 2, SIDE, SIDE)
-        return compare(plain[:, 1], made, plain[:, [0, 2]], quiet, mask=False).error.mean().item()
+        return compare(plain[:, 1], made, plain[:, [0, 2]], quiet, mask=OFF).error.mean().item()
 
     right_way = error(true, depth)
     unmoved = rigid_transform(torch.zeros(4, 6))[:, None].expand(-1, 2, -1, -1)
@@ -183,11 +184,11 @@ def test_motions_to_frames_before_the_target_are_those_of_the_pair_turned_round(
 def test_a_clip_that_stands_still_teaches_nothing_but_smoothness() -> None:
     frames, _ = clip_batch(range(2), SIDE)
     still = frames[:, 1:2].expand(-1, 3, -1, -1, -1)
-    method = _method(smoothness=0.0).train()
+    method = _method(smoothness=0.0, mask_from=0.0).train()
     metrics = method(method.augment(_batch(still)))
     assert metrics["masked"] > 0.95
     metrics["loss"].backward()
-    moving = _method(smoothness=0.0).train()
+    moving = _method(smoothness=0.0, mask_from=0.0).train()
     moving(moving.augment(_batch(frames)))["loss"].backward()
 
     def size(model: MonoDepth) -> float:
@@ -211,6 +212,17 @@ def test_one_draw_of_colours_and_one_mirror_for_all_frames_of_a_sample() -> None
     assert (varied["images"][:, 0] - unchanged).abs().flatten(1).amax(dim=1).min() > 0.001
 
 
+def test_the_mask_sets_in_when_motions_have_had_time() -> None:
+    method = _method(mask_from=0.5)
+    states = [bool(method.masking)]
+    for step in range(1, 5):
+        method.after_step(Progress(step, 4, 0))
+        states.append(bool(method.masking))
+    assert states == [False, False, True, True, True]
+    assert "masking" in method.state_dict()  # a resumed run goes on where it was
+    assert bool(_method(mask_from=0.0).masking)
+
+
 @pytest.mark.parametrize("fixed", [True, False])
 def test_the_mean_nearness_is_held_where_it_starts(fixed: bool) -> None:
     method = _method(fixed_scale=fixed).eval()
@@ -226,13 +238,13 @@ def test_the_mean_nearness_is_held_where_it_starts(fixed: bool) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"full_resolution": False}, {"over_sources": "mean"}, {"mask": False}],
+    [{"full_resolution": False}, {"over_sources": "mean"}, {"mask_from": 1.0}],
 )
 def test_every_ablation_changes_the_loss_and_trains_all_parts(settings: dict) -> None:
     frames, _ = clip_batch(range(2), SIDE)
     losses = []
     for options in ({}, settings):
-        method = _method(**options).train()
+        method = _method(**{"mask_from": 0.0, **options}).train()
         batch = method.augment(_batch(frames))
         torch.manual_seed(1)
         loss = method(batch)["loss"]
@@ -273,8 +285,9 @@ def test_it_learns_depth_from_moving_clips_alone() -> None:
     def draw(generator: torch.Generator) -> Batch:
         return _batch(frames[torch.randperm(len(frames), generator=generator)[:8]])
 
-    method = _method()
-    train(method, draw, steps=60, lr=1e-3)
+    method = _method(mask_from=1.0)
+    metrics = train(method, draw, steps=75, lr=1e-3)
+    assert metrics["gain"] > method.chance["gain"] + 0.1
     frames, truth = clip_batch(range(100, 108), SIDE)
     method.eval()
     seen = method.encoder.normalize(frames[:, 1].permute(0, 3, 1, 2).float() / 255)

@@ -31,7 +31,7 @@ from models.depth.geometry import (
 from models.depth.photometric import photometric_error, roughness, shrink
 from models.depth.pose import PoseNetwork
 from models.encoder import Encoder
-from models.method import Batch, Method, register, replace_frames
+from models.method import Batch, Method, Progress, register, replace_frames
 
 TIE_BREAK = 1e-5
 """Noise on the errors of unmoved frames, so that flat regions are masked half and half."""
@@ -55,8 +55,11 @@ class MonoDepthConfig(MethodConfig):
     the paper, which starts from ImageNet weights, does without (Wang et al., arXiv 1712.00175)."""
     smoothness: float = Field(default=1e-3, ge=0, le=10)
     """Weight of smooth disparities, halved from scale to scale (section 3.2)."""
-    mask: bool = True
-    """Leave out pixels that an unmoved neighbour matches better (section 3.2, auto-masking)."""
+    mask_from: float = Field(default=0.25, ge=0, le=1)
+    """Share of the run after which pixels are left out that an unmoved neighbour matches better
+    (section 3.2, auto-masking); 0, always, is the paper's, 1 is never. Before motions are known,
+    the mask leaves out whole clips whose motion is guessed wrong, and nothing corrects the guess.
+    """
     over_sources: Literal["minimum", "mean"] = "minimum"
     """Which neighbour a pixel is compared with: the one that matches best, or all."""
     full_resolution: bool = True
@@ -92,11 +95,14 @@ class MonoDepth(Method):
     )
     Config = MonoDepthConfig
     config: MonoDepthConfig
+    masking: Tensor
+    """bool: whether the mask has set in."""
 
     def __init__(self, encoder: Encoder, config: MonoDepthConfig) -> None:
         super().__init__(encoder, config)
         self.decoder = build_decoder(encoder, channels=1)
         self.pose = PoseNetwork(encoder.config, config.pose_width)
+        self.register_buffer("masking", torch.tensor(config.mask_from == 0))
         self.focal = focal_share(config.field_of_view_deg)
         self.target = config.sampling.num_frames // 2
         self.sources = [n for n in range(config.sampling.num_frames) if n != self.target]
@@ -144,6 +150,9 @@ class MonoDepth(Method):
             "motion": motions.detach()[..., 3].norm(dim=2).mean(),
         }
 
+    def after_step(self, progress: Progress) -> None:
+        self.masking.fill_(progress.fraction >= self.config.mask_from)
+
     def motions(self, images: Tensor) -> Tensor:
         """[R | t] from the target's coordinates to each source's: float32 [B, F - 1, 3, 4].
 
@@ -178,7 +187,7 @@ class MonoDepth(Method):
             warped,
             sources,
             noise[..., :size, :size],
-            mask=self.config.mask,
+            mask=self.masking,
             over_sources=self.config.over_sources,
         )
 
@@ -240,13 +249,14 @@ def compare(
     sources: Tensor,
     noise: Tensor,
     *,
-    mask: bool = True,
+    mask: Tensor | None = None,
     over_sources: str = "minimum",
 ) -> Compared:
     """Per-pixel reprojection errors with minimum and auto-mask (section 3.2).
 
     target: [B, 3, S, S]; warped, sources: [B, N, 3, S, S], all in [0, 1]; noise: [B, N, S, S],
-    added to the errors of unmoved sources. A pixel that an unmoved source wins has no gradient.
+    added to the errors of unmoved sources. mask: bool [] or None for true; where it holds, a pixel
+    that an unmoved source wins counts with that source's error and has no gradient.
     """
     count = sources.shape[1]
     repeated = target[:, None].expand(-1, count, -1, -1, -1).flatten(0, 1)
@@ -259,5 +269,6 @@ def compare(
     unmoved = still.min(dim=1).values
     rival = (still + noise).min(dim=1).values
     kept = best < rival
-    error = torch.where(kept, best, rival.detach()) if mask else best
+    counted = kept if mask is None else kept | ~mask
+    error = torch.where(counted, best, rival.detach())
     return Compared(error, best, unmoved, kept)
