@@ -62,8 +62,11 @@ def main() -> None:
         frames, truth = look(HELD_OUT)
         prior = np.mean(look(range(options.scenes))[1], axis=0)
         rows: list[tuple[str, DepthSummary, float, str]] = []
-        for name, guess in (("one depth", np.ones_like(prior)), ("mean room", prior)):
-            scaled = name == "one depth"
+        for name, guess, scaled in (
+            ("one depth, scaled", np.ones_like(prior), True),
+            ("mean room, scaled", prior, True),
+            ("mean room", prior, False),
+        ):
             rows.append((name, *score([guess] * len(truth), truth, scaled), ""))
         for name in options.methods:
             run = out / name
