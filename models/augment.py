@@ -74,6 +74,20 @@ class AugmentConfig(Settings):
         return self
 
 
+INSTDISC = AugmentConfig(
+    crop_scale=(0.2, 1.0),
+    flip=0.5,
+    jitter=1.0,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.4,
+    grayscale=0.2,
+)
+"""The recipe of InstDisc's released code (arXiv 1805.01978), which Local Aggregation and MoCo
+version 1 took over."""
+
+
 def augment_frames(frames: Tensor, size: int, config: AugmentConfig, *, shared: int = 1) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, size, size] in [0, 1].
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models.distributed import gather_rows, mean_over_ranks
-from models.losses import full_precision
+from models.instances import Moments
+from models.losses import full_precision, masked_logsumexp
+from models.memory import Bank
 
 
 class Terms(NamedTuple):
@@ -36,12 +38,10 @@ def softmax_terms(right: Tensor, others: Tensor, repels: Tensor, fewest: int = 1
     fewest: rows with fewer candidates than this beside the right one are not counted.
     """
     right, others = full_precision(right), full_precision(others)
-    floor = torch.full_like(others, -1e30)  # finite, since a gradient through -inf is NaN
-    held_against = torch.where(repels, others, floor)
-    loss = torch.logaddexp(right, held_against.logsumexp(dim=1)) - right
+    loss = torch.logaddexp(right, masked_logsumexp(others, repels)) - right
     count = repels.sum(dim=1)
     information = torch.log1p(count.float()) - loss.detach()
-    hit = right.detach() > held_against.detach().amax(dim=1)
+    hit = right.detach() > torch.where(repels, others.detach(), -torch.inf).amax(dim=1)
     return Terms(loss, count >= fewest, information, hit)
 
 
@@ -98,6 +98,34 @@ class Partition(nn.Module):
             self.total += torch.where(open_, mine, 0.0)
             self.seen += open_.long()
         self._held.clear()
+
+
+def bank_terms(
+    embeddings: Tensor,
+    place: Tensor,
+    where: Moments,
+    bank: Bank,
+    *,
+    temperature: float,
+    instance_s: float,
+    noise: Tensor | None = None,
+    partition: Partition | None = None,
+    fewest: int = 1,
+) -> Terms:
+    """Each embedding with its own row of a bank against the others, or against those of `noise`.
+
+    embeddings: float [R, D], of length 1; place: int64 [R], their rows; where: what they show; rows
+    of the same moment, within `instance_s`, do not repel. noise: int64 [R, K], rows drawn
+    uniformly. With a `partition`: noise contrast against them, else a softmax.
+    """
+    repels = bank.repels(place, where, instance_s, noise)
+    right, others = bank.scores(embeddings, place, temperature, noise)
+    if partition is None:
+        return softmax_terms(right, others, repels, fewest)
+    places = len(bank.rows)
+    scores = torch.cat([right[:, None], others], dim=1)
+    log_z = partition.log_z(scores.detach(), places)
+    return nce_terms(right, others, repels, log_z, places, fewest)
 
 
 def summary(*terms: Terms) -> dict[str, Tensor]:

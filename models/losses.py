@@ -85,7 +85,7 @@ def lifted_structure(
     positive, negative: bool [N, N]. Each unordered pair counts once.
     """
     distance = (squared_distances(embeddings, embeddings) + 1e-12).sqrt()
-    repulsion = _masked_logsumexp(margin - distance, negative)
+    repulsion = masked_logsumexp(margin - distance, negative)
     both = torch.logaddexp(repulsion[:, None], repulsion[None, :])
     wanted = (positive | positive.T).triu(diagonal=1)
     pairs = wanted & (negative.any(1)[:, None] | negative.any(1)[None, :])
@@ -135,7 +135,7 @@ def info_nce_terms(
     """
     with torch.autocast(queries.device.type, enabled=False):
         logits = full_precision(queries) @ full_precision(keys).T / temperature
-    repulsion = _masked_logsumexp(logits, negative)
+    repulsion = masked_logsumexp(logits, negative)
     each = torch.logaddexp(logits, repulsion[:, None]) - logits
     each = torch.where(positive, each, torch.zeros_like(each))
     terms = each.sum(dim=1) / positive.sum(dim=1).clamp_min(1)
@@ -161,7 +161,7 @@ def full_precision(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
+def masked_logsumexp(values: Tensor, mask: Tensor) -> Tensor:
     """Log of the summed exponentials of each row under the mask; -1e30 for an empty row.
 
     The floor is finite, since a gradient through -inf is NaN; it adds exactly 0 to any sum.

@@ -14,9 +14,9 @@ from configs.base import MethodConfig
 from configs.errors import SettingError
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
-from models.contrast import Partition, Terms, nce_terms, softmax_terms, summary
+from models.contrast import Partition, bank_terms, summary
 from models.encoder import Encoder
-from models.instances import Moments, moments
+from models.instances import moments
 from models.memory import Bank
 from models.method import Batch, Corpus, Method, Progress, register, replace_frames
 from models.monitors import spread
@@ -118,11 +118,24 @@ class CMC(Method):
         where = moments(batch)
         noise = batch["noise"].flatten(0, 1) if "noise" in batch else None
         colorful = batch["colorful"].flatten()
-        from_color = self._terms(
-            color, self.lightness_bank, self.lightness_partition, place, where, noise
-        )
-        from_lightness = self._terms(
-            lightness, self.color_bank, self.color_partition, place, where, noise
+        config, nce = self.config, self.config.objective == "nce"
+        # each part against the bank of the other
+        from_lightness, from_color = (
+            bank_terms(
+                embeddings,
+                place,
+                where,
+                bank,
+                temperature=config.temperature,
+                instance_s=config.instance_s,
+                noise=noise,
+                partition=partition if nce else None,
+                fewest=config.min_negatives,
+            )
+            for embeddings, bank, partition in (
+                (lightness, self.color_bank, self.color_partition),
+                (color, self.lightness_bank, self.lightness_partition),
+            )
         )
         metrics = summary(
             *(t._replace(counted=t.counted & colorful) for t in (from_lightness, from_color))
@@ -143,26 +156,6 @@ class CMC(Method):
             functional.normalize(self.lightness_projection(lightness).float()),
             functional.normalize(self.color_projection(color).float()),
         )
-
-    def _terms(
-        self,
-        embeddings: Tensor,
-        bank: Bank,
-        partition: Partition,
-        place: Tensor,
-        where: Moments,
-        noise: Tensor | None,
-    ) -> Terms:
-        """One direction: embeddings of one part against the bank of the other."""
-        config = self.config
-        repels = bank.repels(place, where, config.instance_s, noise)
-        right, others = bank.scores(embeddings, place, config.temperature, noise)
-        if config.objective != "nce":
-            return softmax_terms(right, others, repels, config.min_negatives)
-        places = len(bank.rows)
-        scores = torch.cat([right[:, None], others], dim=1)
-        log_z = partition.log_z(scores.detach(), places)
-        return nce_terms(right, others, repels, log_z, places, config.min_negatives)
 
     def after_step(self, progress: Progress) -> None:
         """The banks take up the embeddings that the step was computed from."""

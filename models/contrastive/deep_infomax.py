@@ -19,6 +19,7 @@ from models.distributed import gather_rows, mean_over_ranks, rank
 from models.encoder import Encoder
 from models.heads import mlp
 from models.instances import alike, moments
+from models.losses import masked_logsumexp
 from models.method import Batch, Method, register, replace_frames
 from models.monitors import spread
 
@@ -190,7 +191,7 @@ def information_loss(scores: Tensor, repels: Tensor, estimator: Estimator) -> Te
     """
     own = _own(scores)
     if estimator == "infonce":
-        against = _masked_logsumexp(scores, repels)[:, None]
+        against = _of_others(scores, repels)[:, None]
         terms = torch.logaddexp(own, against) - own
         counted = repels.any(dim=1)[:, None].expand_as(terms)
         return mean_over_ranks(terms, counted)
@@ -202,7 +203,7 @@ def information_loss(scores: Tensor, repels: Tensor, estimator: Estimator) -> Te
         repulsion = nn.functional.softplus(scores) - math.log(2)
         loss = mean_over_ranks(attraction, every) + mean_over_ranks(repulsion, negative)
     else:
-        rows = gather_rows(_masked_logsumexp(scores, repels))
+        rows = gather_rows(_of_others(scores, repels))
         count = gather_rows(negative.flatten(1).sum(dim=1)).sum()
         repulsion = rows.logsumexp(dim=0) - count.clamp_min(1).log()
         loss = repulsion - mean_over_ranks(own, every)
@@ -222,8 +223,7 @@ def _own(scores: Tensor) -> Tensor:
     return scores[rows, rank() * len(scores) + rows]
 
 
-def _masked_logsumexp(scores: Tensor, repels: Tensor) -> Tensor:
-    """Over the places of the images that repel: [R]; -1e30, which adds nothing, for none."""
-    floor = torch.full_like(scores, -1e30)
-    summed = torch.where(repels[:, :, None], scores, floor).flatten(1).logsumexp(dim=1)
-    return torch.where(repels.any(dim=1), summed, floor[:, 0, 0])
+def _of_others(scores: Tensor, repels: Tensor) -> Tensor:
+    """Log of the summed exponentials over the places of the images that repel: [R]."""
+    places = repels.repeat_interleave(scores.shape[2], dim=1)
+    return masked_logsumexp(scores.flatten(1), places)

@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
-from models.contrast import Partition, Terms, nce_terms, softmax_terms, summary
+from models.augment import INSTDISC, AugmentConfig
+from models.contrast import Partition, bank_terms, summary
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
-from models.instances import Moments, moments
+from models.instances import moments
 from models.memory import Bank
 from models.method import Batch, Corpus, Method, Progress, register, replace_frames
 from models.monitors import spread
@@ -46,16 +46,7 @@ class InstDiscConfig(MethodConfig):
     """Rows of one video closer than this are too alike to repel each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Images left with fewer negatives than this are skipped."""
-    augment: AugmentConfig = AugmentConfig(
-        crop_scale=(0.2, 1.0),
-        flip=0.5,
-        jitter=1.0,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.4,
-        grayscale=0.2,
-    )
+    augment: AugmentConfig = INSTDISC
     """How each image is varied (released code)."""
 
 
@@ -107,31 +98,30 @@ class InstDisc(Method):
         place = batch["place"].repeat_interleave(images.shape[1])
         where = moments(batch)
         noise = batch["noise"].flatten(0, 1) if "noise" in batch else None
-        metrics = summary(self._terms(embeddings, place, where, noise))
-        if self.config.proximal:
+        config = self.config
+        terms = bank_terms(
+            embeddings,
+            place,
+            where,
+            self.bank,
+            temperature=config.temperature,
+            instance_s=config.instance_s,
+            noise=noise,
+            partition=self.partition if config.objective == "nce" else None,
+            fewest=config.min_negatives,
+        )
+        metrics = summary(terms)
+        if config.proximal:
             known = self.bank.written[place] >= 0
             moved = (embeddings - self.bank.rows[place]).square().sum(dim=1)
             drift = mean_over_ranks(moved, known)
-            metrics["loss"] = metrics["loss"] + self.config.proximal * drift
+            metrics["loss"] = metrics["loss"] + config.proximal * drift
             metrics["drift"] = drift.detach()
         metrics["spread"] = spread(embeddings)
         metrics["bank_age"] = self.bank.age()
         metrics["bank_agreement"] = self.bank.agreement(place, embeddings)
         self.bank.hold(place, embeddings, where)
         return metrics
-
-    def _terms(
-        self, embeddings: Tensor, place: Tensor, where: Moments, noise: Tensor | None
-    ) -> Terms:
-        config = self.config
-        repels = self.bank.repels(place, where, config.instance_s, noise)
-        right, others = self.bank.scores(embeddings, place, config.temperature, noise)
-        if config.objective != "nce":
-            return softmax_terms(right, others, repels, config.min_negatives)
-        places = len(self.bank.rows)
-        scores = torch.cat([right[:, None], others], dim=1)
-        log_z = self.partition.log_z(scores.detach(), places)
-        return nce_terms(right, others, repels, log_z, places, config.min_negatives)
 
     def after_step(self, progress: Progress) -> None:
         """The bank takes up the embeddings that the step was computed from."""

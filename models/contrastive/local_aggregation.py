@@ -12,11 +12,12 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
+from models.augment import INSTDISC, AugmentConfig
 from models.clustering import cluster_rows
-from models.contrast import Partition, Terms, nce_terms, softmax_terms, summary
+from models.contrast import Partition, Terms, bank_terms, summary
 from models.encoder import Encoder
 from models.instances import Moments, moments
+from models.losses import full_precision, masked_logsumexp
 from models.memory import Bank
 from models.method import Batch, Corpus, Method, Progress, register, replace_frames
 from models.monitors import spread
@@ -52,16 +53,7 @@ class LocalAggregationConfig(MethodConfig):
     """Batches over which noise contrast's constant Z is estimated."""
     instance_s: float = Field(default=10.0, ge=0)
     """Rows of one video closer than this are left out: neither neighbours nor background."""
-    augment: AugmentConfig = AugmentConfig(
-        crop_scale=(0.2, 1.0),
-        flip=0.5,
-        jitter=1.0,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.4,
-        grayscale=0.2,
-    )
+    augment: AugmentConfig = INSTDISC
     """How each image is varied (released code)."""
 
 
@@ -135,7 +127,17 @@ class LocalAggregation(Method):
         where = moments(batch)
         if int(self.clustered) < 0:
             close_share = embeddings.new_zeros(())
-            terms = self._warm(embeddings, place, where, batch["noise"].flatten(0, 1))
+            warm = self.config.warm_objective
+            terms = bank_terms(
+                embeddings,
+                place,
+                where,
+                self.bank,
+                temperature=self.config.temperature,
+                instance_s=self.config.instance_s,
+                noise=batch["noise"].flatten(0, 1),
+                partition=self.partition if warm == "nce" else None,
+            )
         else:
             terms, close_share = self._aggregate(embeddings, place, where)
         self.bank.hold(place, embeddings, where)
@@ -146,16 +148,6 @@ class LocalAggregation(Method):
             "bank_age": self.bank.age(),
             "bank_agreement": self.bank.agreement(place, embeddings),
         }
-
-    def _warm(self, embeddings: Tensor, place: Tensor, where: Moments, noise: Tensor) -> Terms:
-        config, places = self.config, len(self.bank.rows)
-        repels = self.bank.repels(place, where, config.instance_s, noise)
-        right, others = self.bank.scores(embeddings, place, config.temperature, noise)
-        if config.warm_objective == "softmax":
-            return softmax_terms(right, others, repels)
-        scores = torch.cat([right[:, None], others], dim=1)
-        log_z = self.partition.log_z(scores.detach(), places)
-        return nce_terms(right, others, repels, log_z, places)
 
     def _aggregate(self, embeddings: Tensor, place: Tensor, where: Moments) -> tuple[Terms, Tensor]:
         places = len(self.bank.rows)
@@ -197,12 +189,9 @@ def aggregation_terms(scores: Tensor, close: Tensor, near: Tensor) -> Terms:
     Every row has a close one: its own. (The paper's 1e-7 inside the logarithm guards against none.)
     Where all near rows are close the loss is 0.
     """
-    scores = scores if scores.dtype == torch.float64 else scores.float()
-    floor = torch.full_like(scores, -1e30)
-    of_close = torch.where(close, scores, floor).logsumexp(dim=1)
-    of_near = torch.where(near, scores, floor).logsumexp(dim=1)
-    loss = of_near - of_close
+    scores = full_precision(scores)
+    loss = masked_logsumexp(scores, near) - masked_logsumexp(scores, close)
     by_chance = (near.sum(dim=1) / close.sum(dim=1).clamp_min(1)).log()
     counted = close.any(dim=1)
-    best = torch.where(near, scores, floor).argmax(dim=1, keepdim=True)
+    best = torch.where(near, scores, -torch.inf).argmax(dim=1, keepdim=True)
     return Terms(loss, counted, by_chance - loss.detach(), close.gather(1, best)[:, 0])

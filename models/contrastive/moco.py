@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
+from models.augment import INSTDISC
 from models.contrast import Terms, softmax_terms, summary
 from models.crops import TwoCrops, two_crops
 from models.distributed import shuffle_rows, unshuffle_rows
@@ -50,18 +50,7 @@ class MoCoConfig(MethodConfig):
     """Keys of one video closer than this are too alike to repel a frame."""
     min_negatives: int = Field(default=1, ge=1)
     """Frames left with fewer negatives than this are skipped."""
-    crops: TwoCrops = TwoCrops(
-        first=AugmentConfig(
-            crop_scale=(0.2, 1.0),
-            flip=0.5,
-            jitter=1.0,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.4,
-            hue=0.4,
-            grayscale=0.2,
-        )
-    )
+    crops: TwoCrops = TwoCrops(first=INSTDISC)
     """How query and key crops are varied (version 1; version 2 jitters less and blurs)."""
 
 

@@ -14,6 +14,7 @@ from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
 from models.encoder import Encoder
 from models.heads import mlp
+from models.losses import full_precision
 from models.method import Batch, Method, register, replace_frames
 
 FLOOR = 1e-20
@@ -132,7 +133,7 @@ def walk_cycles(
     """
     length = nodes.shape[1]
     with torch.autocast(nodes.device.type, enabled=False):
-        nodes = nodes if nodes.dtype == torch.float64 else nodes.float()
+        nodes = full_precision(nodes)
         similarity = nodes[:, :-1] @ nodes[:, 1:].transpose(-1, -2) / temperature
         logits = torch.cat([similarity, similarity.transpose(-1, -2)], dim=1)
         if dropped is not None:
