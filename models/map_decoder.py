@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from configs.errors import SettingError
 from models.encoder import Encoder
+from models.modes import evaluating
 
 
 def map_side(encoder: Encoder, method: str) -> int:
@@ -22,11 +23,8 @@ def map_side(encoder: Encoder, method: str) -> int:
             f"{method} trains the trunk's last map: encoder.pool must be average, pool_norm false "
             "and embedding_dim unset, or what lies behind the map would stay untrained"
         )
-    training = encoder.training
-    encoder.eval()  # the running statistics of batch norm stay as they are
-    with torch.no_grad():
+    with evaluating(encoder):
         features = encoder.features(torch.zeros(1, 3, config.image_size, config.image_size))
-    encoder.train(training)
     return features.shape[-1]
 
 

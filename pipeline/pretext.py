@@ -15,8 +15,8 @@ from configs.errors import InputError
 from configs.load import run_config
 from configs.schema import RunConfig
 from models.method import Corpus, Method, methods
+from models.modes import evaluating
 from pipeline.checkpoint import load_state
-from pipeline.evaluate.online import evaluating
 from pipeline.plan import Plan, make_plan
 from pipeline.source import Source, open_source
 from pipeline.storage import Folder, absolute

@@ -25,6 +25,7 @@ from configs.errors import InputError, MareyError
 from configs.schema import RunConfig
 from models.encoder import Encoder
 from models.method import Corpus, Method, Progress, methods
+from models.modes import evaluating
 from pipeline.checkpoint import load_state, position_of, save_state
 from pipeline.optim import build_optimizer, learning_rate
 from pipeline.plan import Plan, Position
@@ -209,13 +210,11 @@ def forward_backward(
         meter.add(values, len(samples))
 
 
-@torch.no_grad()
 def drawn(method: Method, samples: Sample, device: torch.device) -> dict[str, np.ndarray]:
     """What the method shows of samples, given as columns: uint8 [N, H, W, 3] by name."""
     batch = {name: torch.from_numpy(column).to(device) for name, column in samples.items()}
-    method.eval()
-    pictures = method.pictures(batch)
-    method.train()
+    with evaluating(method):
+        pictures = method.pictures(batch)
     return {name: picture.cpu().numpy() for name, picture in pictures.items()}
 
 

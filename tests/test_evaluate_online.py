@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from configs.errors import InputError
-from pipeline.evaluate.online import OnlineProbe, evaluating
+from pipeline.evaluate.online import OnlineProbe
 
 
 class Position(nn.Module):
@@ -74,16 +74,6 @@ def test_modes_statistics_and_gradients_are_left_as_they_were():
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
     assert encoder.weight.grad is None
     assert torch.is_grad_enabled()
-    encoder.norm.train()
-    with pytest.raises(RuntimeError, match="no such shape"):
-        _fail_inside(encoder)
-    assert encoder.norm.training
-
-
-def _fail_inside(encoder):
-    with evaluating(encoder):
-        assert not encoder.norm.training
-        raise RuntimeError("no such shape")
 
 
 def test_scores_do_not_depend_on_the_batch_size():

@@ -22,8 +22,8 @@ from torch.nn import functional
 from configs.errors import InputError, SettingError
 from models.augment import AugmentConfig, augment_frames
 from models.encoder import Encoder
+from models.modes import evaluating
 from pipeline.evaluate.linear import classification_figures
-from pipeline.evaluate.online import evaluating
 
 RATES = (0.01, 0.03, 0.1)
 """Learning rates of the trunk."""

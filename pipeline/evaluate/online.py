@@ -8,17 +8,16 @@ all frames by the signs of collapse in their embeddings.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from configs.errors import InputError
 from models.encoder import Encoder
+from models.modes import evaluating
 from pipeline.evaluate.alignment import alignment_error, nearest_class_error
 from pipeline.evaluate.embeddings import Embeddings
 from pipeline.evaluate.geometry import LIMITS, alarms, collapse_signs
@@ -29,19 +28,6 @@ GRAVE = ("collapse", "cone", "dimensional_collapse")
 """Alarms that mean a run is lost when they stay."""
 DETAILS = ("rank_share", "dead_units", "mean_cosine")
 """Metrics that the alarms sum up; for curves, not for a line of progress."""
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient inside; each submodule's own mode comes back after."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 class OnlineProbe:
