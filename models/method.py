@@ -129,6 +129,11 @@ class Method(nn.Module):
     def after_step(self, progress: Progress) -> None:
         """Called after every optimiser step (momentum encoders, queues, banks)."""
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the method shows anything of its samples, i.e. defines `pictures`."""
+        return type(self).pictures is not Method.pictures
+
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """What a person would like to see of these samples: name -> uint8 [B, H, W, 3].
 

@@ -39,6 +39,7 @@ class Record:
         sweep(run, "checkpoints")
         self._run = run
         self._total = total
+        self._shown: Sample | None = None
         before = [line for line in read_metrics(run) if line["step"] <= step]
         self._time_s = before[-1]["time_s"] if before else 0.0
         self._started = time.perf_counter()
@@ -78,17 +79,16 @@ class Record:
 
     def samples(self, samples: list[Sample]) -> None:
         """The first samples of the run, as the trainer got them."""
-        shown = samples[:SHOWN_SAMPLES]
-        self._run.write(
-            SAMPLES,
-            _packed(
-                {name: np.stack([s[name] for s in shown]) for name in shown[0] if name != "refused"}
-            ),
-        )
+        first = samples[:SHOWN_SAMPLES]
+        names = [name for name in first[0] if name != "refused"]
+        self._shown = {name: np.stack([sample[name] for sample in first]) for name in names}
+        self._run.write(SAMPLES, _packed(self._shown))
 
     def shown(self) -> Sample:
         """The columns of those first samples, also in a run that was resumed."""
-        return read_arrays(self._run, SAMPLES)
+        if self._shown is None:
+            self._shown = read_arrays(self._run, SAMPLES)
+        return self._shown
 
     def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """What the method shows of the first samples, uint8 [N, H, W, 3] by name: the latest, and

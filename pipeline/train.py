@@ -148,7 +148,7 @@ def train(
     while step < total and (work := next(rounds, None)) is not None:
         if record and step == 0:
             record.samples(work.batches[0])
-            record.pictures(step, drawn(method, record.shown(), device))
+            show(record, step, method, device)
         progress = Progress(step, total, work.first // job.plan.samples_per_epoch)
         if progress.epoch > epoch:
             epoch = progress.epoch
@@ -173,7 +173,7 @@ def train(
             if record:
                 record.metrics(step, epoch, rate, values)
         if record and (step % probe_every == 0 or step == total):
-            record.pictures(step, drawn(method, record.shown(), device))
+            show(record, step, method, device)
             if probe:
                 record.probe(step, probe(encoder))
         if step % trainer.checkpoint_every == 0 and step < total:
@@ -210,12 +210,14 @@ def forward_backward(
         meter.add(values, len(samples))
 
 
-def drawn(method: Method, samples: Sample, device: torch.device) -> dict[str, np.ndarray]:
-    """What the method shows of samples, given as columns: uint8 [N, H, W, 3] by name."""
-    batch = {name: torch.from_numpy(column).to(device) for name, column in samples.items()}
+def show(record: Record, step: int, method: Method, device: torch.device) -> None:
+    """Record what the method shows of the run's first samples, where it shows anything."""
+    if not method.has_pictures:
+        return
+    batch = {name: torch.from_numpy(column).to(device) for name, column in record.shown().items()}
     with evaluating(method):
         pictures = method.pictures(batch)
-    return {name: picture.cpu().numpy() for name, picture in pictures.items()}
+    record.pictures(step, {name: picture.cpu().numpy() for name, picture in pictures.items()})
 
 
 def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:

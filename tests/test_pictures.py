@@ -81,6 +81,7 @@ def test_every_methods_pictures_are_pictures_and_change_nothing(preset: str) -> 
     batch = raw_batch(config)
     with torch.no_grad():
         pictures = method.pictures(batch)
+    assert method.has_pictures == bool(pictures)
     for picture in pictures.values():
         assert picture.dtype == torch.uint8
         assert picture.ndim == 4
