@@ -68,6 +68,30 @@ def small_crops(images: Callable[..., Tensor], frames: Tensor, config: MultiCrop
     return images(copies, config.small, size=config.small_size)
 
 
+def multi_crops(
+    images: Callable[..., Tensor], frames: Tensor, config: MultiCrop
+) -> dict[str, Tensor]:
+    """All crops of each frame, by their size; for `encode_crops`.
+
+    frames: uint8 [B, F, H, W, 3] -> `images`, float32 [B, 2, F, 3, S, S], of `two_crops`, and
+    `small`, float32 [B, n, F, 3, s, s], of `small_crops`.
+    """
+    return {
+        "images": two_crops(images, frames, config),
+        "small": small_crops(images, frames, config),
+    }
+
+
 def as_rows(crops: Tensor) -> Tensor:
     """[B, V, F, 3, S, S] -> [V B F, 3, S, S]: all first crops, then all second ones, and so on."""
     return crops.transpose(0, 1).flatten(0, 2)
+
+
+def encode_crops(encoder: Callable[[Tensor], Tensor], images: Tensor, small: Tensor) -> Tensor:
+    """Representations of crops of two sizes, one pass a size: [(V + n) B F, D].
+
+    images: float32 [B, V, F, 3, S, S]; small: float32 [B, n, F, 3, s, s], n may be 0. Rows are in
+    the order of `as_rows`, the small crops' after the large ones'.
+    """
+    sizes = [crops for crops in (images, small) if crops.shape[1]]
+    return torch.cat([encoder(as_rows(crops)) for crops in sizes])

@@ -11,7 +11,15 @@ from torchvision.transforms import v2
 from configs.encoder import EncoderConfig
 from models import color
 from models.augment import AugmentConfig, augment_frames, random_boxes
-from models.crops import MultiCrop, TwoCrops, as_rows, small_crops, two_crops
+from models.crops import (
+    MultiCrop,
+    TwoCrops,
+    as_rows,
+    encode_crops,
+    multi_crops,
+    small_crops,
+    two_crops,
+)
 from models.encoder import Encoder
 from models.resample import gaussian_blur, resample, resize_weights
 
@@ -341,3 +349,13 @@ def test_small_crops_have_the_moments_of_the_reference(frames: Tensor) -> None:
 def test_no_small_crops_are_an_empty_stack(frames: Tensor) -> None:
     config = MultiCrop(small_crops=0, small_size=12)
     assert small_crops(_images, frames[:, None], config).shape == (8, 0, 1, 3, 12, 12)
+
+
+@pytest.mark.parametrize("small", [0, 3])
+def test_crops_of_both_sizes_are_encoded_crop_after_crop(frames: Tensor, small: int) -> None:
+    config = MultiCrop(second=AugmentConfig(solarize=1.0), small_crops=small, small_size=12)
+    crops = multi_crops(_images, frames.unflatten(0, (4, 2)), config)
+    assert crops["images"].shape == (4, 2, 2, 3, 24, 24)
+    means = encode_crops(lambda images: images.mean((2, 3)), **crops)
+    expected = [rows.transpose(0, 1).mean((4, 5)) for rows in crops.values()]
+    torch.testing.assert_close(means.unflatten(0, (2 + small, 4, 2)), torch.cat(expected))

@@ -14,7 +14,7 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
-from models.crops import BYOL_CROPS, MultiCrop, as_rows, small_crops, two_crops
+from models.crops import BYOL_CROPS, MultiCrop, as_rows, encode_crops, multi_crops
 from models.distributed import gather_rows
 from models.encoder import Encoder
 from models.heads import mlp
@@ -125,29 +125,23 @@ class DINO(Method):
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
         place of `frames`."""
-        frames, crops = batch["frames"], self.config.crops
-        return replace_frames(
-            batch,
-            images=two_crops(self.images, frames, crops),
-            small=small_crops(self.images, frames, crops),
-        )
+        crops = multi_crops(self.images, batch["frames"], self.config.crops)
+        return replace_frames(batch, **crops)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        large = as_rows(batch["images"])
-        count = len(large) // 2
-        features = [self.encoder(large)]
-        if batch["small"].shape[1]:
-            features.append(self.encoder(as_rows(batch["small"])))
-        units = self.head.units(torch.cat(features))
+        images, small = batch["images"], batch["small"]
+        units = self.head.units(encode_crops(self.encoder, images, small))
         student = (self.head.last(units) / self.config.student_temperature).log_softmax(dim=1)
-        raw = self.teacher(large)
+        raw = self.teacher(as_rows(images))
         if self.training:
             self._seen.append(gather_rows(raw.mean(dim=0, keepdim=True)).mean(dim=0))
         sharpened = (raw - self.center) / self.temperature
         teacher = sharpened.softmax(dim=1)
-        loss = cross_prediction(teacher.unflatten(0, (2, count)), student.unflatten(0, (-1, count)))
+        loss = cross_prediction(
+            teacher.unflatten(0, (2, -1)), student.unflatten(0, (2 + small.shape[1], -1))
+        )
         entropy = torch.special.entr(teacher).sum(dim=1).mean() / math.log(self.config.outputs)
-        first, second = units[: 2 * count].detach().chunk(2)
+        first, second = units[: len(raw)].detach().chunk(2)
         return {
             "loss": loss,
             "teacher_entropy": entropy,

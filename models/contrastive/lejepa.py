@@ -11,8 +11,7 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
-from models.crops import MultiCrop, as_rows, small_crops, two_crops
+from models.crops import BYOL_CROPS, MultiCrop, encode_crops, multi_crops
 from models.distributed import gather_rows
 from models.encoder import Encoder
 from models.heads import mlp
@@ -20,17 +19,8 @@ from models.losses import full_precision
 from models.method import Batch, Method, Progress, register, replace_frames
 from models.monitors import joint_embedding_metrics
 
-_LARGE = AugmentConfig(
-    crop_scale=(0.3, 1.0),
-    flip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    grayscale=0.2,
-    blur=0.5,
-    solarize=0.2,
+_LARGE = BYOL_CROPS.first.model_copy(
+    update={"crop_scale": (0.3, 1.0), "blur": 0.5, "solarize": 0.2}
 )
 
 
@@ -119,19 +109,13 @@ class LeJEPA(Method):
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
         place of `frames`."""
-        frames, crops = batch["frames"], self.config.crops
-        return replace_frames(
-            batch,
-            images=two_crops(self.images, frames, crops),
-            small=small_crops(self.images, frames, crops),
-        )
+        crops = multi_crops(self.images, batch["frames"], self.config.crops)
+        return replace_frames(batch, **crops)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        features = [self.encoder(as_rows(batch["images"]))]
-        if batch["small"].shape[1]:
-            features.append(self.encoder(as_rows(batch["small"])))
-        count = len(features[0]) // 2
-        projected = full_precision(self.projector(torch.cat(features))).unflatten(0, (-1, count))
+        features = encode_crops(self.encoder, batch["images"], batch["small"])
+        places = (2 + batch["small"].shape[1], -1)
+        projected = full_precision(self.projector(features)).unflatten(0, places)
         centres = projected[:2].mean(dim=0)
         invariance = (projected - centres).square().mean()
         statistics = torch.stack([sigreg(crops, self.directions) for crops in projected])

@@ -13,7 +13,7 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
-from models.crops import MultiCrop, as_rows, small_crops, two_crops
+from models.crops import MultiCrop, encode_crops, multi_crops
 from models.distributed import gather_rows, rank
 from models.encoder import Encoder
 from models.heads import mlp
@@ -105,22 +105,15 @@ class SwAV(Method):
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
         place of `frames`."""
-        frames, crops = batch["frames"], self.config.crops
-        return replace_frames(
-            batch,
-            images=two_crops(self.images, frames, crops),
-            small=small_crops(self.images, frames, crops),
-        )
+        crops = multi_crops(self.images, batch["frames"], self.config.crops)
+        return replace_frames(batch, **crops)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        features = [self.encoder(as_rows(batch["images"]))]
-        if batch["small"].shape[1]:
-            features.append(self.encoder(as_rows(batch["small"])))
-        units = functional.normalize(full_precision(self.projector(torch.cat(features))), dim=1)
-        count = len(features[0]) // 2
-        units = units.unflatten(0, (-1, count))
-        scores = self.prototypes(units.flatten(0, 1)).unflatten(0, (-1, count))
-        large = units[:2].detach()
+        features = encode_crops(self.encoder, batch["images"], batch["small"])
+        units = functional.normalize(full_precision(self.projector(features)), dim=1)
+        places = (2 + batch["small"].shape[1], -1)
+        scores = self.prototypes(units).unflatten(0, places)
+        large = units.detach().unflatten(0, places)[:2]
         codes = self._codes(large, scores[:2].detach())
         loss = cross_prediction(codes, (scores / self.config.temperature).log_softmax(dim=2))
         return {
