@@ -65,7 +65,7 @@ def parts(source: Index | Images, rate: float, size: int = PART_FRAMES) -> Itera
     room, number = size, 0
     for event in range(len(source)):
         for view, video in enumerate(source.event(event).videos):
-            if video.frames <= 0 or video.fps <= 0:
+            if not video.has_frames:
                 continue
             start, count = 0, len(frame_times(video.frames, video.fps, rate))
             while start < count:

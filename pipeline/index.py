@@ -74,6 +74,11 @@ class Video:
     cuts: tuple[float, ...]
     status: str
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether there is anything to sample: damaged and unreadable videos may have no frame."""
+        return self.frames > 0 and self.fps > 0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
 
-from configs.sampling import StackSettings
-from pipeline.index import Event, Video
+from pipeline.index import Event
 
-MAX_CLOCK_GAP = 0.5
-"""Synchronised views count as simultaneous within this share of a frame period."""
+LACKS = ("too_short", "frame_rate_too_low", "no_motion")
+"""Why a view gives no sample, in the order in which it is checked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,37 +54,6 @@ def event_rng(seed: int, epoch: int, event_id: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, key])))
 
 
-def frame_time(video: Video, number: np.ndarray | int) -> np.ndarray:
-    """Seconds at the middle of frame `number`'s showing, at the nominal frame rate.
-
-    The middle, so that rounding never moves a request to the frame before.
-    """
-    return (np.asarray(number, dtype=np.float64) + 0.5) / video.fps
-
-
-def shots(video: Video) -> list[tuple[int, int]]:
-    """Runs of frames without a cut: [first, stop) frame numbers, in order, none empty."""
-    edges = [0, *sorted({round(cut * video.fps) for cut in video.cuts}), video.frames]
-    inside = [min(max(edge, 0), video.frames) for edge in edges]
-    return [(a, b) for a, b in pairwise(inside) if b > a]
-
-
-def stacked(times_s: np.ndarray, config: StackSettings) -> np.ndarray:
-    """Every time, [N], with those that its stack looks back to, [N stack]; each stack in order."""
-    back = np.arange(config.stack - 1, -1, -1) * config.stack_s
-    return (times_s[:, None] - back).ravel()
-
-
-def stack_reach(video: Video, config: StackSettings) -> int:
-    """Frames before frame n that the stack ending at n needs."""
-    return max(0, int(np.ceil(config.look_back_s * video.fps - 0.5 - 1e-6)))
-
-
-def stack_spaced(video: Video, config: StackSettings) -> bool:
-    """Whether the frames of a stack differ: nearer than a frame period they would repeat."""
-    return config.stack == 1 or config.stack_s * video.fps >= 0.999
-
-
 def target_arrays(event: Event, views: np.ndarray, times_s: np.ndarray) -> dict[str, np.ndarray]:
     """The targets that every sample carries: `time_s` in the event's clock and `view`."""
     offsets = np.array([video.clock_offset_s for video in event.videos])
@@ -95,8 +62,30 @@ def target_arrays(event: Event, views: np.ndarray, times_s: np.ndarray) -> dict[
     return {"time_s": reference.astype(np.float32), "view": views.astype(np.int64)}
 
 
+def one_view(event: Event, view: int, times_s: np.ndarray, **targets: np.ndarray) -> SampleRequest:
+    """A sample whose frames are all of one view, with `targets` beside those of every sample.
+
+    times_s: float64 [F], in the view's own clock.
+    """
+    views = np.full(len(times_s), view)
+    return SampleRequest(views, times_s, target_arrays(event, views, times_s) | targets)
+
+
 def usable(event: Event) -> str:
     """Empty when some video of the event can be sampled, else the reason code."""
-    if any(video.frames > 0 and video.fps > 0 for video in event.videos):
+    if any(video.has_frames for video in event.videos):
         return ""
     return event.videos[0].status if event.videos else "missing_view"
+
+
+def count_views(event: Event, per_video: int, lacks: list[str]) -> tuple[int, str]:
+    """The count of an event whose views give `per_video` samples each, or none.
+
+    lacks: for each view why it gives none, of `LACKS`, or empty. Where no view gives any, the
+    event's reason is that of the view which came nearest to it.
+    """
+    reason = usable(event)
+    if reason:
+        return 0, reason
+    giving = lacks.count("")
+    return (giving * per_video, "") if giving else (0, max(lacks, key=LACKS.index))

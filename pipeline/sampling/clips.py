@@ -6,7 +6,8 @@ import numpy as np
 
 from configs.sampling import ClipsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, frame_time, shots, target_arrays, usable
+from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.frame_numbers import frame_time, shots, spaced, whole_step
 from pipeline.sampling.motion import frame_motion
 
 
@@ -26,16 +27,15 @@ class ClipsSampler:
     def _offsets(self, video: Video) -> np.ndarray:
         """Frame numbers of what is drawn as one, from its first frame: a clip, or all in order."""
         config = self.config
-        step = max(1, int(config.spacing_s * video.fps + 0.5))
-        clip = np.arange(config.num_frames) * step
+        clip = np.arange(config.num_frames) * whole_step(video, config.spacing_s)
         if config.placement == "anywhere":
             return clip
-        hop = clip[-1] + max(1, int(config.gap_s * video.fps + 0.5))
+        hop = clip[-1] + whole_step(video, config.gap_s)
         return (np.arange(config.clips)[:, None] * hop + clip).ravel()
 
     def _starts(self, video: Video) -> tuple[np.ndarray, np.ndarray]:
         """First frames that leave room within a shot, int64 [K], and how often each is drawn."""
-        if video.frames <= 0 or video.fps <= 0:
+        if not video.has_frames:
             return np.empty(0, np.int64), np.empty(0)
         extent = int(self._offsets(video)[-1])
         starts = np.concatenate([np.arange(a, max(a, b - extent)) for a, b in shots(video)])
@@ -44,36 +44,30 @@ class ClipsSampler:
         total = np.concatenate([[0.0], np.cumsum(frame_motion(video))])
         return starts, total[starts + extent + 1] - total[starts]
 
-    def _spaced(self, video: Video) -> bool:
-        # closer than a frame apart would repeat frames, which no clip may
-        return self.config.num_frames == 1 or self.config.spacing_s * video.fps >= 0.999
+    def _lack(self, video: Video, weights: np.ndarray) -> str:
+        if not len(weights):
+            return "too_short"
+        if self.config.num_frames > 1 and not spaced(video, self.config.spacing_s):
+            return "frame_rate_too_low"
+        return "" if weights.any() else "no_motion"
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` samples for every view in which the clips fit (and something moves)."""
-        reason = usable(event)
-        if reason:
-            return 0, reason
-        fit = [(video, self._starts(video)) for video in event.videos]
-        fit = [(video, weights) for video, (starts, weights) in fit if len(starts)]
-        spaced = [weights for video, weights in fit if self._spaced(video)]
-        moving = sum(bool(weights.any()) for weights in spaced)
-        if moving:
-            return moving * self.config.per_video, ""
-        return 0, "no_motion" if spaced else "frame_rate_too_low" if fit else "too_short"
+        lacks = [self._lack(video, self._starts(video)[1]) for video in event.videos]
+        return count_views(event, self.config.per_video, lacks)
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw the clips of every sample of every view."""
         requests = []
         for view, video in enumerate(event.videos):
             starts, weights = self._starts(video)
-            if not weights.any() or not self._spaced(video):
+            if self._lack(video, weights):
                 continue
             chances = weights / weights.sum()
             for _ in range(self.config.per_video):
                 first = starts[self._draw(chances, rng)]
                 times_s = frame_time(video, (first[:, None] + self._offsets(video)).ravel())
-                views = np.full(self.num_frames, view)
-                requests.append(SampleRequest(views, times_s, target_arrays(event, views, times_s)))
+                requests.append(one_view(event, view, times_s))
         return requests
 
     def _draw(self, chances: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 
 from configs.sampling import FramesSampling
 from pipeline.index import Event
-from pipeline.sampling.base import SampleRequest, frame_time, target_arrays, usable
+from pipeline.sampling.base import SampleRequest, one_view, usable
+from pipeline.sampling.frame_numbers import frame_time
 
 
 class FramesSampler:
@@ -37,7 +38,6 @@ class FramesSampler:
             bins = min(self.config.per_video, video.frames)
             edges = np.linspace(0, video.frames, bins + 1).round().astype(int)
             for low, high in pairwise(edges):
-                views = np.array([view])
                 times_s = np.atleast_1d(frame_time(video, rng.integers(low, high)))
-                requests.append(SampleRequest(views, times_s, target_arrays(event, views, times_s)))
+                requests.append(one_view(event, view, times_s))
         return requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.index import Video
-from pipeline.sampling.base import shots
+from pipeline.sampling.frame_numbers import shots, spaced, whole_step
 
 
 def clip_times(
@@ -22,7 +22,7 @@ def clip_times(
     times_s = np.asarray(times_s, dtype=np.float64)
     if frames == 1:
         return times_s[:, None], [""] * len(times_s)
-    step = max(1, int(step_s * video.fps + 0.5)) / video.fps
+    step = whole_step(video, step_s) / video.fps
     span = (frames - 1) * step
     edges = np.array(shots(video), dtype=np.float64) / video.fps
     # a time before the start or after the end stays wrong, for the reader to refuse
@@ -33,7 +33,7 @@ def clip_times(
     # the slack forgives the rounding of spans that fit exactly
     short = first + span > last + 1e-6
     reason = "too_short"
-    if step_s * video.fps < 0.999:
+    if not spaced(video, step_s):
         short, reason = np.ones(len(times_s), bool), "frame_rate_too_low"
     back = np.arange(frames - 1, -1, -1) * step
     return ends[:, None] - back[None, :], [reason if bad else "" for bad in short]

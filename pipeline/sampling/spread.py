@@ -6,16 +6,9 @@ import numpy as np
 
 from configs.sampling import SpreadSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import (
-    SampleRequest,
-    frame_time,
-    shots,
-    stack_reach,
-    stack_spaced,
-    stacked,
-    target_arrays,
-    usable,
-)
+from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
+from pipeline.sampling.stacks import stack_reach, stack_runs, stack_spaced, stacked
 
 
 class SpreadSampler:
@@ -32,12 +25,8 @@ class SpreadSampler:
 
     def _runs(self, video: Video) -> list[tuple[int, int]]:
         """Runs [first, stop) of frames of one shot whose stacks stay in it."""
-        if video.frames <= 0 or video.fps <= 0:
-            return []
-        reach = stack_reach(video, self.config)
         # with positives a frame needs another one beside it
-        least = 1 if self.config.positive_s is None else 2
-        return [(a + reach, b) for a, b in shots(video) if b - a - reach >= least]
+        return stack_runs(video, self.config, 1 if self.config.positive_s is None else 2)
 
     def _ranges(self, video: Video) -> list[tuple[int, int, np.ndarray]]:
         """What a sample may span: [first, stop) of the video or shot, and its eligible frames."""
@@ -50,27 +39,24 @@ class SpreadSampler:
             ranges = [(0, video.frames, np.concatenate(frames))] if frames else []
         return [r for r in ranges if len(r[2]) >= self.config.num_frames]
 
-    def _fast_enough(self, video: Video) -> bool:
-        near = self.config.positive_s
-        return stack_spaced(video, self.config) and (near is None or _reach(video, near) >= 1)
+    def _lack(self, video: Video, ranges: list[tuple[int, int, np.ndarray]]) -> str:
+        if not ranges:
+            return "too_short"
+        near_s = self.config.positive_s
+        alone = near_s is not None and frames_within(video, near_s) < 1
+        return "frame_rate_too_low" if alone or not stack_spaced(video, self.config) else ""
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` samples for every view that has enough frames."""
-        reason = usable(event)
-        if reason:
-            return 0, reason
-        fit = [video for video in event.videos if self._ranges(video)]
-        if not fit:
-            return 0, "too_short"
-        fast = sum(self._fast_enough(video) for video in fit)
-        return fast * self.config.per_video, "" if fast else "frame_rate_too_low"
+        lacks = [self._lack(video, self._ranges(video)) for video in event.videos]
+        return count_views(event, self.config.per_video, lacks)
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw a range by its length, one frame of each of its parts, and positives."""
         requests = []
         for view, video in enumerate(event.videos):
             ranges = self._ranges(video)
-            if not ranges or not self._fast_enough(video):
+            if self._lack(video, ranges):
                 continue
             sizes = np.array([len(frames) for _, _, frames in ranges], dtype=np.float64)
             for _ in range(self.config.per_video):
@@ -79,13 +65,11 @@ class SpreadSampler:
                 numbers = frames[rng.integers(edges[:-1], edges[1:])]
                 progress = (numbers + 0.5 - first) / (stop - first)
                 if self.config.positive_s is not None:
-                    near = self._near(video, numbers, _reach(video, self.config.positive_s), rng)
-                    numbers = np.concatenate([numbers, near])
+                    reach = frames_within(video, self.config.positive_s)
+                    numbers = np.concatenate([numbers, self._near(video, numbers, reach, rng)])
                 times_s = stacked(frame_time(video, numbers), self.config)
-                views = np.full(len(times_s), view)
-                targets = target_arrays(event, views, times_s)
-                targets["progress"] = progress.astype(np.float32)
-                requests.append(SampleRequest(views, times_s, targets))
+                progress = progress.astype(np.float32)
+                requests.append(one_view(event, view, times_s, progress=progress))
         return requests
 
     def _near(
@@ -94,11 +78,4 @@ class SpreadSampler:
         """Another eligible frame of the same shot within `reach` of each, uniformly drawn."""
         runs = np.array(self._runs(video))
         run = runs[np.searchsorted(runs[:, 0], numbers, side="right") - 1]
-        near = rng.integers(
-            np.maximum(numbers - reach, run[:, 0]), np.minimum(numbers + reach, run[:, 1] - 1)
-        )
-        return near + (near >= numbers)
-
-
-def _reach(video: Video, within_s: float) -> int:
-    return int(within_s * video.fps + 1e-6)
+        return draw_near(numbers, reach, run[:, 0], run[:, 1], rng)

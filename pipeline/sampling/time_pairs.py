@@ -6,16 +6,9 @@ import numpy as np
 
 from configs.sampling import TimePairsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import (
-    SampleRequest,
-    frame_time,
-    shots,
-    stack_reach,
-    stack_spaced,
-    stacked,
-    target_arrays,
-    usable,
-)
+from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
+from pipeline.sampling.stacks import stack_runs, stack_spaced, stacked
 
 
 class TimePairsSampler:
@@ -34,41 +27,36 @@ class TimePairsSampler:
     def _windows(self, video: Video) -> list[tuple[int, int]]:
         """Shots long enough for N anchors with negatives: [first, stop) of frames that have room
         for their stacks."""
-        if video.frames <= 0 or video.fps <= 0:
+        if not video.has_frames:
             return []
         needed = max(self.config.pairs, int(np.ceil(self.config.negative_s * video.fps)) + 2)
-        reach = stack_reach(video, self.config)
-        return [(a + reach, b) for a, b in shots(video) if b - a - reach >= needed]
+        return stack_runs(video, self.config, needed)
 
     def _reach(self, video: Video) -> int:
-        return int(self.config.positive_s * video.fps + 1e-6)
+        return frames_within(video, self.config.positive_s)
+
+    def _lack(self, video: Video, windows: list[tuple[int, int]]) -> str:
+        if not windows:
+            return "too_short"
+        fast = self._reach(video) >= 1 and stack_spaced(video, self.config)
+        return "" if fast else "frame_rate_too_low"
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` samples for each view that has a long enough shot."""
-        reason = usable(event)
-        if reason:
-            return 0, reason
-        fit = [video for video in event.videos if self._windows(video)]
-        if not fit:
-            return 0, "too_short"
-        fast = sum(self._fast_enough(video) for video in fit)
-        return fast * self.config.per_video, "" if fast else "frame_rate_too_low"
-
-    def _fast_enough(self, video: Video) -> bool:
-        return self._reach(video) >= 1 and stack_spaced(video, self.config)
+        lacks = [self._lack(video, self._windows(video)) for video in event.videos]
+        return count_views(event, self.config.per_video, lacks)
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw a shot by its length, a range in it, anchors without replacement, positives."""
         requests = []
         for view, video in enumerate(event.videos):
             windows = self._windows(video)
-            if not windows or not self._fast_enough(video):
+            if self._lack(video, windows):
                 continue
             for _ in range(self.config.per_video):
                 numbers = self._draw(windows, self._reach(video), video.fps, rng)
-                views = np.full(self.num_frames, view)
                 times_s = stacked(frame_time(video, numbers), self.config)
-                requests.append(SampleRequest(views, times_s, target_arrays(event, views, times_s)))
+                requests.append(one_view(event, view, times_s))
         return requests
 
     def _draw(
@@ -79,9 +67,4 @@ class TimePairsSampler:
         span = min(stop - first, max(self.config.pairs, int(self.config.window_s * fps)))
         first = int(rng.integers(first, stop - span + 1))
         anchors = np.sort(rng.choice(span, self.config.pairs, replace=False)) + first
-        low = np.maximum(anchors - reach, first)
-        high = np.minimum(anchors + reach, first + span - 1)
-        # uniform over the neighbours within reach, the anchor itself left out
-        positives = rng.integers(low, high)
-        positives += positives >= anchors
-        return np.concatenate([anchors, positives])
+        return np.concatenate([anchors, draw_near(anchors, reach, first, first + span, rng)])

@@ -6,7 +6,8 @@ import numpy as np
 
 from configs.sampling import TuplesSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, frame_time, shots, target_arrays, usable
+from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.frame_numbers import frame_time, shots
 from pipeline.sampling.motion import frame_motion
 
 MIN_GAP_S = 0.2
@@ -42,7 +43,7 @@ class TuplesSampler:
     def _windows(self, video: Video) -> list[tuple[int, int, int, int, float]]:
         """Windows to draw from: [first, stop), span, gap, weight (summed motion)."""
         windows = []
-        if video.frames <= 0 or video.fps <= 0:
+        if not video.has_frames:
             return windows
         motion = frame_motion(video) if self.config.motion_weighted else np.ones(video.frames)
         total = np.concatenate([[0.0], np.cumsum(motion)])
@@ -60,23 +61,17 @@ class TuplesSampler:
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` tuples for every view that is long enough and moves."""
-        reason = usable(event)
-        if reason:
-            return 0, reason
-        windows = [self._windows(video) for video in event.videos]
-        if not any(windows):
-            return 0, "too_short"
-        moving = sum(any(w[-1] > 0 for w in one) for one in windows)
-        return moving * self.config.per_video, "" if moving else "no_motion"
+        lacks = [_lack(self._windows(video)) for video in event.videos]
+        return count_views(event, self.config.per_video, lacks)
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw windows by motion, tuples by the paper's inequalities, labels by their share."""
         requests = []
         for view, video in enumerate(event.videos):
             windows = self._windows(video)
-            weights = np.array([w[-1] for w in windows])
-            if not weights.any():
+            if _lack(windows):
                 continue
+            weights = np.array([weight for *_, weight in windows])
             for _ in range(self.config.per_video):
                 first, stop, span, gap, _w = windows[
                     rng.choice(len(windows), p=weights / weights.sum())
@@ -85,12 +80,15 @@ class TuplesSampler:
                 numbers = _draw(first, stop, span, gap, positive, rng)
                 if rng.random() < 0.5:
                     numbers = numbers[::-1]
-                views = np.full(3, view)
-                times_s = frame_time(video, numbers)
-                targets = target_arrays(event, views, times_s)
-                targets["label"] = np.array(positive, dtype=np.int64)
-                requests.append(SampleRequest(views, times_s, targets))
+                label = np.array(positive, dtype=np.int64)
+                requests.append(one_view(event, view, frame_time(video, numbers), label=label))
         return requests
+
+
+def _lack(windows: list[tuple[int, int, int, int, float]]) -> str:
+    if not windows:
+        return "too_short"
+    return "" if any(weight > 0 for *_, weight in windows) else "no_motion"
 
 
 def _draw(

@@ -6,14 +6,12 @@ import numpy as np
 
 from configs.sampling import ViewPairsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import (
-    MAX_CLOCK_GAP,
-    SampleRequest,
-    shots,
-    stack_spaced,
-    stacked,
-    target_arrays,
-)
+from pipeline.sampling.base import SampleRequest, target_arrays
+from pipeline.sampling.frame_numbers import shots
+from pipeline.sampling.stacks import stack_spaced, stacked
+
+MAX_CLOCK_GAP = 0.5
+"""Synchronised views count as simultaneous within this share of a frame period."""
 
 
 class ViewPairsSampler:
@@ -37,7 +35,7 @@ class ViewPairsSampler:
         """`per_event` samples, or why there are none."""
         fixed = self.config.anchors == "first_view"
         wanted = event.videos[:2] if fixed else event.videos
-        live = [v for v in wanted if v.frames > 0 and v.fps > 0]
+        live = [video for video in wanted if video.has_frames]
         if len(live) < 2:
             return 0, "missing_view"
         if sum(stack_spaced(video, self.config) for video in live) < 2:
@@ -62,7 +60,7 @@ class ViewPairsSampler:
 
         Times lie at the middle of frames of the slowest view.
         """
-        live = [v for v in event.videos if v.frames > 0 and v.fps > 0]
+        live = [video for video in event.videos if video.has_frames]
         slowest = min(live, key=lambda v: v.fps * v.clock_rate)
         start = min(-v.clock_offset_s / v.clock_rate for v in live)
         stop = max((v.frames / v.fps - v.clock_offset_s) / v.clock_rate for v in live)
@@ -79,7 +77,7 @@ class ViewPairsSampler:
     def _covered(self, video: Video, times_s: np.ndarray, margin: float) -> np.ndarray:
         """bool [T]: the view shows the time, and the stack that ends there lies in one shot."""
         covered = np.zeros(len(times_s), dtype=bool)
-        if video.frames <= 0 or video.fps <= 0 or not stack_spaced(video, self.config):
+        if not video.has_frames or not stack_spaced(video, self.config):
             return covered
         whole = [(0, video.frames)] if self.config.stack == 1 else shots(video)
         for first, stop in whole:
