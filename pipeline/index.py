@@ -139,6 +139,10 @@ class Index:
 
     def labels(self) -> list[int] | None:
         """The class of each event, -1 where it has none; None for a corpus without labels."""
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> list[int] | None:
         if not self.classes:
             return None
         number = {name: n for n, name in enumerate(self.classes)} | {"": -1}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -66,7 +67,8 @@ class Plan:
     refused: dict[str, int] = field(default_factory=dict)
     """Reason code -> events that give no sample."""
     refused_names: list[tuple[str, str]] = field(default_factory=list)
-    _order: tuple[int, np.ndarray] | None = field(default=None, repr=False)
+    _latest: tuple[int, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    """The epoch that was asked for last, its order and first numbers."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -80,7 +82,15 @@ class Plan:
 
     def order(self, epoch: int) -> np.ndarray:
         """int64 [E]: the order in which an epoch visits the eligible events."""
-        if self._order is None or self._order[0] != epoch:
+        return self._visits(epoch)[0]
+
+    def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's order, and the number of the first sample at each place of it: int64 [E + 1].
+
+        Drawn once for all units of the epoch.
+        """
+        latest = self._latest
+        if latest is None or latest[0] != epoch:
             rng = event_rng(self.seed, epoch, "order of events")
             if self.stills:
                 starts = np.arange(0, len(self.events), IMAGE_CHUNK)
@@ -91,33 +101,32 @@ class Plan:
                 order = np.concatenate(chunks)
             else:
                 order = rng.permutation(len(self.events))
-            self._order = (epoch, order)
-        return self._order[1]
+            numbers = _starts(self.counts[order]) + epoch * self.samples_per_epoch
+            latest = self._latest = (epoch, order, numbers)
+        return latest[1], latest[2]
 
-    def first_numbers(self, epoch: int) -> np.ndarray:
-        """int64 [E + 1]: the number of the first sample at each place of an epoch's order."""
-        offsets = np.concatenate([[0], np.cumsum(self.counts[self.order(epoch)])])
-        return offsets + epoch * self.samples_per_epoch
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """int64 [E + 1]: the place of each event's first sample, in the source's order."""
+        return _starts(self.counts)
 
     def units(self, done: Position | None = None) -> Iterator[Unit]:
         """All units of the run in order, without those that are wholly done."""
         for epoch in range(self.epochs):
             if done is not None and done.below >= (epoch + 1) * self.samples_per_epoch:
                 continue
-            numbers = self.first_numbers(epoch)
-            for start, stop in _cut(self.frames[self.order(epoch)], UNIT_FRAMES):
+            order, numbers = self._visits(epoch)
+            for start, stop in _cut(self.frames[order], UNIT_FRAMES):
                 if done is None or not done.has_range(int(numbers[start]), int(numbers[stop])):
                     yield Unit(epoch, start, stop)
 
     def samples(self, unit: Unit, source: Source) -> Iterator[list[PlannedSample]]:
         """The samples of a unit, one list an event, in the order of their numbers."""
         sampler = _sampler(source, self.sampling)
-        numbers = self.first_numbers(unit.epoch)
-        order = self.order(unit.epoch)
-        places = np.concatenate([[0], np.cumsum(self.counts)])
+        order, numbers = self._visits(unit.epoch)
         for place in range(unit.start, unit.stop):
             event = int(self.events[order[place]])
-            home = int(places[order[place]])
+            home = int(self._places[order[place]])
             value = source.event(event)
             requests = sampler.plan(value, event_rng(self.seed, unit.epoch, value.event_id))
             first = int(numbers[place])
@@ -182,6 +191,11 @@ def _sampler(source: Source, sampling: Sampling) -> Sampler:
         source.check_kind(sampling.kind)
         return _Stored()
     return build_sampler(sampling)
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    """int64 [E + 1]: where each of a row of runs begins, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(counts)])
 
 
 def _cut(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
