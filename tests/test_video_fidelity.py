@@ -167,6 +167,33 @@ def test_a_plain_colour_comes_back(colour: tuple[int, ...], options: dict, tmp_p
         np.testing.assert_allclose(seen, colour, atol=4)
 
 
+def woven(upper: int, lower: int) -> np.ndarray:
+    """A picture with another grey in every second row."""
+    rows = np.where(np.arange(96)[:, None, None] % 2, lower, upper)
+    return np.broadcast_to(rows, (96, 128, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("crop", [None, (0.1, 0.04, 0.5, 0.9)])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_of_interlaced_pictures_that_shrink_one_field_is_taken(
+    codec: str, crop: tuple[float, float, float, float] | None, tmp_path: Path
+) -> None:
+    fields = {"libx264": {"crf": "4", "x264-params": "tff=1"}, "mpeg2video": {"flags": "+ildct"}}
+    for name, options in (("interlaced", fields[codec]), ("plain", {"crf": "4"})):
+        encode_video(
+            tmp_path / f"{name}.mkv", 3, size=(128, 96), codec=codec, b_frames=0, options=options,
+            draw=lambda _: woven(200, 60),
+        )  # fmt: skip
+    interlaced = read(str(tmp_path / "interlaced.mkv"), [0.0], 40, crop=crop)
+    plain = read(str(tmp_path / "plain.mkv"), [0.0], 40, crop=crop)
+    assert np.abs(interlaced.astype(int) - 200).max() <= 6
+    assert abs(plain.mean() - 130) <= 3  # the mean of both
+    if crop is None:
+        whole = read(str(tmp_path / "interlaced.mkv"), [0.0], None)
+        assert whole[0, 0::2].mean() > 190
+        assert whole[0, 1::2].mean() < 70
+
+
 @pytest.mark.data
 def test_real_videos_match_an_exact_area_average(shared_data: Path) -> None:
     """Photographic content at 224 pixels: at least 40 dB everywhere."""

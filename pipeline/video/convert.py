@@ -4,6 +4,9 @@ The planes are resized first (libswscale, area averaging, so that shrinking does
 4:4:4 at the output size, and only the small picture is turned into RGB, with one affine map. The
 large RGB picture that a plain reader makes and throws away never exists. libswscale also reads
 10 bits, 4:2:2, 4:4:4 and the position of chroma samples, so those cases take the same path.
+
+Of an interlaced picture that shrinks, one field is taken: two moments woven into each other show
+combs, and blended they smear what moves along one direction, which tells a method which way is up.
 """
 
 from __future__ import annotations
@@ -34,10 +37,11 @@ class Converter:
 
     def into(self, frame: VideoFrame, geometry: Geometry, out: np.ndarray) -> None:
         """Write `frame` into `out`, uint8 [out_height, out_width, 3] RGB, displayed upright."""
-        if (geometry.height, geometry.width) != (frame.height, frame.width):
-            frame = _cropped(frame, geometry)
         height, width = geometry.coded_out
-        shrink = height <= geometry.height and width <= geometry.width
+        field = frame.interlaced_frame and height < geometry.height
+        if field or (geometry.height, geometry.width) != (frame.height, frame.width):
+            frame = _part(frame, geometry, 2 if field else 1)
+        shrink = height <= frame.height and width <= frame.width
         reformatter = self._reformatters.get(geometry)
         if reformatter is None:
             reformatter = self._reformatters[geometry] = VideoReformatter()
@@ -79,20 +83,25 @@ def _rows(plane: VideoPlane) -> np.ndarray:
     return data.reshape(-1, plane.line_size)
 
 
-def _cropped(frame: VideoFrame, geometry: Geometry) -> VideoFrame:
-    """A copy of the part of `frame` that the geometry takes, in a planar format."""
+def _part(frame: VideoFrame, geometry: Geometry, every: int) -> VideoFrame:
+    """A copy of the part of `frame` that the geometry takes, in a planar format.
+
+    every: 2 takes the upper field alone, each second row of all planes.
+    """
     components = frame.format.components
     if len({part.plane for part in components}) < len(components) or frame.format.has_palette:
         frame = frame.reformat(format="gbrp" if frame.format.is_rgb else "yuv444p", threads=1)
         components = frame.format.components
-    part = VideoFrame(geometry.width, geometry.height, frame.format.name)
+    part = VideoFrame(geometry.width, -(-geometry.height // every), frame.format.name)
     depth = 2 if components[0].bits > 8 else 1
     for source, target in zip(frame.planes, part.planes, strict=True):
         across = -(-frame.width // source.width)
         top = geometry.top // -(-frame.height // source.height)
+        top -= top % every  # the same field of all planes
         left = geometry.left // across * depth
         rows, into = _rows(source), _rows(target)
         wide = target.width * depth
-        into[: target.height, :wide] = rows[top : top + target.height, left : left + wide]
+        taken = rows[top::every, left : left + wide]
+        into[: target.height, :wide] = taken[: target.height]
     part.color_range, part.colorspace = frame.color_range, frame.colorspace
     return part
