@@ -196,3 +196,22 @@ def test_a_few_frames_of_a_long_file_do_not_cost_a_scan_of_it(tmp_path: Path) ->
     run = read_plan(str(path), [FrameRequest(k, np.array([k / 25])) for k in wanted])
     shown = {clip.request_id: round(float(clip.shown_s[0]) * 25) for clip in run}
     assert shown == {k: k for k in wanted}
+
+
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "libsvtav1", "libvpx"])
+def test_opening_to_read_decodes_nothing(codec: str, tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "a.mkv", 6, codec=codec)
+    with open_video(str(path)) as source:
+        assert source.stream.codec_context.pix_fmt == "yuv420p", "known from a decoded frame"
+    with open_video(str(path), quick=True) as source:
+        assert source.stream.codec_context.pix_fmt is None
+    check_exact(path)
+
+
+def test_a_size_that_only_the_frames_tell_is_found_all_the_same(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "a.mp4", 12, codec="libvpx-vp9")
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"vp09", data.index(b"stsd"))
+    data[entry + 28 : entry + 32] = bytes(4)  # width and height of the sample entry
+    path.write_bytes(data)
+    check_exact(path)

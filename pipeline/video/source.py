@@ -22,6 +22,9 @@ MAX_PIXELS = 2**26
 IO_TIMEOUT_S = 60.0
 """Longest wait for one read of a file or an object store."""
 
+REORDERING_CODECS = "h264,hevc,mpeg4,mpeg2video,mpeg1video,vc1"
+"""Decoders from whose headers libav's probing learns by how many frames the output lags."""
+
 
 @dataclass(slots=True)
 class VideoSource:
@@ -89,17 +92,27 @@ def open_video(
         pyarrow's file systems know (`s3://`, `gs://`).
     stream: counts the file's video streams in file order from 0, cover pictures left out.
     quick: keep libav from decoding the first frames to find out what the stream is like, which
-        costs as much as several frames (15 ms at 768x576). Only for containers that say it
-        themselves; the pixel aspect may then be known after the first decoded frame only.
+        costs as much as several frames (15 to 20 ms at 768x576). Only for containers that say it
+        themselves; pixel aspect and pixel format may then be known after the first decoded frame
+        only. A file that cannot be opened so is opened once more at leisure.
     Raises InputError if the file cannot be opened, has no such stream, no decoder is built for
     it, or its picture has more than `max_pixels` pixels; SettingError if `stream` is negative.
     """
     if stream < 0:
         raise SettingError(f"stream={stream}: streams count from 0")
+    if quick and _is_explicit(uri):
+        try:
+            return _open(uri, stream, max_pixels, quick=True)
+        except InputError:
+            pass  # what its header lacks may be found in its frames
+    return _open(uri, stream, max_pixels, quick=False)
+
+
+def _open(uri: str, stream: int, max_pixels: int, *, quick: bool) -> VideoSource:
     file = _open_remote(uri) if is_remote(uri) else None
     container = None
     try:
-        container = _open_container(uri, file, max_pixels, quick=quick and _is_explicit(uri))
+        container = _open_container(uri, file, max_pixels, quick=quick)
         video = _choose_stream(uri, container, stream, max_pixels)
     except BaseException:
         if container is not None:
@@ -121,7 +134,9 @@ def _open_container(
     target: Any = file
     options = {"max_pixels": str(max_pixels)}
     if quick:
-        options["skip_frame"] = "all"  # meant for the decoder inside of libav's probing
+        # Meant for the decoder inside of libav's probing. The decoders that reorder frames keep to
+        # the first one; some of the others would decode all the same, and are not opened at all.
+        options |= {"skip_frame": "all", "codec_whitelist": REORDERING_CODECS}
     if file is None:
         path = Path(local_path(uri))
         if path.is_dir():
