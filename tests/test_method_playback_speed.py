@@ -87,6 +87,16 @@ def test_clips_in_which_nothing_moves_are_left_out() -> None:
     assert usable.tolist() == [True] * 4 + [False] * 4
 
 
+def test_clips_with_repeated_frames_are_left_out() -> None:
+    """Seven frames of film at 24 frames/s, shown at 30: one is there twice."""
+    moving = dot_videos(torch.Generator().manual_seed(0), 7, 7, speed=0.08)
+    pulled = moving.clone()
+    for row in range(1, 7):
+        pulled[row] = moving[row, [n - (n >= row) for n in range(7)]]
+    usable = method().augment(as_batch(torch.cat([moving, pulled[1:]])))["usable"]
+    assert usable.tolist() == [True] * 7 + [False] * 6
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -32,6 +32,10 @@ class PlaybackSpeedConfig(MethodConfig):
     least_difference: float = Field(default=0.5, ge=0, le=255)
     """Clips in which no frame differs by this on average, of 255, from the second after it are left
     out: nothing moves."""
+    repeated: float = Field(default=0.1, ge=0, lt=1)
+    """Clips with two frames in a row that differ by less than this share of what such frames differ
+    on average are left out: a repeated frame (film shown at 30 frames/s) is seen at normal speed
+    only."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.3, 1.0), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3,
         colors="shared",
@@ -82,18 +86,21 @@ class PlaybackSpeed(Method):
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts in place of `frames`: `clips`, float32 [B, 2, 3, T, S, S], at normal and at double
-        speed; `usable`, bool [B]: something moves."""
+        speed; `usable`, bool [B]: something moves, and no frame is a repetition."""
         frames, length = batch["frames"], self.length
         start = torch.randint(length, (len(frames), 1))
         slow = (start + torch.arange(length)).to(frames.device, non_blocking=True)
         sample = torch.arange(len(frames), device=frames.device)[:, None]
         clean = without_border_noise(frames)
         both = torch.stack([clean[sample, slow], clean[:, ::2]], dim=1)
-        moved = frame_differences(frames).diagonal(offset=2, dim1=1, dim2=2).amax(dim=1)
+        apart = frame_differences(frames)
+        moved = apart.diagonal(offset=2, dim1=1, dim2=2).amax(dim=1)
+        step = apart.diagonal(offset=1, dim1=1, dim2=2)
+        even = step.amin(dim=1) >= self.config.repeated * step.mean(dim=1)
         return replace_frames(
             batch,
             clips=self.clips(both, self.config.augment),
-            usable=moved >= self.config.least_difference,
+            usable=even & (moved >= self.config.least_difference),
         )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
