@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from configs.encoder import EncoderConfig
 from configs.errors import SettingError
+from models.augment import AugmentConfig, augment_frames
 from models.backbones import build_trunk
 from models.color import rgb_to_lab
 from models.heads import SpatialSoftmax, mlp
@@ -83,6 +84,27 @@ class Encoder(nn.Module):
         top = (images.shape[-2] - size) // 2
         left = (images.shape[-1] - size) // 2
         return self.normalize(images[..., top : top + size, left : left + size])
+
+    def augmented(
+        self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None, shared: int = 1
+    ) -> Tensor:
+        """uint8 [..., H, W, 3] -> float32 [..., 3, S, S], augmented and normalised.
+
+        S is `size`, or the encoder's image size; `shared` consecutive frames get one crop and flip.
+        """
+        size = size or self.config.image_size
+        images = augment_frames(frames.flatten(0, -4), size, varied, shared=shared)
+        return self.normalize(images).unflatten(0, frames.shape[:-3])
+
+    def augmented_clips(
+        self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None
+    ) -> Tensor:
+        """uint8 [..., T, H, W, 3] -> float32 [..., 3, T, S, S], one crop and flip for each clip.
+
+        Whether its frames share their colours too is `varied.colors`.
+        """
+        images = self.augmented(frames, varied, size=size, shared=frames.shape[-4])
+        return images.transpose(-4, -3)
 
     def features(self, images: Tensor) -> Tensor:
         """The trunk's last map: float [N, `feature_dim`, h, w], of clips [N, .., t, h, w]."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from configs.base import MethodConfig
 from configs.errors import SettingError
 from configs.sampling import Sampling
-from models.augment import AugmentConfig, augment_frames
+from models.augment import AugmentConfig
 from models.encoder import Encoder
 
 Batch = dict[str, Tensor]
@@ -145,21 +145,12 @@ class Method(nn.Module):
     def images(
         self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None, shared: int = 1
     ) -> Tensor:
-        """uint8 [..., H, W, 3] -> float32 [..., 3, S, S], augmented and normalised.
-
-        S is the encoder's image size, or `size`; `shared` consecutive frames get one crop and flip.
-        """
-        size = size or self.encoder.config.image_size
-        images = augment_frames(frames.flatten(0, -4), size, varied, shared=shared)
-        return self.encoder.normalize(images).unflatten(0, frames.shape[:-3])
+        """The encoder's input of uint8 frames, varied: see `Encoder.augmented`."""
+        return self.encoder.augmented(frames, varied, size=size, shared=shared)
 
     def clips(self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None) -> Tensor:
-        """uint8 [..., T, H, W, 3] -> float32 [..., 3, T, S, S], one crop and flip for each clip.
-
-        Whether its frames share their colours too is `varied.colors`.
-        """
-        images = self.images(frames, varied, size=size, shared=frames.shape[-4])
-        return images.transpose(-4, -3)
+        """The encoder's input of uint8 clips, varied: see `Encoder.augmented_clips`."""
+        return self.encoder.augmented_clips(frames, varied, size=size)
 
 
 def replace_frames(batch: Batch, **tensors: Tensor) -> Batch:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +19,15 @@ ONE_CYCLE_END = 1e-4 / 25
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, steady: Sequence[str] = ()
 ) -> torch.optim.Optimizer:
-    """Groups of parameters: matrices and kernels with weight decay; norms and biases without.
+    """The optimiser of a run's settings, over what `decay_groups` makes of the parameters.
 
     Those of the submodules named `steady` are in groups of their own, marked so: their rate does
     not follow the schedule.
     """
     groups = []
     for kept in (False, True):
-        trained = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and (name.split(".")[0] in steady) == kept
-        ]
-        matrices = [p for p in trained if p.ndim > 1]
-        vectors = [p for p in trained if p.ndim <= 1]
-        groups += [
-            {"params": matrices, "weight_decay": config.weight_decay, "steady": kept},
-            {"params": vectors, "weight_decay": 0.0, "steady": kept},
-        ]
-    groups = [group for group in groups if group["params"]]
+        named = [p for n, p in model.named_parameters() if (n.split(".")[0] in steady) == kept]
+        groups += decay_groups(named, config.weight_decay, steady=kept)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
     if config.name == "lars":
@@ -44,6 +35,23 @@ def build_optimizer(
     return torch.optim.SGD(
         groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
     )
+
+
+def decay_groups(
+    parameters: Iterable[nn.Parameter], decay: float, **settings: Any
+) -> list[dict[str, Any]]:
+    """Groups of the trained parameters: matrices and kernels with decay, norms and biases without.
+
+    settings: what else holds for both, as the optimiser takes it; a group of none is left out.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
+    return [
+        {"params": chosen, "weight_decay": kept, **settings}
+        for chosen, kept in ((matrices, decay), (vectors, 0.0))
+        if chosen
+    ]
 
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:

@@ -14,7 +14,7 @@ from configs.errors import InputError, SettingError
 from models.encoder import Encoder
 from pipeline.checkpoint import export_encoder
 from pipeline.cli import main
-from pipeline.evaluate.finetune import Classifier, LabelledFrames, _groups, fine_tune
+from pipeline.evaluate.finetune import Classifier, LabelledFrames, fine_tune
 from pipeline.finetune import run_finetune
 from pipeline.storage import Folder
 from tests.corpora import encode_corpus
@@ -80,7 +80,7 @@ def test_the_head_learns_ten_times_faster_and_norms_do_not_decay():
     network = Classifier(make_encoder(), 3)
     logits = network(torch.randn(4, 3, 32, 32))
     assert torch.equal(logits, torch.zeros(4, 3))
-    groups = _groups(network, 0.1)
+    groups = network.groups(0.1)
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert len(rates) == len(list(network.parameters()))
     for name, parameter in network.named_parameters():

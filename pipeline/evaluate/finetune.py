@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.errors import InputError, SettingError
-from models.augment import AugmentConfig, augment_frames
+from models.augment import AugmentConfig
 from models.encoder import Encoder
 from models.modes import evaluating
 from pipeline.evaluate.linear import classification_figures
+from pipeline.optim import decay_groups
 
 RATES = (0.01, 0.03, 0.1)
 """Learning rates of the trunk."""
@@ -65,6 +66,13 @@ class Classifier(nn.Module):
         """Normalised images (or clips), as the encoder takes them -> logits float [N, C]."""
         encoder = self.encoder
         return self.head(encoder.pool_norm(encoder.pool(encoder.features(images))))
+
+    def groups(self, rate: float) -> list[dict[str, Any]]:
+        """Trunk at `rate` and head at its own, each with and without decay, for an optimiser."""
+        return [
+            *decay_groups(self.encoder.parameters(), DECAY, lr=rate),
+            *decay_groups(self.head.parameters(), DECAY, lr=HEAD * rate),
+        ]
 
 
 def fine_tune(
@@ -134,11 +142,12 @@ def _tuned(
 ) -> Classifier:
     device = next(encoder.parameters()).device
     network = Classifier(encoder, classes).to(device).train()
-    optimizer = torch.optim.SGD(_groups(network, rate), lr=rate, momentum=MOMENTUM, nesterov=True)
+    optimizer = torch.optim.SGD(network.groups(rate), lr=rate, momentum=MOMENTUM, nesterov=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     rng = np.random.default_rng(seed)
     frames, labels = torch.from_numpy(train.frames), torch.from_numpy(train.labels)
     rounds = math.ceil(len(labels) / batch_size)
+    vary = encoder.augmented if encoder.config.clip_frames == 1 else encoder.augmented_clips
     config = AUGMENT if flip else AUGMENT.model_copy(update={"flip": 0.0})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -149,33 +158,9 @@ def _tuned(
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = 0.5 * (1 + math.cos(math.pi * done)) * peak
                 rows = torch.from_numpy(part)
-                images = _augmented(encoder, frames[rows].to(device), config)
+                images = vary(frames[rows].to(device), config)
                 loss = functional.cross_entropy(network(images), labels[rows].to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
     return network
-
-
-def _augmented(encoder: Encoder, frames: Tensor, config: AugmentConfig) -> Tensor:
-    """uint8 frames (clips: one crop for all of their frames) -> the encoder's input."""
-    size = encoder.config.image_size
-    if frames.ndim == 4:
-        return encoder.normalize(augment_frames(frames, size, config))
-    count, length = frames.shape[:2]
-    images = augment_frames(frames.flatten(0, 1), size, config, shared=length)
-    return encoder.normalize(images).unflatten(0, (count, length)).transpose(1, 2)
-
-
-def _groups(network: Classifier, rate: float) -> list[dict[str, Any]]:
-    """Trunk and head, each with and without decay."""
-    groups = []
-    for module, scale in ((network.encoder, 1.0), (network.head, HEAD)):
-        parameters = [p for p in module.parameters() if p.requires_grad]
-        for decay, chosen in (
-            (DECAY, [p for p in parameters if p.ndim > 1]),
-            (0.0, [p for p in parameters if p.ndim <= 1]),
-        ):
-            if chosen:
-                groups.append({"params": chosen, "lr": scale * rate, "weight_decay": decay})
-    return groups
