@@ -49,6 +49,8 @@ class OptimizerConfig(Settings):
     """Peak learning rate."""
     weight_decay: float = Field(default=1e-4, ge=0, le=10)
     """Decay; never applied to parameters of one dimension (norms, biases)."""
+    weight_decay_end: float | None = Field(default=None, ge=0, le=10)
+    """Where the decay goes over the run, along half a cosine; unset, it stays."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of sgd and lars; first beta of adamw."""
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"

@@ -1,4 +1,4 @@
-"""Which optimiser, and the learning rate at each step."""
+"""Which optimiser, and its learning rate and weight decay at each step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def build_optimizer(
     """The optimiser of a run's settings, over what `decay_groups` makes of the parameters.
 
     Those of the submodules named `steady` are in groups of their own, marked so: their rate does
-    not follow the schedule.
+    not follow the schedule (see `set_schedule`).
     """
     groups = []
     for kept in (False, True):
@@ -48,10 +48,25 @@ def decay_groups(
     matrices = [parameter for parameter in trained if parameter.ndim > 1]
     vectors = [parameter for parameter in trained if parameter.ndim <= 1]
     return [
-        {"params": chosen, "weight_decay": kept, **settings}
+        {"params": chosen, "weight_decay": kept, "decays": chosen is matrices, **settings}
         for chosen, kept in ((matrices, decay), (vectors, 0.0))
         if chosen
     ]
+
+
+def set_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, total: int
+) -> float:
+    """Give an optimiser of `build_optimizer` what holds in step `step` of `total` (from 0).
+
+    Returns the learning rate of the groups that are not steady.
+    """
+    rate, decay = learning_rate(config, step, total), weight_decay(config, step, total)
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr if group["steady"] else rate
+        if group["decays"]:
+            group["weight_decay"] = decay
+    return rate
 
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
@@ -67,6 +82,13 @@ def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
     if config.schedule == "constant":
         return config.lr
     return config.lr * _between(1.0, 0.0, (done - config.warmup) / (1 - config.warmup))
+
+
+def weight_decay(config: OptimizerConfig, step: int, total: int) -> float:
+    """The decay of step `step` of `total` (from 0)."""
+    if config.weight_decay_end is None:
+        return config.weight_decay
+    return _between(config.weight_decay, config.weight_decay_end, step / max(1, total))
 
 
 def _between(start: float, end: float, done: float) -> float:

@@ -27,7 +27,7 @@ from models.encoder import Encoder
 from models.method import Corpus, Method, Progress, methods
 from models.modes import evaluating
 from pipeline.checkpoint import load_state, position_of, save_state
-from pipeline.optim import build_optimizer, learning_rate
+from pipeline.optim import build_optimizer, set_schedule
 from pipeline.plan import Plan, Position
 from pipeline.record import UNTRAINED, Record
 from pipeline.storage import Folder
@@ -153,9 +153,7 @@ def train(
         if progress.epoch > epoch:
             epoch = progress.epoch
             method.before_epoch(progress)
-        rate = learning_rate(trainer.optimizer, step, total)
-        for group in optimizer.param_groups:
-            group["lr"] = trainer.optimizer.lr if group["steady"] else rate
+        rate = set_schedule(optimizer, trainer.optimizer, step, total)
         torch.manual_seed(_seed(trainer.seed, step, rank))
         forward_backward(model, method, work.batches, device, trainer.precision, meter)
         if trainer.optimizer.clip_norm is not None:

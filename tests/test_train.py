@@ -13,7 +13,7 @@ from configs.schema import OptimizerConfig
 from models.method import methods
 from pipeline.checkpoint import load_encoder, load_state, position_of
 from pipeline.launch import prepare, run_training
-from pipeline.optim import LARS, learning_rate
+from pipeline.optim import LARS, build_optimizer, learning_rate, set_schedule, weight_decay
 from pipeline.record import read_metrics
 from pipeline.storage import Folder
 from pipeline.train import Meter, forward_backward, in_step
@@ -256,6 +256,19 @@ def test_one_cycle_is_torchs():
         )
         optimizer.step()
         torchs.step()
+
+
+def test_weight_decay_stays_or_goes_to_its_end_and_leaves_vectors_alone():
+    still = OptimizerConfig(weight_decay=0.04)
+    assert {weight_decay(still, step, 10) for step in range(10)} == {0.04}
+    config = OptimizerConfig(weight_decay=0.04, weight_decay_end=0.4)
+    course = [weight_decay(config, step, 10) for step in range(11)]
+    assert course == sorted(course)
+    assert (course[0], course[5], course[10]) == pytest.approx((0.04, 0.22, 0.4))
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), config)
+    rate = set_schedule(optimizer, config, 5, 10)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.22, 0])
+    assert [group["lr"] for group in optimizer.param_groups] == [rate, rate]
 
 
 def test_lars_scales_matrices_by_trust_and_leaves_biases_plain():
