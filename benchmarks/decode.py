@@ -48,6 +48,7 @@ SOURCES = {
     "h264-short": ("libx264", 12, "mp4", {"preset": "medium", "crf": "23"}),
     "hevc": ("libx265", 60, "mp4", {"preset": "fast", "x265-params": "log-level=none"}),
     "vp9": ("libvpx-vp9", 60, "webm", {"deadline": "realtime", "cpu-used": "7", "b": "1500k"}),
+    "av1": ("libsvtav1", 128, "mkv", {"preset": "8", "crf": "35", "svtav1-params": "lp=1"}),
     "mpeg4": ("mpeg4", 12, "avi", {"b": "3000k"}),
 }
 """Name -> encoder, longest distance of keyframes, container, encoder options."""

@@ -144,6 +144,7 @@ def torchcodec(mode: str, merge: bool) -> Reader:
 
 
 def opencv() -> Reader:
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"  # it has no AV1 decoder, and says so every frame
     import cv2
 
     cv2.setNumThreads(1)
@@ -160,11 +161,12 @@ def opencv() -> Reader:
                 at, decoded = at + 1, decoded + 1
             found, picture = capture.read()
             at, decoded = at + 1, decoded + 1
-            if found:
-                size = scaled(picture.shape[1], picture.shape[0])
-                small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-                cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
-                delivered += 1
+            if not found:
+                raise RuntimeError(f"no frame {wanted}")
+            size = scaled(picture.shape[1], picture.shape[0])
+            small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
+            delivered += 1
         capture.release()
         return delivered, 0
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.video import FrameRequest, probe, read_plan
+from pipeline.video.av1 import packets_needed
 from pipeline.video.convert import Converter
 from pipeline.video.display import UPRIGHT, from_matrix
 from pipeline.video.geometry import plan_geometry
@@ -107,6 +108,74 @@ def test_frames_that_nothing_refers_to_are_not_decoded(tmp_path: Path) -> None:
     assert run.stats.decoded < 0.8 * run.stats.packets
 
 
+def test_only_what_an_av1_frame_is_made_of_is_decoded(tmp_path: Path) -> None:
+    """A pyramid of 64 frames: one of them needs a few. All are the same bits, none tried twice."""
+    path = make_odd("av1_pyramid", tmp_path)
+    frames, times = decode_everything(path)
+    fed = []
+    for k in range(64):
+        run = read_plan(str(path), [FrameRequest(0, times[[k]])])
+        (clip,) = list(run)
+        assert np.array_equal(clip.frames[0], to_rgb(frames[k]))
+        assert run.stats.retried == run.stats.damaged == 0
+        fed.append(run.stats.packets)
+    assert np.mean(fed) < 0.4 * np.mean(np.arange(1, 65))
+
+
+def test_av1_packets_that_are_left_out_change_nothing_and_the_others_do(tmp_path: Path) -> None:
+    """Against the decoder itself: drop one packet, see which of the later frames change."""
+    with av.open(str(make_odd("av1_pyramid", tmp_path))) as container:
+        video = container.streams.video[0]
+        extradata = video.codec_context.extradata or b""
+        data = [bytes(packet) for packet in container.demux(video) if packet.size][:40]
+
+    def shown(dropped: int) -> dict[int, bytes]:
+        context = av.CodecContext.create("libdav1d", "r")
+        context.thread_count = 1
+        found = {}
+        for at, coded in enumerate(data):
+            if at == dropped:
+                continue
+            packet = av.Packet(coded)
+            packet.pts = at
+            try:
+                for frame in context.decode(packet):
+                    found[frame.pts] = frame.to_ndarray().tobytes()
+            except av.FFmpegError:
+                continue
+        return found
+
+    whole = shown(-1)
+    assert len(whole) == 40
+    one = np.eye(40, dtype=bool)
+    needed = [packets_needed([memoryview(d) for d in data], one[k], extradata) for k in range(40)]
+    felt = 0
+    for dropped in range(1, 40):
+        left = shown(dropped)
+        for k in range(dropped + 1, 40):
+            if not needed[k][dropped]:
+                assert left[k] == whole[k], f"frame {k} needed packet {dropped}"
+            else:
+                felt += left.get(k) != whole[k]
+    assert felt > 0.8 * (sum(row.sum() for row in needed) - 40 - 39), "most of the rest is felt"
+
+
+def test_av1_headers_that_are_cut_off_leave_nothing_out(tmp_path: Path) -> None:
+    with av.open(str(make_odd("av1_pyramid", tmp_path))) as container:
+        video = container.streams.video[0]
+        data = [bytes(packet) for packet in container.demux(video) if packet.size][:8]
+    wanted = np.arange(8) == 7
+    whole = packets_needed([memoryview(d) for d in data], wanted, b"")
+    assert whole is not None
+    assert not whole.all()
+    for at in range(8):
+        for keep in (0, 3, 7):
+            cut = [memoryview(d[:keep] if k == at else d) for k, d in enumerate(data)]
+            if keep < len(data[at]):
+                assert packets_needed(cut, wanted, b"") is None
+    assert packets_needed([memoryview(d) for d in data[1:]], wanted[1:], b"") is None
+
+
 def test_a_group_of_pictures_is_decoded_once_for_all_requests(tmp_path: Path) -> None:
     path = encode_video(tmp_path / "a.mp4", 48, gop=12, b_frames=0)
     times = np.arange(48) / 25
@@ -133,18 +202,21 @@ def test_packets_read_again_from_the_file_give_the_same_frames(
     check_exact(path)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libsvtav1"])
 @pytest.mark.parametrize("seed", range(40))
-def test_what_is_left_of_a_damaged_file_is_exact(seed: int, tmp_path: Path) -> None:
+def test_what_is_left_of_a_damaged_file_is_exact(seed: int, codec: str, tmp_path: Path) -> None:
     """Frames that the plain decode of a damaged file gives are delivered just so."""
-    whole = encode_video(tmp_path / "whole.mkv", 40, gop=10, b_frames=2)
+    whole = encode_video(tmp_path / "whole.mkv", 40, codec=codec, gop=10, b_frames=2)
     path = mutate(whole, tmp_path / "damaged.mkv", seed)
     try:
         frames, _ = decode_everything(path)
     except av.FFmpegError:
         frames = []
     info = probe(str(path))
-    if not frames:
-        assert info.status != "ok"
+    if not frames:  # a probe, which decodes nothing, need not see it; a reader must
+        run = read_plan(str(path), [FrameRequest(0, np.zeros(1))])
+        assert list(run) == []
+        assert info.status != "ok" or run.failures
         return
     # Times count from the first packet, also if its frame is the one that is lost.
     expected = {round(f.pts / 1000 - info.start_s, 6): f for f in frames}
@@ -168,7 +240,7 @@ def test_every_real_video_is_exact(shared_data: Path) -> None:
 
 @pytest.mark.parametrize(
     "name", ["plain", "b_pyramid", "open_gop", "variable_rate", "edit_list", "hevc", "late_start",
-             "intra_refresh", "negative_times", "fragmented", "truncated_mp4"]
+             "intra_refresh", "negative_times", "fragmented", "truncated_mp4", "av1_pyramid"]
 )  # fmt: skip
 def test_windows_of_a_long_file_show_the_same_frames(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

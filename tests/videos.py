@@ -260,6 +260,9 @@ ODD_VIDEOS: dict[str, Callable[[Path], Path]] = {
     "vp8": lambda d: encode_video(d / "vp8.webm", 30, codec="libvpx"),
     "vp9": lambda d: encode_video(d / "vp9.webm", 40, codec="libvpx-vp9"),
     "av1": lambda d: encode_video(d / "av1.mkv", 30, codec="libsvtav1"),
+    "av1_pyramid": lambda d: encode_video(
+        d / "av1_pyramid.mp4", 70, gop=64, codec="libsvtav1", options={"preset": "8"}
+    ),
     "mpeg4": lambda d: encode_video(d / "mpeg4.avi", 40, codec="mpeg4"),
     "mpeg4_mp4": lambda d: encode_video(d / "mpeg4_mp4.mp4", 40, codec="mpeg4"),
     "mpeg2": lambda d: encode_video(d / "mpeg2.mpg", 40, codec="mpeg2video"),

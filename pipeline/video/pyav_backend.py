@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 from av.error import FFmpegError
@@ -12,6 +13,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from pipeline.video import av1
 from pipeline.video.convert import Converter
 from pipeline.video.display import UPRIGHT, Orientation, from_matrix
 from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
@@ -59,8 +61,11 @@ class PyavDecoder:
         self.stats.damaged += self.timeline.damaged
         self.timed_out = False
         self._deadline = deadline
-        name = self.source.stream.codec_context.name
-        self._skips = name in SKIPPING_CODECS and not self.timeline.by_order
+        context = self.source.stream.codec_context
+        self._skips = context.name in SKIPPING_CODECS and not self.timeline.by_order
+        self._names_references = (
+            context.codec.canonical_name == "av1" and not self.timeline.by_order
+        )
         self._uri, self._stream, self._threads = uri, stream, threads
         self._careful: VideoSource | None = None
         self._converter = Converter()
@@ -152,15 +157,16 @@ class PyavDecoder:
     ) -> Iterator[tuple[int, VideoFrame]]:
         """Decode runs and yield the frames of `places`.
 
-        Unless careful, frames that nothing refers to are left out, and a run is given up at its
-        first damage: what a decoder paints over damage depends on every frame before, so it must
-        see them all.
+        Unless careful, frames that nobody needs are left out, and a run is given up at its first
+        damage: what a decoder paints over damage depends on every frame before, so it must see
+        them all.
         """
         if not runs:
             return
         timeline = self.timeline
         context = self._open_context(careful=careful)
-        fast = self._skips and not careful
+        skips = self._skips and not careful
+        follows = self._names_references and not careful
         needed = np.zeros(len(timeline.pts), dtype=bool)
         needed[timeline.shown[places]] = True
         # Frames are known by their time, or else by their place in the decoder's output.
@@ -169,17 +175,20 @@ class PyavDecoder:
         emitted = 0
         for run in runs:
             skipping: str | None = None
+            fed = self._fed(run, needed) if follows else None
             for position, packet in self._feed(run):
+                if fed is not None and not fed[position - run.start]:
+                    continue
                 if time.monotonic() > self._deadline:
                     self.timed_out = True
                     return
-                if fast:
+                if skips:
                     level = "DEFAULT" if needed[position] else "NONREF"
                     if level != skipping:
                         context.skip_frame = skipping = level
                 frames = self._send(context, packet)
                 if frames is None:
-                    if fast:
+                    if skips or fed is not None:
                         break
                     continue
                 for frame in frames:
@@ -228,6 +237,15 @@ class PyavDecoder:
         self.stats.packets += packet is not None
         self.stats.decoded += len(frames)
         return frames
+
+    def _fed(self, run: Run, needed: np.ndarray) -> np.ndarray | None:
+        """Which packets of an AV1 run to decode: bool, one a packet; None for all of them."""
+        if self._packets is None:
+            return None
+        extradata = self.source.stream.codec_context.extradata or b""
+        # A packet offers Python's buffer protocol, which its type stub does not say.
+        packets = [memoryview(cast(bytes, p)) for p in self._packets[run.start : run.stop]]
+        return av1.packets_needed(packets, needed[run.start : run.stop], extradata)
 
     def _feed(self, run: Run) -> Iterator[tuple[int, Packet]]:
         if self._packets is not None:
