@@ -3,7 +3,8 @@
     python -m benchmarks.methods images --train TABLE --test TABLE -o FOLDER [--epochs 8]
     python -m benchmarks.methods events --train INDEX --test INDEX --labels FOLDER -o FOLDER
     python -m benchmarks.methods videos --train INDEX --test INDEX -o FOLDER
-    (each with [--only PRESET,PRESET] [--seeds 0,1,2] [--parallel 2] [--table] [key=value ...])
+    (each with [--only PRESET,PRESET] [--seeds 0,1,2] [--parallel 2] [--table] [--plot FILE.svg]
+    [--curves FOLDER] [key=value ...])
 
 - images: labelled images; every preset that trains on single frames. kNN and linear accuracy.
 - events: synchronised views; every preset that trains on videos. Alignment error, phase error and
@@ -12,7 +13,8 @@
 
 Each (preset, seed) is a run of `marey train`, then `marey embed` and `marey eval`, in processes of
 their own with `cores / parallel` threads each. What is finished is kept: the same command goes on
-where it was stopped. `--table` prints what there is, and runs nothing.
+where it was stopped. `--table` prints what there is, and runs nothing. `--plot` draws the table as
+bars, `--curves` the pretext metric of every preset over its steps.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import argparse
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import threading
@@ -30,6 +31,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.methods_charts import plot, write_curves
+from benchmarks.methods_results import (
+    HELD_OUT,
+    UNTRAINED,
+    Arm,
+    Figures,
+    Result,
+    by_preset,
+    training,
+)
+from benchmarks.methods_table import table
 from configs.load import override, presets, read_preset, run_config
 from configs.schema import RunConfig
 from models.method import methods
@@ -37,32 +49,24 @@ from pipeline.cli import DONE, REFUSED
 from pipeline.index import default_workers
 from pipeline.sampling import build_sampler
 
-UNTRAINED = "untrained"
 FAILED = "failed.txt"
 LOCKS: dict[str, threading.Lock] = {}
-Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
-    """One preset with one seed."""
+class Measured:
+    """Figures of an encoder, and what chance would have of each, where that is known."""
 
-    preset: str
-    seed: int
-    folder: Path
-
-    @property
-    def result(self) -> Path:
-        """Written last."""
-        return self.folder / "result.json"
+    figures: Figures
+    chance: Figures
 
 
 def main() -> None:
     """Run what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("suite", choices=list(SUITES))
-    parser.add_argument("--train", required=True)
-    parser.add_argument("--test", required=True)
+    parser.add_argument("--train", help="data to train on")
+    parser.add_argument("--test", help="data to evaluate on")
     parser.add_argument("--labels")
     parser.add_argument("-o", "--out", required=True, type=Path)
     parser.add_argument("--only", type=_words, default=[], help="presets, comma between")
@@ -71,16 +75,29 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8, help="of images")
     parser.add_argument("--frames", type=int, default=40_000, help="decoded for training on videos")
     parser.add_argument("--parallel", type=int, default=default_workers())
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--table", action="store_true", help="of what there is; run nothing")
+    parser.add_argument("--plot", type=Path, help="SVG file to draw the table in")
+    parser.add_argument("--curves", type=Path, help="folder for one SVG a preset")
     options, options.settings = parser.parse_known_args()
     if wrong := [word for word in options.settings if "=" not in word or word.startswith("-")]:
         parser.error(f"neither an option nor key=value: {' '.join(wrong)}")
+    if not options.table and not (options.train and options.test):
+        parser.error("--train and --test are needed to run anything")
     names = [n for n in options.only or chosen(options.suite) if n not in options.without]
     arms = [Arm(n, int(s), options.out / f"{n}-{s}") for s in options.seeds for n in names]
     if not options.table:
         with ThreadPoolExecutor(options.parallel) as pool:
             list(pool.map(lambda arm: run_arm(arm, options), arms))
-    print(table([arm for arm in arms if arm.result.exists()]))
+    finished = [arm for arm in arms if arm.result.exists()]
+    if not finished:
+        print("nothing has finished")
+        return
+    rows = by_preset(finished)
+    print(table(options.suite, rows))
+    if options.plot:
+        options.plot.write_text(plot(rows, known_chance(finished, options)))
+    if options.curves:
+        write_curves(finished, options.curves)
 
 
 def _words(text: str) -> list[str]:
@@ -125,7 +142,7 @@ def run_arm(arm: Arm, options: argparse.Namespace) -> None:
     arm.folder.mkdir(parents=True, exist_ok=True)
     try:
         words = [f"trainer.seed={arm.seed}", *budget(options.suite, arm.preset, options)]
-        run = arm.folder / "run"
+        run = arm.run
         if not (run / "summary.json").exists():
             resume = ["--resume"] if (run / "config.yaml").exists() else []
             marey(options, "train", arm.preset, "--data", options.train, "-o", str(run),
@@ -152,26 +169,6 @@ def marey(options: argparse.Namespace, *words: str) -> str:
     return done.stdout
 
 
-def training(run: Path) -> dict[str, Any]:
-    """Steps, their rate, the share of waiting, and the last pretext metric beside its chance."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if "loss" in line]
-    chance = json.loads((run / "chance.json").read_text())
-    last = lines[-max(1, len(lines) // 10) :]
-    own = [name for name in chance if name in last[-1]]
-    steady = lines[len(lines) // 2 :]
-    return {
-        "steps": lines[-1]["step"],
-        "seconds": lines[-1]["time_s"],
-        "data_wait": statistics.mean(line["data_wait"] for line in steady),
-        "samples_per_s": statistics.median(line["samples_per_s"] for line in steady),
-        "pretext": {
-            name: {"trained": statistics.mean(line[name] for line in last), "chance": chance[name]}
-            for name in own[:1]
-        },
-    }
-
-
 def embedded(encoder: Path, data: str, out: Path, options: argparse.Namespace) -> str:
     """Embeddings of every frame."""
     if not (out / "meta.json").exists():
@@ -185,33 +182,43 @@ def evaluated(options: argparse.Namespace, *words: str) -> dict[str, Any]:
     return json.loads(marey(options, "eval", *words, "--json").splitlines()[-1])
 
 
-def on_images(encoder: Path, folder: Path, options: argparse.Namespace) -> Figures:
+def on_images(encoder: Path, folder: Path, options: argparse.Namespace) -> Measured:
     """kNN (k = 20) and linear accuracy."""
     test = embedded(encoder, options.test, folder / "test", options)
     train = embedded(encoder, options.train, folder / "train", options)
     knn = evaluated(options, "knn", test, "--gallery", train)["figures"]
     linear = evaluated(options, "linear", test, "--gallery", train, "penalties=5")["figures"]
-    return {"kNN accuracy": knn["accuracy"], "linear accuracy": linear["accuracy"]}
+    found = {"kNN accuracy": knn, "linear accuracy": linear}
+    return Measured(
+        {name: figures["accuracy"] for name, figures in found.items()},
+        {name: figures["accuracy_chance"] for name, figures in found.items()},
+    )
 
 
-def on_events(encoder: Path, folder: Path, options: argparse.Namespace) -> Figures:
+def on_events(encoder: Path, folder: Path, options: argparse.Namespace) -> Measured:
     """Alignment error, phase error and Kendall's tau."""
     test = embedded(encoder, options.test, folder / "test", options)
     words = ["--labels", options.labels] if options.labels else []
     found = evaluated(options, "alignment", test, *words)["figures"]
-    return {
+    figures = {
         "alignment error": found["alignment_error_symmetric"],
         "phase error": found.get("phase_error"),
         "Kendall's tau": found["kendall_tau"],
     }
+    chance = {
+        "alignment error": found["alignment_chance"],
+        "phase error": found.get("phase_error_chance"),
+        "Kendall's tau": 0.0,
+    }
+    return Measured(figures, chance)
 
 
-def of_encoders(arm: Arm, run: Path, options: argparse.Namespace) -> dict[str, Figures]:
+def of_encoders(arm: Arm, run: Path, options: argparse.Namespace) -> Result:
     """Figures of the trained encoder and of the one that it started from.
 
     Runs that start from the same weights share the latter.
     """
-    measure = on_images if options.suite == "images" else on_events
+    measure = MEASURES[options.suite]
     start = run / UNTRAINED
     digest = json.loads((start / "encoder.json").read_text())["sha256"][:12]
     shared = options.out / f"{UNTRAINED}-{digest}"
@@ -219,64 +226,43 @@ def of_encoders(arm: Arm, run: Path, options: argparse.Namespace) -> dict[str, F
         known = shared / "figures.json"
         if not known.exists():
             shared.mkdir(parents=True, exist_ok=True)
-            known.write_text(json.dumps(measure(start, shared, options)))
+            known.write_text(json.dumps(measure(start, shared, options).figures))
+    trained = measure(run, arm.folder, options)
     return {
-        "figures": measure(run, arm.folder, options),
+        "figures": trained.figures,
         UNTRAINED: json.loads(known.read_text()),
+        "chance": trained.chance,
     }
 
 
-def on_videos(arm: Arm, run: Path, options: argparse.Namespace) -> dict[str, Figures]:
+def on_videos(arm: Arm, run: Path, options: argparse.Namespace) -> Result:
     """The pretext metric on videos that were not trained on."""
     from pipeline.pretext import pretext
 
     found = pretext(str(run), options.test)
     name = next(iter(found.chance), "loss")
-    sides = {"figures": found.trained, UNTRAINED: found.untrained}
-    return {side: {"held-out pretext": values[name]} for side, values in sides.items()}
+    return {
+        "metric": name,
+        "figures": {HELD_OUT: found.trained[name]},
+        UNTRAINED: {HELD_OUT: found.untrained[name]},
+        "chance": {HELD_OUT: found.chance.get(name)},
+    }
 
 
+MEASURES = {"images": on_images, "events": on_events}
 SUITES = {"images": of_encoders, "events": of_encoders, "videos": on_videos}
 
 
-def table(arms: list[Arm]) -> str:
-    """Markdown: a row a preset, means over seeds with their spread, best first."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for arm in arms:
-        rows.setdefault(arm.preset, []).append(json.loads(arm.result.read_text()))
-    if not rows:
-        return "nothing has finished"
-    columns = list(next(iter(rows.values()))[0]["figures"])
-    head = ["preset", *columns, *(f"{name}, untrained" for name in columns), "pretext (chance)",
-            "steps", "samples/s", "data wait"]  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for preset, results in sorted(rows.items(), key=lambda row: _rank(row[1], columns[0])):
-        cells = [f"`{preset}`"]
-        for side in ("figures", UNTRAINED):
-            cells += [_spread([result[side][name] for result in results]) for name in columns]
-        pretext = [
-            f"{name} {_spread([r['pretext'][name]['trained'] for r in results])}"
-            f" ({results[0]['pretext'][name]['chance']:.3g})"
-            for name in results[0]["pretext"]
-        ]
-        rate = statistics.mean(r["samples_per_s"] for r in results)
-        wait = statistics.mean(r["data_wait"] for r in results)
-        cells += [", ".join(pretext), str(results[0]["steps"]), f"{rate:.0f}", f"{wait:.0%}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def known_chance(arms: list[Arm], options: argparse.Namespace) -> Figures:
+    """Chance by figure, for results of earlier versions, which did not keep it.
 
-
-def _rank(results: list[dict[str, Any]], name: str) -> float:
-    value = statistics.mean(result["figures"][name] for result in results)
-    return value if "error" in name else -value
-
-
-def _spread(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    text = f"{statistics.mean(known):.3f}"
-    return text + (f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else "")
+    It depends on the data alone, so one arm's embeddings tell it for all, if they are still there.
+    """
+    measure = MEASURES.get(options.suite)
+    kept = [arm for arm in arms if (arm.folder / "test" / "meta.json").exists()]
+    if measure is None or not kept or all(arm.read()["chance"] for arm in arms):
+        return {}
+    return measure(kept[0].run, kept[0].folder, options).chance
 
 
 if __name__ == "__main__":

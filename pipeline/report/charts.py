@@ -45,13 +45,15 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray, NDArray]:
-    """At most `_POINTS` points: means over equal runs of points."""
+def thinned(
+    x: NDArray[np.float64], y: NDArray[np.float64], most: int = _POINTS
+) -> tuple[NDArray, NDArray]:
+    """At most `most` points: means over equal runs of points."""
     finite = np.isfinite(y)
     x, y = x[finite], y[finite]
-    if len(x) <= _POINTS:
+    if len(x) <= most:
         return x, y
-    parts = np.array_split(np.arange(len(x)), _POINTS)
+    parts = np.array_split(np.arange(len(x)), most)
     return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
 
 
@@ -134,7 +136,7 @@ def line_chart(
         f"{escape(text)}</text>"
         for y, text, colour in _apart(labels)
     ]
-    return _svg(_WIDTH, _HEIGHT, parts, title)
+    return svg(_WIDTH, _HEIGHT, parts, title)
 
 
 def _apart(labels: list[tuple[float, str, str]], gap: float = 13) -> list[tuple[float, str, str]]:
@@ -157,7 +159,7 @@ def sparkline(values: NDArray[np.floating], *, width: int = 150, height: int = 2
     x = np.linspace(0, width, len(finite))
     y = height - 1 - finite / finite.max() * (height - 3)
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    return _svg(
+    return svg(
         width,
         height,
         [
@@ -182,7 +184,7 @@ def bar_chart(title: str, rows: Sequence[tuple[str, float, str]]) -> str:
             f'fill="var(--c0)"/><text class="end" x="{100 + length:.1f}" y="{y + 11}">'
             f"{escape(text)}</text>"
         )
-    return _svg(_BARS, height, parts, title)
+    return svg(_BARS, height, parts, title)
 
 
 def scatter_map(title: str, points: NDArray[np.floating], colours: Sequence[str]) -> str:
@@ -198,7 +200,7 @@ def scatter_map(title: str, points: NDArray[np.floating], colours: Sequence[str]
         f'<g fill="{colour}" fill-opacity=".82">{"".join(circles)}</g>'
         for colour, circles in groups.items()
     ]
-    return _svg(_MAP, _MAP + 12, parts, title, kind="map")
+    return svg(_MAP, _MAP + 12, parts, title, kind="map")
 
 
 def time_colours(share: NDArray[np.floating]) -> list[str]:
@@ -235,7 +237,8 @@ def heat_image(values: NDArray[np.floating], side: int = 320) -> NDArray[np.uint
     return np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 
-def _svg(width: int, height: int, parts: Sequence[str], title: str, kind: str = "chart") -> str:
+def svg(width: int, height: int, parts: Sequence[str], title: str, kind: str = "chart") -> str:
+    """A picture of these parts, for a page or for `standalone`."""
     return (
         f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_STYLE = Path(__file__).with_name("page.css")
+_STYLES = Path(__file__).with_name("chart.css"), Path(__file__).with_name("page.css")
+"""Colours and charts, which also stand alone (see `standalone`), and the page around them."""
 PNG_PIXELS = 6_000
 """Pictures up to this many pixels are kept losslessly, larger ones as JPEG."""
 
@@ -42,12 +43,13 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         + f"{section.body}</section>"
         for number, section in enumerate(sections)
     )
+    style = "".join(path.read_text() for path in _STYLES)
     navigation = f"<nav>{contents}</nav>" if len(sections) > 2 else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape(title)}</title><style>{_STYLE.read_text()}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
         f'<header><p class="brand">marey</p><h1>{escape(title)}</h1>'
         f'<p class="subtitle">{escape(subtitle)}</p>{navigation}</header>'
         f"<main>{body}</main></body></html>\n"
