@@ -34,7 +34,6 @@ from typing import Any
 from benchmarks.methods_charts import plot, write_curves
 from benchmarks.methods_results import (
     HELD_OUT,
-    UNTRAINED,
     Arm,
     Figures,
     Result,
@@ -47,6 +46,7 @@ from configs.schema import RunConfig
 from models.method import methods
 from pipeline.cli import DONE, REFUSED
 from pipeline.index import default_workers
+from pipeline.record import UNTRAINED
 from pipeline.sampling import build_sampler
 
 FAILED = "failed.txt"

@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks.methods_results import (
     HELD_OUT,
-    UNTRAINED,
     Arm,
     Result,
     chance_levels,
@@ -22,6 +21,7 @@ from benchmarks.methods_results import (
     training_lines,
 )
 from benchmarks.methods_table import spread
+from pipeline.record import UNTRAINED
 from pipeline.report.charts import Curve, line_chart, svg, thinned, ticks
 from pipeline.report.page import number
 from pipeline.report.standalone import standalone

@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
-UNTRAINED = "untrained"
+from pipeline.record import read_metrics
+from pipeline.storage import Folder
+
 HELD_OUT = "held-out pretext"
 Figures = dict[str, Any]
 Result = dict[str, Any]
@@ -110,13 +112,10 @@ def chance_levels(run: Path) -> dict[str, float]:
 
 def training_lines(run: Path) -> list[dict[str, Any]]:
     """The run's metrics without those of its probe."""
-    return [line for line in _lines(run) if "loss" in line]
+    return [line for line in read_metrics(Folder(str(run))) if "loss" in line]
 
 
 def probe_lines(run: Path) -> list[dict[str, Any]]:
     """The run's probes, `step` beside their metrics."""
-    return [{"step": line["step"], **line["probe"]} for line in _lines(run) if "probe" in line]
-
-
-def _lines(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in read_metrics(Folder(str(run))) if "probe" in line]
+    return [{"step": line["step"], **line["probe"]} for line in lines]

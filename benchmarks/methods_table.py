@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
-from benchmarks.methods_results import HELD_OUT, UNTRAINED, Result
+from benchmarks.methods_results import HELD_OUT, Result
 from models.method import methods
+from pipeline.record import UNTRAINED
 
 Cell = Callable[[list[Result]], str]
 """A preset's results, one a seed, to what stands in its row."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.load import describe, override, presets, read_preset, run_config, suggest
+from configs.load import describe, flat, override, presets, read_preset, run_config, suggest
 from configs.schema import RunConfig
 from models.method import find_method, methods
 
@@ -35,7 +35,7 @@ def describe_method(name: str) -> tuple[str, dict[str, Any]]:
     tree = read_preset(name) if name in presets() or name not in methods() else {"name": name}
     method = find_method(tree["name"], suggest)
     config = run_config(override(tree, []), method.Config)
-    values = _flat(config.model_dump(mode="json"))
+    values = flat(config.model_dump(mode="json"))
     rows = describe(method.Config, "method.") + [
         row for row in describe(RunConfig) if not row[0].startswith(("method", "name"))
     ]
@@ -50,12 +50,3 @@ def describe_method(name: str) -> tuple[str, dict[str, Any]]:
         lines.append(f"  {key} = {shown}")
         lines.append(f"      {' '.join(meaning.split())}")
     return "\n".join(lines), {"method": method.name, "settings": values}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat

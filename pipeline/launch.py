@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from configs.errors import InputError, MareyError, SettingError, UsageError
+from configs.load import flat
 from configs.schema import RunConfig
 from models.method import methods
 from pipeline.checkpoint import load_state, position_of
@@ -91,7 +92,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
             "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
             "trainer.probe_every", "trainer.max_failures", "data.decode_actors",
             "data.prefetch_batches", "data.backend"}  # fmt: skip
-    old, new = _flat(before["config"]), _flat(now["config"])
+    old, new = flat(before["config"]), flat(now["config"])
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in free]
     if changed:
         key = changed[0]
@@ -101,16 +102,6 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
         )
     if before["provenance"]["data_digest"] != now["provenance"]["data_digest"]:
         raise InputError(f"--resume: the data are not those that {run} was started on")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def run_training(

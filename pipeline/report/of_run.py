@@ -13,7 +13,8 @@ import yaml
 from numpy.typing import NDArray
 
 from configs.errors import InputError
-from pipeline.record import PICTURES, SAMPLES, UNTRAINED, read_arrays
+from configs.load import flat
+from pipeline.record import METRICS, PICTURES, SAMPLES, UNTRAINED, read_arrays, read_metrics
 from pipeline.report.charts import Curve, line_chart
 from pipeline.report.page import (
     Section,
@@ -38,9 +39,9 @@ _SHOWN_SAMPLES = 6
 def run_sections(location: str) -> tuple[str, str, list[Section]]:
     """Title, subtitle and sections of a run folder. Raises InputError when it has no metrics."""
     run = Folder(location)
-    if not run.exists("metrics.jsonl"):
-        raise InputError(f"{location}: no metrics.jsonl, so it is no run folder")
-    lines = _lines(run.read("metrics.jsonl").decode())
+    if not run.exists(METRICS):
+        raise InputError(f"{location}: no {METRICS}, so it is no run folder")
+    lines = read_metrics(run)
     config = yaml.safe_load(run.read("config.yaml")) if run.exists("config.yaml") else {}
     chance = json.loads(run.read("chance.json")) if run.exists("chance.json") else {}
     training = [line for line in lines if "loss" in line]
@@ -92,21 +93,9 @@ def run_sections(location: str) -> tuple[str, str, list[Section]]:
                 "The first samples of the run, as the trainer got them, before augmentation.",
             )
         )
-    flat = _flat(config)
-    rows = [(name, str(value)) for name, value in flat.items()]
+    rows = [(name, str(value)) for name, value in flat(config).items()]
     sections.append(Section("Settings", details(f"{len(rows)} settings", table(("", ""), rows))))
     return title, f"{subtitle}, on {data}" if data else subtitle, sections
-
-
-def _lines(text: str) -> list[dict[str, Any]]:
-    """The metrics' lines; one cut off by a kill is left out."""
-    lines = []
-    for line in text.splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return lines
 
 
 def _headline(
@@ -239,12 +228,3 @@ def _caption(keys: dict[str, NDArray[Any]], index: int) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
