@@ -111,7 +111,7 @@ class ReadPart:
             columns["event"] += [video.event] * count
             columns["view"] += [video.view] * count
             columns["frame"] += np.floor(times_s * video.fps).astype(int).tolist()
-            columns["time_s"] += ((times_s - video.clock_offset_s) / video.clock_rate).tolist()
+            columns["time_s"] += video.event_time(times_s).tolist()
             if labels is not None:
                 known = labels[event_number]
                 columns["label"] += [known if known >= 0 else None] * count

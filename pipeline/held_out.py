@@ -53,12 +53,12 @@ def _from_index(index: Index, encoder: EncoderConfig) -> OnlineProbe:
     for number in np.unique(np.linspace(0, len(numbers) - 1, EVENTS).round().astype(int)):
         event = index.event(numbers[number])
         videos = _views(index, numbers[number], encoder)
-        stop = min((v.frames / v.fps - v.clock_offset_s) / v.clock_rate for v in videos)
-        start = max(-v.clock_offset_s / v.clock_rate for v in videos)
+        stop = min(video.event_time(video.frames / video.fps) for video in videos)
+        start = max(video.event_time(0.0) for video in videos)
         clock = start + (np.arange(TIMES) + 0.5) / TIMES * (stop - start)
         for video in videos:
-            shown = video.clock_rate * clock + video.clock_offset_s
-            seen, refused = clip_times(video, shown, encoder.clip_frames, encoder.clip_step_s)
+            shown_s = video.shown_at(clock)
+            seen, refused = clip_times(video, shown_s, encoder.clip_frames, encoder.clip_step_s)
             good = np.array([not reason for reason in refused])
             flat = read(video.uri, seen[good].ravel(), shape, stream=video.stream, fit="cover")
             frames.append(flat.reshape(-1, *seen.shape[1:], *flat.shape[1:]))

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,9 @@ import pyarrow.parquet as pq
 
 from configs.errors import InputError
 from pipeline.storage import is_remote, local_path
+
+Times = TypeVar("Times", float, np.ndarray)
+"""One time or several, in seconds."""
 
 SCHEMA = pa.schema(
     [
@@ -52,7 +56,7 @@ SCHEMA = pa.schema(
 class Video:
     """One row of the index, as the samplers see it. Times are seconds from the first shown frame.
 
-    A time t of the event's clock is shown at `clock_rate * t + clock_offset_s` of this video.
+    The event has a clock of its own: see `shown_at`.
     """
 
     video_id: str
@@ -78,6 +82,14 @@ class Video:
     def has_frames(self) -> bool:
         """Whether there is anything to sample: damaged and unreadable videos may have no frame."""
         return self.frames > 0 and self.fps > 0
+
+    def shown_at(self, time_s: Times) -> Times:
+        """When in this video a time of the event's clock is shown."""
+        return self.clock_rate * time_s + self.clock_offset_s
+
+    def event_time(self, shown_s: Times) -> Times:
+        """The time of the event's clock that this video shows at one of its own times."""
+        return (shown_s - self.clock_offset_s) / self.clock_rate
 
 
 @dataclass(frozen=True, slots=True, eq=False)

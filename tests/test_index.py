@@ -7,6 +7,7 @@ import pytest
 from configs.errors import InputError, UsageError
 from pipeline.index import SCHEMA, Index
 from pipeline.indexing import find_videos, group_views, make_index, write_index
+from tests.corpora import make_video
 from tests.videos import encode_video
 
 
@@ -127,6 +128,14 @@ def test_what_is_no_index_is_refused_by_what_it_lacks(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match=r"is not an index: it lacks video_id, .* \(it has x\)"):
         Index.load(str(tmp_path / "other.parquet"))
+
+
+def test_times_of_the_event_are_shown_at_their_place_on_a_cameras_own_clock():
+    video = make_video(offset_s=-2.0, rate=1.5)
+    assert video.shown_at(4.0) == 4.0
+    assert video.shown_at(2.0) == 1.0
+    times_s = np.array([0.0, 2.0, 7.25])
+    assert np.allclose(video.event_time(video.shown_at(times_s)), times_s)
 
 
 @pytest.mark.data

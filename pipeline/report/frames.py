@@ -45,9 +45,8 @@ def _of_index(index: Index) -> Fetch:
 
 def frame_of(video: Video, time_s: float, height: int = HEIGHT) -> NDArray[np.uint8]:
     """The frame of a video shown at `time_s` of its event's clock, scaled to `height`."""
-    shown = video.clock_rate * time_s + video.clock_offset_s
     width = max(16, round(height * video.width / max(1, video.height)))
-    times = np.array([shown])
+    times = np.array([video.shown_at(time_s)])
     return read(video.uri, times, (height, width), stream=video.stream, fit="cover")[0]
 
 

@@ -151,11 +151,11 @@ def _look(index: Index) -> str:
 
 def _frames_of(video: Video) -> tuple[list[float], list[NDArray[np.uint8]]]:
     """Frames evenly spread over a video and their times in it; those that can be read."""
-    if video.status == "unreadable" or video.frames < 1 or not video.fps:
+    if video.status == "unreadable" or not video.has_frames:
         return [], []
     shown, frames = [], []
     for time_s in (np.arange(_FRAMES) + 0.5) / _FRAMES * video.frames / video.fps:
-        clock = (float(time_s) - video.clock_offset_s) / video.clock_rate
+        clock = video.event_time(float(time_s))
         try:
             frames.append(frame_of(video, clock))
         except MareyError:

@@ -62,13 +62,11 @@ class ViewPairsSampler:
         """
         live = [video for video in event.videos if video.has_frames]
         slowest = min(live, key=lambda v: v.fps * v.clock_rate)
-        start = min(-v.clock_offset_s / v.clock_rate for v in live)
-        stop = max((v.frames / v.fps - v.clock_offset_s) / v.clock_rate for v in live)
-        edges = (
-            np.array([start, stop]) * slowest.clock_rate + slowest.clock_offset_s
-        ) * slowest.fps
+        start = min(video.event_time(0.0) for video in live)
+        stop = max(video.event_time(video.frames / video.fps) for video in live)
+        edges = slowest.shown_at(np.array([start, stop])) * slowest.fps
         numbers = np.arange(np.floor(edges[0]), np.ceil(edges[1])) + 0.5
-        times_s = (numbers / slowest.fps - slowest.clock_offset_s) / slowest.clock_rate
+        times_s = slowest.event_time(numbers / slowest.fps)
         margin = (0.5 - MAX_CLOCK_GAP) / slowest.fps
         covered = np.stack([self._covered(video, times_s, margin) for video in event.videos])
         seen = covered.sum(axis=0) >= 2
@@ -81,8 +79,8 @@ class ViewPairsSampler:
             return covered
         whole = [(0, video.frames)] if self.config.stack == 1 else shots(video)
         for first, stop in whole:
-            low = (first / video.fps - video.clock_offset_s) / video.clock_rate
-            high = (stop / video.fps - video.clock_offset_s) / video.clock_rate
+            low = video.event_time(first / video.fps)
+            high = video.event_time(stop / video.fps)
             earliest = times_s - self.config.look_back_s
             covered |= (earliest >= low + margin) & (times_s < high - margin)
         return covered
