@@ -61,6 +61,11 @@ def gather_rows(rows: Tensor) -> Tensor:
     return _all_rows(rows)
 
 
+def own_rows(rows: Tensor) -> Tensor:
+    """Where this rank's rows, [N, ...], lie in what `gather_rows` makes of them: int64 [N]."""
+    return rank() * len(rows) + torch.arange(len(rows), device=rows.device)
+
+
 def mean_over_ranks(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the masked values of all ranks, as this rank's share of it (scalar).
 
@@ -83,8 +88,7 @@ def shuffle_rows(rows: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
     [W N], the same on every rank).
     """
     order = gather_rows(draws).argsort(stable=True)
-    start = rank() * len(rows)
-    return gather_rows(rows)[order[start : start + len(rows)]], order
+    return gather_rows(rows)[order[own_rows(rows)]], order
 
 
 def unshuffle_rows(rows: Tensor, order: Tensor) -> Tensor:
@@ -92,5 +96,4 @@ def unshuffle_rows(rows: Tensor, order: Tensor) -> Tensor:
 
     rows: [N, ...]; order: int64 [W N].
     """
-    start = rank() * len(rows)
-    return gather_rows(rows)[order.argsort()[start : start + len(rows)]]
+    return gather_rows(rows)[order.argsort()[own_rows(rows)]]

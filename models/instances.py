@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from models.distributed import gather_rows
+from models.distributed import gather_rows, own_rows
 from models.method import Batch
 
 
@@ -48,9 +47,9 @@ def alike(rows: Moments, columns: Moments, within_s: float) -> Tensor:
     return same & near
 
 
-def partners(rows: int, offset: int, device: torch.device) -> Tensor:
-    """int64 [rows]: the column of each row's other crop, for first crops and then second ones.
+def partners(crops: Tensor) -> Tensor:
+    """int64 [2N]: where each crop's partner lies among those of all ranks.
 
-    offset: the column of row 0, where columns are gathered from all ranks.
+    crops: [2N, ...], this rank's: all first ones, then all second ones in the same order.
     """
-    return offset + torch.arange(rows, device=device).roll(rows // 2)
+    return own_rows(crops).roll(len(crops) // 2)

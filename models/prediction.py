@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
-from models.distributed import gather_rows, mean_over_ranks, rank
+from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
 from models.losses import full_precision
 from models.method import Batch
@@ -109,7 +109,7 @@ def block_origins(batch: Batch, config: PredictionConfig) -> Origins:
     clips = config.sampling.clips
     time_s = batch["time_s"].unflatten(1, (clips, -1, config.block_frames))[..., -1].flatten(0, 1)
     count, blocks = time_s.shape
-    clip = torch.arange(count, device=time_s.device) + rank() * count
+    clip = own_rows(time_s)
     block = torch.arange(blocks, device=time_s.device).repeat(count)
     return Origins(
         clip=clip.repeat_interleave(blocks),

@@ -16,7 +16,7 @@ from configs.errors import SettingError
 from configs.sampling import ClipsSampling
 from models import masking
 from models.augment import AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks, rank
+from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
 from models.instances import alike, moments
 from models.losses import full_precision, info_nce_terms
@@ -250,7 +250,7 @@ class MaskedFrames(Method):
         near = alike(rows, columns, within_s + 1e-3)
         other_video = rows.instance[:, None] != columns.instance[None, :]
         negative = ~near & (~other_video | gather_rows(batch["selected"].flatten().int()).bool())
-        own = rank() * len(rows.instance) + torch.arange(len(rows.instance), device=near.device)
+        own = own_rows(rows.instance)
         positive = own[:, None] == torch.arange(near.shape[1], device=near.device)
         keys = functional.normalize(full_precision(embeddings.detach()), dim=1)
         queries = functional.normalize(full_precision(predicted).flatten(0, 1), dim=1)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig, augment_frames
-from models.distributed import gather_rows, mean_over_ranks, rank
+from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
 from models.exemplars import apply_hsv_noise, batch_hard_terms, distances, draw_hsv_noise
 from models.heads import mlp
@@ -160,7 +160,7 @@ class S4L(Method):
         negative = ~near.repeat_interleave(crops, 0).repeat_interleave(crops, 1)
         # crops of all ranks by number; those of one frame are numbered one after another
         columns = torch.arange(negative.shape[1], device=compared.device)
-        rows = torch.arange(len(compared), device=compared.device) + rank() * len(compared)
+        rows = own_rows(compared)
         same = rows[:, None] // crops == columns[None, :] // crops
         distance = distances(compared, gather_rows(compared))
         terms, counted = batch_hard_terms(

@@ -16,7 +16,7 @@ from configs.errors import SettingError
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig, augment_frames
 from models.contrast import Terms, summary
-from models.distributed import gather_rows, rank
+from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.instances import alike, moments
 from models.method import Batch, Method, register, replace_frames
@@ -135,7 +135,7 @@ class CPCPatches(Method):
         targets = gather_rows(self.target(embedded).float().flatten(2).transpose(1, 2))
         where = moments(batch)
         repels = ~alike(where, where.gathered(), self.config.instance_s)
-        own = rank() * len(patches) + torch.arange(len(patches), device=patches.device)
+        own = own_rows(patches)
         repels = repels.scatter(1, own[:, None], True)
         terms = []
         for turn, (context, predictions) in enumerate(

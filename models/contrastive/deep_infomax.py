@@ -15,7 +15,7 @@ from configs.errors import SettingError
 from configs.sampling import FramesSampling
 from models.adversarial import play
 from models.augment import AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks, rank
+from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
 from models.heads import mlp
 from models.instances import alike, moments
@@ -219,8 +219,7 @@ def pair_auc(scores: Tensor, repels: Tensor) -> Tensor:
 
 def _own(scores: Tensor) -> Tensor:
     """Scores with the own places: [R, S]."""
-    rows = torch.arange(len(scores), device=scores.device)
-    return scores[rows, rank() * len(scores) + rows]
+    return scores[torch.arange(len(scores), device=scores.device), own_rows(scores)]
 
 
 def _of_others(scores: Tensor, repels: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from configs.errors import SettingError
 from configs.sampling import FramesSampling
 from models.contrast import Terms, softmax_terms, summary
 from models.crops import BYOL_CROPS, TwoCrops, two_crops
-from models.distributed import gather_rows, rank
+from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.heads import mlp
 from models.instances import Moments, alike, moments
@@ -128,7 +128,7 @@ def batch_terms(
 
     queries, keys: [R, D] of length 1, of the other crop; where: the moments of the R frames.
     """
-    own = rank() * len(queries) + torch.arange(len(queries), device=queries.device)
+    own = own_rows(queries)
     with torch.autocast(queries.device.type, enabled=False):
         scores = queries @ gather_rows(keys).T / temperature
     right = scores.gather(1, own[:, None])[:, 0]

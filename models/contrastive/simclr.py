@@ -13,7 +13,7 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks, rank
+from models.distributed import gather_rows, mean_over_ranks
 from models.encoder import Encoder
 from models.heads import mlp
 from models.instances import Moments, alike, moments, partners
@@ -116,7 +116,6 @@ def crop_masks(frames: Moments, instance_s: float) -> tuple[Tensor, Tensor]:
     """
     rows = frames.repeat(2)
     columns = rows.gathered()
-    count = len(rows.instance)
-    partner = partners(count, rank() * count, rows.instance.device)
+    partner = partners(rows.instance)
     place = torch.arange(len(columns.instance), device=partner.device)
     return place[None, :] == partner[:, None], ~alike(rows, columns, instance_s)

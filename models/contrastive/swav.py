@@ -14,7 +14,7 @@ from configs.base import MethodConfig
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
 from models.crops import MultiCrop, encode_crops, multi_crops
-from models.distributed import gather_rows, rank
+from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.heads import mlp
 from models.losses import full_precision
@@ -126,7 +126,6 @@ class SwAV(Method):
     def _codes(self, units: Tensor, scores: Tensor) -> Tensor:
         """Codes of this process's large crops, [2, N, K]; units: [2, N, D], scores: [2, N, K]."""
         config = self.config
-        count = scores.shape[1]
         if config.queue and self.training:
             self._arrived.append(torch.stack([gather_rows(rows) for rows in units]))
         codes = []
@@ -136,7 +135,7 @@ class SwAV(Method):
                 valid = torch.cat([self.queued.new_ones(len(every)), self.queued])
                 every = torch.cat([every, self.prototypes(self.queue[place].to(every.dtype))])
             shared = sinkhorn(every, config.epsilon, config.iterations, valid)
-            codes.append(shared[rank() * count : (rank() + 1) * count])
+            codes.append(shared[own_rows(mine)])
         return torch.stack(codes)
 
     def before_epoch(self, progress: Progress) -> None:

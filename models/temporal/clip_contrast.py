@@ -16,7 +16,7 @@ from models.augment import AugmentConfig
 from models.clips import require_clips
 from models.contrast import summary
 from models.contrastive.moco import in_groups, queue_terms
-from models.distributed import gather_rows, mean_over_ranks, rank, shuffle_rows, unshuffle_rows
+from models.distributed import gather_rows, mean_over_ranks, own_rows, shuffle_rows, unshuffle_rows
 from models.encoder import Encoder
 from models.heads import mlp
 from models.instances import Moments, alike
@@ -131,11 +131,9 @@ class ClipContrast(Method):
         return Moments(batch["instance"].repeat(time_s.shape[1]), time_s.T.flatten())
 
     def _simclr(self, batch: Batch, clips: Tensor, projected: Tensor) -> dict[str, Tensor]:
-        config, where, count = self.config, self._where(batch), len(batch["instance"])
+        config, where = self.config, self._where(batch)
         rows = functional.normalize(projected.float())
-        sample = (rank() * count + torch.arange(count, device=rows.device)).repeat(
-            config.sampling.clips
-        )
+        sample = own_rows(batch["instance"]).repeat(config.sampling.clips)
         positive, negative = clip_masks(sample, where, config.instance_s)
         terms, counted, _ = info_nce_terms(
             rows, gather_rows(rows), positive, negative, config.temperature
@@ -195,10 +193,7 @@ def clip_masks(sample: Tensor, where: Moments, instance_s: float) -> tuple[Tenso
     """
     columns = gather_rows(sample)
     same = sample[:, None] == columns
-    start = rank() * len(sample)
-    itself = torch.arange(len(columns), device=sample.device) == (
-        start + torch.arange(len(sample), device=sample.device)[:, None]
-    )
+    itself = own_rows(sample)[:, None] == torch.arange(len(columns), device=sample.device)
     return same & ~itself, ~same & ~alike(where, where.gathered(), instance_s)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
-from models.distributed import gather_rows, rank
+from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.method import Batch, Method, register, replace_frames
 from models.prediction import (
@@ -161,7 +161,7 @@ class CPC(Method):
         metrics = contrast(
             predicted / config.temperature,
             gather_rows(targets),
-            wanted + rank() * clips * config.blocks,
+            own_rows(targets)[wanted],
             negatives,
         )
         return {**metrics, "embedding_std": targets.detach().std(dim=0).mean()}

@@ -12,7 +12,7 @@ from torch.nn import functional
 from configs.errors import SettingError
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
-from models.distributed import gather_rows, rank
+from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.method import Batch, Method, register, replace_frames
 from models.prediction import (
@@ -145,11 +145,10 @@ class DenseCPC(Method):
             config.apart_s,
             gather_rows(batch["twins"].flatten(0, 1)),
         )
-        count = len(rows)
         metrics = contrast(
             rows / config.temperature,
             gather_rows(targets),
-            torch.arange(count, device=rows.device) + rank() * count,
+            own_rows(targets),
             negatives,
             wanted=self._textured(batch["images"]),
         )

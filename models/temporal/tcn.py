@@ -14,7 +14,7 @@ from configs.errors import SettingError
 from configs.sampling import TimePairsSampling, ViewPairsSampling
 from models import losses
 from models.augment import AugmentConfig
-from models.distributed import gather_rows, rank
+from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.method import Batch, Method, register, replace_frames
 from models.stacks import as_stacks, check_stacks, last_of_stacks
@@ -191,7 +191,7 @@ def frame_keys(batch: Batch, stack: int = 1) -> FrameKeys:
     time_s, view = (last_of_stacks(batch[name], stack) for name in ("time_s", "view"))
     instance = batch["instance"]
     samples, rows = time_s.shape
-    sample = torch.arange(samples, device=time_s.device) + rank() * samples
+    sample = own_rows(time_s)
     place = torch.arange(rows, device=time_s.device).repeat(samples)
     pair = place % (rows // 2)
     return FrameKeys(

@@ -14,9 +14,10 @@ from configs.base import MethodConfig
 from configs.errors import InputError
 from configs.sampling import TracksSampling
 from models.augment import AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks, rank
+from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
 from models.heads import mlp
+from models.instances import partners
 from models.losses import info_nce_terms, masked_mean
 from models.method import Batch, Method, Progress, register, replace_frames
 
@@ -241,10 +242,8 @@ def _info_nce(
     patches: Tensor, rows: Tensor, negative: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Each patch looks for its partner among the patches of other videos: [2 B], bool [2 B]."""
-    own = torch.arange(len(patches), device=patches.device)
-    partner = rank() * len(patches) + own.roll(len(patches) // 2)
     columns = torch.arange(len(rows), device=rows.device)
-    positive = columns[None, :] == partner[:, None]
+    positive = columns[None, :] == partners(patches)[:, None]
     terms, counted, _ = info_nce_terms(patches, rows, positive, negative.repeat(2, 1), temperature)
     return terms, counted
 
@@ -261,8 +260,7 @@ def _retrieval(first: Tensor, last: Tensor, rows: Tensor, negative: Tensor) -> d
     ordering = masked_mean(((ahead > TIE).float() + (ahead >= -TIE).float()) / 2, negative)
     lasts = rows.unflatten(0, (-1, 2, len(first)))[:, 1].flatten(0, 1)
     similarity = first @ lasts.T
-    own = rank() * len(first) + torch.arange(len(first), device=first.device)
-    similarity[torch.arange(len(first), device=first.device), own] = -torch.inf
+    similarity.scatter_(1, own_rows(first)[:, None], -torch.inf)
     hit = together[:, 0] > similarity.amax(dim=1) + TIE
     chance = torch.tensor(1 / len(lasts), device=first.device)
     return {
