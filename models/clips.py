@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from configs.encoder import EncoderConfig
 from configs.errors import SettingError
 from configs.sampling import ClipsSampling
+from models.dense import require_map
 from models.encoder import Encoder
 from models.transformer import PatchTransformer
 
@@ -16,11 +18,31 @@ def require_clips(encoder: Encoder, sampling: ClipsSampling, method: str) -> Non
             f"{method} trains on whole clips: encoder.clip_frames ({config.clip_frames}) must "
             f"equal method.sampling.num_frames ({sampling.num_frames})"
         )
-    if abs(config.clip_step_s - sampling.spacing_s) > 1e-9:
+    require_spacing(config, sampling.spacing_s)
+
+
+def require_spacing(encoder: EncoderConfig, spacing_s: float, name: str = "spacing_s") -> None:
+    """Raises SettingError unless the encoder's clips have the spacing of those it is trained on.
+
+    spacing_s: from frame to frame, in seconds; name: the sampler's setting that it comes from.
+    """
+    if abs(encoder.clip_step_s - spacing_s) > 1e-9:
         raise SettingError(
-            f"method.sampling.spacing_s ({sampling.spacing_s}) must equal encoder.clip_step_s "
-            f"({config.clip_step_s}), or export sees other clips than training"
+            f"method.sampling.{name} ({spacing_s}) must equal encoder.clip_step_s "
+            f"({encoder.clip_step_s}), or export sees other clips than training"
         )
+
+
+def clip_grid(encoder: Encoder, sampling: ClipsSampling, method: str) -> tuple[int, ...]:
+    """Patches of a clip along time, height and width, for a method that leaves some of them out.
+
+    Raises SettingError unless the encoder can do that, takes clips like those that are sampled and
+    has no weights behind its map.
+    """
+    require_map(encoder, method)
+    require_clips(encoder, sampling, method)
+    trunk, size = clip_transformer(encoder, method), encoder.config.image_size
+    return trunk.grid((encoder.config.clip_frames, size, size))
 
 
 def clip_transformer(encoder: Encoder, method: str) -> PatchTransformer:

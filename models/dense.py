@@ -11,13 +11,15 @@ from models.trunk import Trunk
 
 
 def require_map(encoder: Encoder, method: str) -> None:
-    """Raises SettingError if the encoder has weights behind its map: they would stay untrained."""
+    """Raises SettingError if the encoder has weights behind its map, which the method would not
+    train: a pooling that learns, batch norm behind it, or an embedding."""
     parts = {"pool": encoder.pool, "pool_norm": encoder.pool_norm, "head": encoder.head}
     extra = [name for name, part in parts.items() if any(True for _ in part.parameters())]
     if extra:
         raise SettingError(
-            f"{method} trains the encoder's map, and {', '.join(extra)} would stay untrained: set "
-            "encoder.pool=average, encoder.pool_norm=false and encoder.embedding_dim=null"
+            f"{method} trains the encoder's map: encoder.pool must be average, pool_norm false and "
+            f"embedding_dim unset, or {', '.join(extra)} would never be trained "
+            "(encoder.pool=average encoder.pool_norm=false encoder.embedding_dim=null)"
         )
 
 

@@ -1,4 +1,4 @@
-"""What predicts a picture from the encoder's last map, and which encoders have one to give."""
+"""What predicts a picture from the encoder's last map, and how large that map is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.errors import SettingError
+from models.dense import require_map
 from models.encoder import Encoder
 from models.modes import evaluating
 
@@ -14,17 +14,12 @@ from models.modes import evaluating
 def map_side(encoder: Encoder, method: str) -> int:
     """Side of the last map at the encoder's image size.
 
-    Raises SettingError for encoders with layers behind the map, which dense prediction from the
-    map would leave untrained.
+    Raises SettingError for encoders that `require_map` refuses.
     """
-    config = encoder.config
-    if config.pool != "average" or config.pool_norm or config.embedding_dim is not None:
-        raise SettingError(
-            f"{method} trains the trunk's last map: encoder.pool must be average, pool_norm false "
-            "and embedding_dim unset, or what lies behind the map would stay untrained"
-        )
+    require_map(encoder, method)
+    size = encoder.config.image_size
     with evaluating(encoder):
-        features = encoder.features(torch.zeros(1, 3, config.image_size, config.image_size))
+        features = encoder.features(torch.zeros(1, 3, size, size))
     return features.shape[-1]
 
 

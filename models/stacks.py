@@ -6,6 +6,7 @@ from torch import Tensor
 
 from configs.encoder import EncoderConfig
 from configs.errors import SettingError
+from models.clips import require_spacing
 
 
 def check_stacks(encoder: EncoderConfig, **settings: float) -> None:
@@ -20,11 +21,8 @@ def check_stacks(encoder: EncoderConfig, **settings: float) -> None:
             f"{count_name} ({count}) must equal encoder.clip_frames ({encoder.clip_frames}): "
             "an embedding sees one such clip"
         )
-    if count > 1 and abs(encoder.clip_step_s - step_s) > 1e-9:
-        raise SettingError(
-            f"{step_name} ({step_s}) must equal encoder.clip_step_s ({encoder.clip_step_s}), "
-            "or export sees other clips than training"
-        )
+    if count > 1:
+        require_spacing(encoder, step_s, step_name)
 
 
 def as_stacks(images: Tensor, stack: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.errors import SettingError
+from models.dense import require_map
 from models.encoder import Encoder
 from models.trunk import Level, Trunk
 
@@ -76,12 +77,7 @@ def build_decoder(encoder: Encoder, channels: int) -> DisparityDecoder:
     has one resolution only, or when the image is no multiple of the coarsest map or too small.
     """
     trunk, config = encoder.trunk, encoder.config
-    extra = [name for name, part in encoder.named_children() if name != "trunk" and _learns(part)]
-    if extra:
-        raise SettingError(
-            f"depth trains the trunk alone, and this encoder also has {', '.join(extra)}: set "
-            "encoder.pool=average, encoder.pool_norm=false and encoder.embedding_dim=null"
-        )
+    require_map(encoder, "depth")
     if not isinstance(trunk, Trunk):
         raise SettingError(f"depth needs a trunk of single images, not {config.backbone}")
     decoder = DisparityDecoder(trunk.levels, channels)
@@ -100,7 +96,3 @@ def trunk_maps(encoder: Encoder, images: Tensor) -> list[Tensor]:
     if not isinstance(trunk, Trunk):
         raise SettingError(f"{encoder.config.backbone} gives no maps of single images")
     return trunk.pyramid(images.contiguous(memory_format=torch.channels_last))
-
-
-def _learns(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())

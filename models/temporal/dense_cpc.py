@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.errors import SettingError
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
+from models.dense import require_map
 from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.method import Batch, Method, register, replace_frames
@@ -84,13 +84,8 @@ class DenseCPC(Method):
 
     def __init__(self, encoder: Encoder, config: DenseCPCConfig) -> None:
         super().__init__(encoder, config)
-        kept = encoder.config
-        if kept.embedding_dim is not None or kept.pool_norm or kept.pool != "average":
-            raise SettingError(
-                "dense_cpc trains the trunk's map: encoder.pool must be average, pool_norm false "
-                "and embedding_dim unset, or parts of the encoder would never be trained"
-            )
-        if kept.clip_frames > 1:
+        require_map(encoder, self.name)
+        if encoder.config.clip_frames > 1:
             check_blocks(encoder, config)
         dim = config.dim
         self.project = nn.Conv2d(encoder.feature_dim, dim, 1)

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.base import MethodConfig
+from configs.encoder import EncoderConfig
 from configs.errors import SettingError
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
+from models.clips import require_spacing
+from models.dense import require_map
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
 from models.frame_changes import without_border_noise
@@ -74,7 +77,8 @@ class PlaybackSpeed(Method):
 
     def __init__(self, encoder: Encoder, config: PlaybackSpeedConfig) -> None:
         super().__init__(encoder, config)
-        _check(encoder, config.sampling)
+        require_map(encoder, self.name)
+        _require_twice(encoder.config, config.sampling)
         self.length = encoder.config.clip_frames
         self.classifier = nn.Linear(encoder.feature_dim, 1)
 
@@ -126,21 +130,11 @@ def speed_terms(score: Tensor) -> Tensor:
     return (functional.softplus(score[:, 0]) + functional.softplus(-score[:, 1])) / 2
 
 
-def _check(encoder: Encoder, sampling: ClipsSampling) -> None:
-    """Raises SettingError unless clips fit the encoder and all of it is trained."""
-    config = encoder.config
-    if 2 * config.clip_frames - 1 != sampling.num_frames:
+def _require_twice(encoder: EncoderConfig, sampling: ClipsSampling) -> None:
+    """Raises SettingError unless clips are of twice the encoder's time, at its spacing."""
+    if 2 * encoder.clip_frames - 1 != sampling.num_frames:
         raise SettingError(
             f"playback_speed needs method.sampling.num_frames = 2 x encoder.clip_frames - 1, got "
-            f"{sampling.num_frames} and {config.clip_frames}"
+            f"{sampling.num_frames} and {encoder.clip_frames}"
         )
-    if abs(config.clip_step_s - sampling.spacing_s) > 1e-9:
-        raise SettingError(
-            f"method.sampling.spacing_s ({sampling.spacing_s}) must equal encoder.clip_step_s "
-            f"({config.clip_step_s}), the spacing at normal speed"
-        )
-    if config.pool != "average" or config.pool_norm or config.embedding_dim is not None:
-        raise SettingError(
-            "playback_speed classifies the last map: set encoder.pool=average and leave "
-            "encoder.pool_norm and encoder.embedding_dim unset"
-        )
+    require_spacing(encoder, sampling.spacing_s)

@@ -13,8 +13,7 @@ from torch.nn import functional
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
-from models.clips import clip_transformer, require_clips
-from models.dense import require_map
+from models.clips import clip_grid, clip_transformer
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
 from models.masking import tube_blocks, visible_places
@@ -72,11 +71,7 @@ class VJEPA(Method):
 
     def __init__(self, encoder: Encoder, config: VJEPAConfig) -> None:
         super().__init__(encoder, config)
-        require_map(encoder, self.name)
-        require_clips(encoder, config.sampling, self.name)
-        trunk = clip_transformer(encoder, self.name)
-        size = encoder.config.image_size
-        self.grid = trunk.grid((encoder.config.clip_frames, size, size))
+        self.grid = clip_grid(encoder, config.sampling, self.name)
         self.target = MomentumCopy(encoder)
         self.predictor = PatchDecoder(
             encoder.feature_dim,

@@ -11,8 +11,7 @@ from torch import Tensor
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
-from models.clips import clip_transformer, require_clips
-from models.dense import require_map
+from models.clips import clip_grid, clip_transformer
 from models.encoder import Encoder
 from models.masking import tube_mask
 from models.method import Batch, Method, register, replace_frames
@@ -57,17 +56,13 @@ class VideoMAE(Method):
 
     def __init__(self, encoder: Encoder, config: VideoMAEConfig) -> None:
         super().__init__(encoder, config)
-        require_map(encoder, self.name)
-        require_clips(encoder, config.sampling, self.name)
-        trunk = clip_transformer(encoder, self.name)
-        size = encoder.config.image_size
-        self.grid = trunk.grid((encoder.config.clip_frames, size, size))
+        self.grid = clip_grid(encoder, config.sampling, self.name)
         self.decoder = PatchDecoder(
             encoder.feature_dim,
             config.decoder_width,
             config.decoder_depth,
             config.decoder_heads,
-            values=trunk.values,
+            values=clip_transformer(encoder, self.name).values,
         )
 
     @property
