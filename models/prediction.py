@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
+from models.augment import AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
 from models.losses import full_precision
@@ -41,6 +42,12 @@ class PredictionConfig(MethodConfig):
     """How predictions are compared: products as in the paper, or directions."""
     temperature: float = Field(default=1.0, gt=0, le=10)
     """What similarities are divided by; 0.07 to 0.1 suits cosines."""
+    augment: AugmentConfig = AugmentConfig(
+        crop_scale=(0.5, 1.0), flip=0.5, jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3,
+        grayscale=0.2,
+    )  # fmt: skip
+    """One crop and flip for a clip, colours for each frame, so that they do not tell what
+    belongs together."""
 
     @model_validator(mode="after")
     def _divides(self) -> PredictionConfig:
@@ -101,6 +108,32 @@ def check_blocks(encoder: Encoder, config: PredictionConfig) -> None:
     )
 
 
+def chance_level(config: PredictionConfig, guesses: Sequence[float]) -> dict[str, float]:
+    """Metrics of predictions that say nothing: no information, and a guess within the clip.
+
+    guesses: for each prediction along a clip, the share of right guesses among its own target and
+    what repels it in its clip.
+    """
+    level = {"information": 0.0}
+    if "same_clip" in config.negatives:
+        level["clip_top1"] = sum(guesses) / len(guesses)
+    return level
+
+
+def block_inputs(
+    images: Callable[..., Tensor], frames: Tensor, config: PredictionConfig
+) -> dict[str, Tensor]:
+    """What a network and its objective get: `images`, float32 [B, F, 3, S, S], and `twins`, bool
+    [B, clips, blocks, blocks].
+
+    images: the method's `images`; frames: uint8 [B, F, H, W, 3], clip after clip.
+    """
+    return {
+        "images": images(frames, config.augment, shared=config.sampling.num_frames),
+        "twins": twin_blocks(frames, config),
+    }
+
+
 def block_origins(batch: Batch, config: PredictionConfig) -> Origins:
     """Where this rank's blocks come from, [B clips blocks]; the time is that of the last frame.
 
@@ -138,6 +171,18 @@ def negative_masks(
     seen = ~block & (near | twin) | itself
     found = {"same_clip": clip, "same_video": video & ~clip, "other_videos": ~video}
     return {kind: found[kind] & ~seen for kind in kinds}
+
+
+def negatives_of(
+    batch: Batch, rows: Origins, own: Origins, config: PredictionConfig
+) -> dict[str, Tensor]:
+    """`negative_masks` of this rank's predictions among the candidates of all ranks.
+
+    batch: `twins` of `block_inputs`; rows: where what is predicted comes from; own: where this
+    rank's candidates do.
+    """
+    twins = gather_rows(batch["twins"].flatten(0, 1))
+    return negative_masks(rows, own.gathered(), config.negatives, config.apart_s, twins)
 
 
 def contrast(

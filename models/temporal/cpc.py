@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
 from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
 from models.method import Batch, Method, register, replace_frames
 from models.prediction import (
     Origins,
     PredictionConfig,
+    block_inputs,
     block_origins,
+    chance_level,
     check_blocks,
     contrast,
-    negative_masks,
-    twin_blocks,
+    negatives_of,
 )
 from models.stacks import as_stacks
 
@@ -45,12 +45,6 @@ class CPCConfig(PredictionConfig):
     solves those."""
     last_step: int = Field(default=4, ge=1, le=64)
     """Farthest step that is predicted, each by a matrix of its own (K of the paper)."""
-    augment: AugmentConfig = AugmentConfig(
-        crop_scale=(0.5, 1.0), flip=0.5, jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3,
-        grayscale=0.2,
-    )  # fmt: skip
-    """One crop and flip for a clip, colours for each frame, so that they do not tell what
-    belongs together."""
 
     @model_validator(mode="after")
     def _fits(self) -> CPCConfig:
@@ -112,27 +106,18 @@ class CPC(Method):
     @property
     def chance(self) -> Mapping[str, float]:
         """Predictions that say nothing: no information, and a guess among the steps of the clip."""
-        if "same_clip" not in self.config.negatives:
-            return {"information": 0.0}
-        return {"information": 0.0, "clip_top1": self._guess()}
-
-    def _guess(self) -> float:
         blocks = range(self.config.blocks)
         guesses = [
             1 / (1 + self.config.rivals(seen + ahead, blocks))
             for seen, ahead in self.config.predictions
         ]
-        return sum(guesses) / len(guesses)
+        return chance_level(self.config, guesses)
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, F, 3, S, S], and `twins`, bool [B, clips, blocks, blocks], in
         place of `frames`."""
-        images = self.images(
-            batch["frames"], self.config.augment, shared=self.config.sampling.num_frames
-        )
-        twins = twin_blocks(batch["frames"], self.config)
-        return replace_frames(batch, images=images, twins=twins)
+        return replace_frames(batch, **block_inputs(self.images, batch["frames"], self.config))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
@@ -151,18 +136,11 @@ class CPC(Method):
         wanted = torch.arange(clips, device=seen.device)[:, None] * config.blocks + seen + step
         wanted = wanted.flatten()
         rows = Origins(*(key[wanted] for key in origins))
-        negatives = negative_masks(
-            rows,
-            origins.gathered(),
-            config.negatives,
-            config.apart_s,
-            gather_rows(batch["twins"].flatten(0, 1)),
-        )
         metrics = contrast(
             predicted / config.temperature,
             gather_rows(targets),
             own_rows(targets)[wanted],
-            negatives,
+            negatives_of(batch, rows, origins, config),
         )
         return {**metrics, "embedding_std": targets.detach().std(dim=0).mean()}
 

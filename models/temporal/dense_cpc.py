@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
 from models.dense import require_map
 from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
@@ -18,11 +17,12 @@ from models.method import Batch, Method, register, replace_frames
 from models.prediction import (
     Origins,
     PredictionConfig,
+    block_inputs,
     block_origins,
+    chance_level,
     check_blocks,
     contrast,
-    negative_masks,
-    twin_blocks,
+    negatives_of,
 )
 from models.stacks import as_stacks
 
@@ -47,11 +47,6 @@ class DenseCPCConfig(PredictionConfig):
     memory: int | None = Field(default=None, ge=2, le=65_536)
     """Slots of a learned memory of which predictions are convex mixtures (MemDPC, 1024 there);
     unset predicts freely."""
-    augment: AugmentConfig = AugmentConfig(
-        crop_scale=(0.5, 1.0), flip=0.5, jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3,
-        grayscale=0.2,
-    )  # fmt: skip
-    """One crop and flip for a clip, colours for each frame."""
 
     @model_validator(mode="after")
     def _fits(self) -> DenseCPCConfig:
@@ -100,25 +95,16 @@ class DenseCPC(Method):
     @property
     def chance(self) -> Mapping[str, float]:
         """Predictions that say nothing: no information, and a guess among the clip's cells."""
-        if "same_clip" not in self.config.negatives:
-            return {"information": 0.0}
-        return {"information": 0.0, "clip_top1": self._guess()}
-
-    def _guess(self) -> float:
         # the other cells of the very block repel always
         blocks, cells = range(self.config.predicted), self.config.grid**2
         guesses = [1 / (cells * (1 + self.config.rivals(block, blocks))) for block in blocks]
-        return sum(guesses) / len(guesses)
+        return chance_level(self.config, guesses)
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, F, 3, S, S], and `twins`, bool [B, clips, blocks, blocks], in
         place of `frames`."""
-        images = self.images(
-            batch["frames"], self.config.augment, shared=self.config.sampling.num_frames
-        )
-        twins = twin_blocks(batch["frames"], self.config)
-        return replace_frames(batch, images=images, twins=twins)
+        return replace_frames(batch, **block_inputs(self.images, batch["frames"], self.config))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
@@ -133,18 +119,11 @@ class DenseCPC(Method):
         if config.similarity == "cosine":
             rows, targets = functional.normalize(rows, dim=1), functional.normalize(targets, dim=1)
         origins = self._origins(batch)
-        negatives = negative_masks(
-            origins,
-            origins.gathered(),
-            config.negatives,
-            config.apart_s,
-            gather_rows(batch["twins"].flatten(0, 1)),
-        )
         metrics = contrast(
             rows / config.temperature,
             gather_rows(targets),
             own_rows(targets),
-            negatives,
+            negatives_of(batch, origins, origins, config),
             wanted=self._textured(batch["images"]),
         )
         return {**metrics, "feature_std": targets.detach().std(dim=0).mean()}
