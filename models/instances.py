@@ -47,6 +47,11 @@ def alike(rows: Moments, columns: Moments, within_s: float) -> Tensor:
     return same & near
 
 
+def equal_pairs(key: Tensor) -> Tensor:
+    """bool [N, N]: which two entries of a key, [N], are the same."""
+    return key[:, None] == key[None, :]
+
+
 def partners(crops: Tensor) -> Tensor:
     """int64 [2N]: where each crop's partner lies among those of all ranks.
 

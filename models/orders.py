@@ -1,4 +1,4 @@
-"""Which order are the pieces of a video in? Orders as classes, and what guesses them."""
+"""Which order are the pieces of a video in? Orders as classes, and what scores them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import itertools
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from models.distributed import mean_over_ranks
-from models.losses import full_precision
 
 
 def orders(pieces: int, *, either_way: bool = False) -> Tensor:
@@ -100,17 +97,3 @@ class PairwiseHead(nn.Module):
         both = pieces[:, self.pairs].flatten(2)
         features = self.pair(both.flatten(0, 1)).unflatten(0, both.shape[:2])
         return self.classes(features.flatten(1)).float()
-
-
-def guess(logits: Tensor, label: Tensor, usable: Tensor) -> dict[str, Tensor]:
-    """`loss` (cross entropy), `accuracy` and `valid`, over the usable samples of all ranks.
-
-    logits: [B, K]; label: int64 [B]; usable: bool [B]. None usable: 0, still with gradient.
-    """
-    terms = functional.cross_entropy(full_precision(logits), label, reduction="none")
-    hit = (logits.detach().argmax(dim=1) == label).float()
-    return {
-        "loss": mean_over_ranks(terms, usable),
-        "accuracy": mean_over_ranks(hit, usable),
-        "valid": usable.float().mean(),
-    }

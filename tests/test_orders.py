@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.encoder import EncoderConfig
@@ -17,7 +16,6 @@ from models.orders import (
     disorders,
     draw_orders,
     frame_differences,
-    guess,
     orders,
     reorder,
     shows,
@@ -90,23 +88,6 @@ def test_the_head_sees_every_pair_once_and_in_the_order_of_slots() -> None:
     parts = [head.pair(torch.cat([pieces[:, i], pieces[:, j]], 1)) for i, j in pairs]
     torch.testing.assert_close(head(pieces), head.classes(torch.cat(parts, 1)))
     assert not torch.allclose(head(pieces), head(pieces.flip(1)))
-
-
-def test_a_guess_is_scored_over_usable_samples_only() -> None:
-    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    label = torch.tensor([0, 1, 2, 0])
-    usable = torch.tensor([True, False, True, True])
-    metrics = guess(logits, label, usable)
-    expected = functional.cross_entropy(logits[usable], label[usable])
-    torch.testing.assert_close(metrics["loss"], expected)
-    assert torch.autograd.gradcheck(lambda z: guess(z, label, usable)["loss"], (logits,))
-    right = (logits.argmax(1) == label)[usable].float().mean()
-    torch.testing.assert_close(metrics["accuracy"], right)
-    assert metrics["valid"] == 0.75
-    nothing = guess(logits, label, torch.zeros(4, dtype=torch.bool))
-    assert nothing["loss"] == 0
-    (gradient,) = torch.autograd.grad(nothing["loss"], logits)
-    assert (gradient == 0).all()
 
 
 class _Bare(Method):

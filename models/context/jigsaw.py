@@ -8,13 +8,12 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
 from models.augment import random_boxes
+from models.classification import guess
 from models.color import grayscale
-from models.distributed import mean_over_ranks
 from models.encoder import Encoder
 from models.heads import mlp
 from models.method import Batch, Method, register, replace_frames
@@ -160,13 +159,6 @@ class Jigsaw(Method):
         # is encoded alone
         image = torch.arange(len(features), device=label.device)[:, None, None]
         puzzles = features[image, self.permutations[label]]
-        logits = self.classifier(puzzles.flatten(0, 1).flatten(1)).float()
-        label = label.flatten()
+        logits = self.classifier(puzzles.flatten(0, 1).flatten(1))
         counted = batch["solvable"].flatten().repeat_interleave(self.config.puzzles)
-        terms = functional.cross_entropy(logits, label, reduction="none")
-        hit = (logits.argmax(dim=1) == label).float()
-        return {
-            "loss": mean_over_ranks(terms, counted),
-            "accuracy": mean_over_ranks(hit, counted),
-            "valid": counted.float().mean(),
-        }
+        return guess(logits, label.flatten(), counted)

@@ -9,12 +9,11 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
 from models.augment import random_boxes
-from models.distributed import mean_over_ranks
+from models.classification import guess
 from models.encoder import Encoder
 from models.heads import mlp
 from models.method import Batch, Method, register, replace_frames
@@ -165,14 +164,8 @@ class RelativePosition(Method):
         shown = batch["textured"].flatten(0, 1)
         first, second = self.pairs.unbind(1)
         joined = torch.cat([embeddings[:, first], embeddings[:, second]], dim=2)
-        logits = self.classifier(joined.flatten(0, 1)).float()
+        logits = self.classifier(joined.flatten(0, 1))
         label = self.label.repeat(len(embeddings))
         counted = (shown[:, first] & shown[:, second]).flatten()
-        terms = functional.cross_entropy(logits, label, reduction="none")
-        hit = (logits.argmax(dim=1) == label).float()
-        return {
-            "loss": mean_over_ranks(terms, counted),
-            "accuracy": mean_over_ranks(hit, counted),
-            "embedding_std": embeddings.detach().std(dim=(0, 1)).mean(),
-            "valid": counted.float().mean(),
-        }
+        metrics = guess(logits, label, counted)
+        return {**metrics, "embedding_std": embeddings.detach().std(dim=(0, 1)).mean()}

@@ -11,12 +11,13 @@ from torch import Tensor
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
+from models.classification import guess
 from models.clip_vectors import clip_vectors, clip_width
 from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames
 from models.heads import mlp
 from models.method import Batch, Method, register, replace_frames
-from models.orders import frame_differences, guess, reorder, shows
+from models.orders import frame_differences, reorder, shows
 
 
 class ArrowOfTimeConfig(MethodConfig):

@@ -11,6 +11,7 @@ from torch import Tensor
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
+from models.classification import guess
 from models.clip_vectors import clip_vectors, clip_width
 from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames
@@ -19,7 +20,6 @@ from models.orders import (
     PairwiseHead,
     draw_orders,
     frame_differences,
-    guess,
     orders,
     reorder,
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from configs.base import MethodConfig
 from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
+from models.classification import guess
 from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames
 from models.method import Batch, Method, register, replace_frames
@@ -18,7 +19,6 @@ from models.orders import (
     PairwiseHead,
     draw_orders,
     frame_differences,
-    guess,
     orders,
     reorder,
 )

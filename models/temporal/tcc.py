@@ -17,6 +17,7 @@ from models import losses
 from models.augment import AugmentConfig
 from models.distributed import gather_rows
 from models.encoder import Encoder
+from models.instances import equal_pairs
 from models.losses import full_precision
 from models.method import Batch, Corpus, Method, register, replace_frames
 from models.stacks import as_stacks, check_stacks, last_of_stacks
@@ -85,12 +86,12 @@ class Sequences(NamedTuple):
 
 def sequence_pairs(keys: Sequences, pairs: str, same_class: bool) -> Tensor:
     """bool [S, S]: which ordered pairs are compared. A view of an event never meets itself."""
-    event = _equal(keys.instance)
-    compared = ~(event & _equal(keys.view))
+    event = equal_pairs(keys.instance)
+    compared = ~(event & equal_pairs(keys.view))
     if pairs != "all":
         compared &= event if pairs == "same_event" else ~event
     if same_class:
-        compared &= _equal(keys.class_id) & (keys.class_id >= 0)[:, None]
+        compared &= equal_pairs(keys.class_id) & (keys.class_id >= 0)[:, None]
     return compared
 
 
@@ -237,7 +238,7 @@ def time_contrast(embeddings: Tensor, time_s: Tensor, negative_s: float, l2: flo
     first, second = (times.flatten() for times in time_s.chunk(2, dim=1))
     own = torch.eye(len(sample), dtype=torch.bool, device=sample.device)
     far = (first[:, None] - second[None, :]).abs() > negative_s
-    negative = _equal(sample) & far
+    negative = equal_pairs(sample) & far
     return losses.n_pairs(anchors.flatten(0, 1), positives.flatten(0, 1), own, negative, l2).loss
 
 
@@ -248,7 +249,3 @@ def _similarity(a: Tensor, b: Tensor, kind: str) -> Tensor:
     squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
     distance = (squares - 2 * a @ b.transpose(-1, -2)).clamp_min(0)
     return -distance / a.shape[-1]
-
-
-def _equal(key: Tensor) -> Tensor:
-    return key[:, None] == key[None, :]

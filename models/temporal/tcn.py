@@ -16,6 +16,7 @@ from models import losses
 from models.augment import AugmentConfig
 from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
+from models.instances import equal_pairs
 from models.method import Batch, Method, register, replace_frames
 from models.stacks import as_stacks, check_stacks, last_of_stacks
 
@@ -75,11 +76,11 @@ def view_pair_masks(
     look_back_s: the length of a stack; stacks whose ends are no farther apart than that share
     frames or lie side by side, and do not repel.
     """
-    paired = _equal(keys.pair)
+    paired = equal_pairs(keys.pair)
     positive = paired & ~_itself(keys.pair)
     apart = _apart(keys.time_s)
-    elsewhere = ~_equal(keys.instance) | (apart > max(same_s, look_back_s))
-    within = _equal(keys.sample) & (apart > look_back_s if look_back_s else True)
+    elsewhere = ~equal_pairs(keys.instance) | (apart > max(same_s, look_back_s))
+    within = equal_pairs(keys.sample) & (apart > look_back_s if look_back_s else True)
     negative = ~paired & (within | (elsewhere & other_samples))
     return positive, negative
 
@@ -92,12 +93,12 @@ def time_pair_masks(
     The band between `positive_s` and `negative_s`, a second copy of the same frame, and other
     views of the same instance are in neither.
     """
-    visible = _equal(keys.sample) | other_samples
-    together = _equal(keys.instance) & _equal(keys.view)
+    visible = equal_pairs(keys.sample) | other_samples
+    together = equal_pairs(keys.instance) & equal_pairs(keys.view)
     apart = _apart(keys.time_s)
-    paired = _equal(keys.pair) & ~_itself(keys.pair)
+    paired = equal_pairs(keys.pair) & ~_itself(keys.pair)
     positive = paired | (visible & together & (apart > 0) & (apart <= positive_s))
-    negative = visible & ((together & (apart > negative_s)) | ~_equal(keys.instance))
+    negative = visible & ((together & (apart > negative_s)) | ~equal_pairs(keys.instance))
     return positive, negative & ~paired
 
 
@@ -160,7 +161,7 @@ class TCN(Method):
             masks = time_pair_masks(
                 keys, sampling.positive_s, sampling.negative_s, self.config.other_samples
             )
-        objective = self._objective(embeddings, *masks, other_side=~_equal(keys.side))
+        objective = self._objective(embeddings, *masks, other_side=~equal_pairs(keys.side))
         metrics = {
             "loss": objective.loss,
             "retrieval_top1": _retrieval(embeddings.detach(), keys, masks[1]),
@@ -210,16 +211,12 @@ def _retrieval(embeddings: Tensor, keys: FrameKeys, negative: Tensor) -> Tensor:
     An anchor looks among the positives of its sample, a positive among the anchors.
     """
     distance = losses.squared_distances(embeddings, embeddings)
-    positive = _equal(keys.pair) & ~_itself(keys.pair)
-    candidates = negative & _equal(keys.sample) & ~_equal(keys.side)
+    positive = equal_pairs(keys.pair) & ~_itself(keys.pair)
+    candidates = negative & equal_pairs(keys.sample) & ~equal_pairs(keys.side)
     far = torch.full_like(distance, torch.inf)
     own = torch.where(positive, distance, far).amin(dim=1)
     other = torch.where(candidates, distance, far).amin(dim=1)
     return (own < other).float().mean()
-
-
-def _equal(key: Tensor) -> Tensor:
-    return key[:, None] == key[None, :]
 
 
 def _apart(time_s: Tensor) -> Tensor:
