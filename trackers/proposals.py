@@ -45,13 +45,21 @@ class Motion:
     """How points move between two frames.
 
     points: float32 [N, 2], of the first. flow, residual: float32 [N, 2], with and without the
-    camera's motion, pixels a frame. trusted: is the camera's motion known?
+    camera's motion, pixels. trusted: is the camera's motion known?
     """
 
     points: NDArray[np.float32]
     flow: NDArray[np.float32]
     residual: NDArray[np.float32]
     trusted: bool
+
+    def speed(self, gap: int) -> NDArray[np.float32]:
+        """[N]: the points' own motion in pixels a frame, the two frames being `gap` apart."""
+        return np.linalg.norm(self.residual, axis=1) / gap
+
+    def camera_px(self, gap: int) -> float:
+        """The camera's mean motion in pixels a frame, the two frames being `gap` apart."""
+        return float(np.linalg.norm(self.flow - self.residual, axis=1).mean()) / gap
 
 
 @dataclass(frozen=True)
@@ -85,11 +93,9 @@ class MovingPoints:
         motion = residual_motion(frames[at], frames[at + self.gap])
         if motion is None:
             return _none("no_motion")
-        speed = np.linalg.norm(motion.residual, axis=1) / self.gap
-        camera = motion.flow - motion.residual
-        camera_px = float(np.linalg.norm(camera, axis=1).mean()) / self.gap
+        camera_px = motion.camera_px(self.gap)
         scale = frames.shape[1] / self.reference_height
-        moves = speed > self.moving_px * scale
+        moves = motion.speed(self.gap) > self.moving_px * scale
         share = float(moves.mean())
         if not motion.trusted:
             return _none("too_much_camera_motion", share, camera_px)
@@ -160,10 +166,8 @@ class MovingObjects:
         if motion is None:
             return _none("no_motion")
         scale = frames.shape[1] / self.reference_height
-        camera = np.linalg.norm(motion.flow - motion.residual, axis=1)
-        camera_px = float(camera.mean()) / self.gap
-        speed = np.linalg.norm(motion.residual, axis=1) / self.gap
-        moves = speed > self.moving_px * max(scale, 0.5)
+        camera_px = motion.camera_px(self.gap)
+        moves = motion.speed(self.gap) > self.moving_px * max(scale, 0.5)
         share = float(moves.mean())
         if not motion.trusted:
             return _none("too_much_camera_motion", share, camera_px)
