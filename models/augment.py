@@ -86,6 +86,18 @@ INSTDISC = AugmentConfig(
 )
 """The recipe of InstDisc's released code (arXiv 1805.01978), which Local Aggregation and MoCo
 version 1 took over."""
+SIMCLR = AugmentConfig(
+    crop_scale=(0.08, 1.0),
+    flip=0.5,
+    jitter=0.8,
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    grayscale=0.2,
+    blur=0.5,
+)
+"""The recipe of SimCLR (arXiv 2002.05709, appendix A), which SwAV took over."""
 
 
 def augment_frames(frames: Tensor, size: int, config: AugmentConfig, *, shared: int = 1) -> Tensor:
@@ -166,12 +178,17 @@ def _zoom_factors(count: int, config: AugmentConfig) -> Tensor:
     return torch.where(torch.rand(count) < config.zoom, factor, torch.ones(count))
 
 
+def _lots(count: int, chance: float, shared: int) -> Tensor:
+    """Which images are varied: bool [count shared], on the CPU; `shared` consecutive ones alike."""
+    return (torch.rand(count) < chance).repeat_interleave(shared)
+
+
 def _jitter(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     spreads = (config.brightness, config.contrast, config.saturation, config.hue)
     if not config.jitter or not any(spreads):
         return images
     count = len(images) // shared
-    jittered = (torch.rand(count) < config.jitter).repeat_interleave(shared)
+    jittered = _lots(count, config.jitter, shared)
     order = torch.rand(count, 4).argsort(dim=1).repeat_interleave(shared, dim=0)
     operations = (
         color.adjust_brightness,
@@ -201,17 +218,16 @@ def _jitter(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
 def _to_gray(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     if not config.grayscale:
         return images
-    gray = (torch.rand(len(images) // shared) < config.grayscale).repeat_interleave(shared)
-    gray = gray.to(images.device, non_blocking=True)
-    return torch.where(gray[:, None, None, None], color.grayscale(images), images)
+    chosen = _lots(len(images) // shared, config.grayscale, shared)
+    chosen = chosen.to(images.device, non_blocking=True)
+    return torch.where(chosen[:, None, None, None], color.grayscale(images), images)
 
 
 def _blur(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     if not config.blur:
         return images
     count = len(images) // shared
-    blurred = (torch.rand(count) < config.blur).repeat_interleave(shared)
-    chosen = blurred.nonzero()[:, 0]
+    chosen = _lots(count, config.blur, shared).nonzero()[:, 0]
     sigma = torch.empty(count).uniform_(*config.blur_sigma).repeat_interleave(shared)
     sigma = sigma[chosen].to(images.device)
     if not len(chosen):
@@ -226,6 +242,6 @@ def _blur(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
 def _solarize(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     if not config.solarize:
         return images
-    chosen = (torch.rand(len(images) // shared) < config.solarize).repeat_interleave(shared)
+    chosen = _lots(len(images) // shared, config.solarize, shared)
     chosen = chosen.to(images.device, non_blocking=True)
     return torch.where(chosen[:, None, None, None], color.solarize(images), images)

@@ -23,6 +23,13 @@ def require_map(encoder: Encoder, method: str) -> None:
         )
 
 
+def image_trunk(encoder: Encoder) -> Trunk:
+    """The encoder's trunk. Raises SettingError if it gives no maps of single images."""
+    if not isinstance(encoder.trunk, Trunk):
+        raise SettingError(f"{encoder.config.backbone} gives no maps of single images")
+    return encoder.trunk
+
+
 class PlaceHead(nn.Module):
     """One linear layer from the encoder's map to `values` numbers at each place of a grid.
 
@@ -38,10 +45,8 @@ class PlaceHead(nn.Module):
         """
         super().__init__()
         config = encoder.config
-        if not isinstance(encoder.trunk, Trunk):
-            raise SettingError(f"{config.backbone} gives no maps of single images")
         self.side = side
-        reduction = encoder.trunk.levels[-1].reduction
+        reduction = image_trunk(encoder).levels[-1].reduction
         places = config.image_size // reduction
         if config.image_size % reduction or (side % places and places % side):
             raise SettingError(

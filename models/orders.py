@@ -6,7 +6,6 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 def orders(pieces: int, *, either_way: bool = False) -> Tensor:
@@ -48,21 +47,6 @@ def reorder(pieces: Tensor, order: Tensor) -> Tensor:
     """[B, P, ...] with piece `order[b, i]` in slot i of sample b. order: int64 [B, P]."""
     sample = torch.arange(len(pieces), device=pieces.device)[:, None]
     return pieces[sample, order.to(pieces.device, non_blocking=True)]
-
-
-def frame_differences(frames: Tensor) -> Tensor:
-    """Mean difference of every two frames of a sample, of 255: float32 [B, F, F].
-
-    frames: uint8 [B, F, H, W, 3]; compared at 32x32 pixels at most, so that noise does not count.
-    """
-    small = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
-    height, width = (min(32, length) for length in small.shape[-2:])
-    small = (
-        functional.adaptive_avg_pool2d(small, (height, width))
-        .flatten(1)
-        .unflatten(0, frames.shape[:2])
-    )
-    return torch.stack([(small - one[:, None]).abs().mean(2) for one in small.unbind(1)], dim=1)
 
 
 def shows(differences: Tensor, order: Tensor, least: float) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from configs.errors import SettingError
 
 VARIANCE_FLOOR = 1e-6
 """Added to a patch's variance: a patch of one value becomes 0 (MAE's released code)."""
@@ -55,6 +57,21 @@ def spread(mask: Tensor, height: int, width: int) -> Tensor:
     """
     down, across = height // mask.shape[1], width // mask.shape[2]
     return mask.repeat_interleave(down, dim=1).repeat_interleave(across, dim=2)
+
+
+def cell_side(image_size: int, cells: int, setting: str) -> int:
+    """Side of a cell in pixels, for so many along each side of a picture.
+
+    Raises SettingError, with the method's `setting` that counts them, unless they divide it.
+    """
+    if image_size % cells:
+        raise SettingError(f"method.{setting}={cells} must divide encoder.image_size={image_size}")
+    return image_size // cells
+
+
+def learned_tile(side: int) -> nn.Parameter:
+    """What stands in hidden cells, to be learned: float32 [3, side, side], near 0 at first."""
+    return nn.Parameter(nn.init.trunc_normal_(torch.zeros(3, side, side), std=0.02))
 
 
 def hide(images: Tensor, mask: Tensor, tile: Tensor) -> Tensor:

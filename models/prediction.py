@@ -15,6 +15,7 @@ from configs.sampling import ClipsSampling
 from models.augment import AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
+from models.frame_differences import thumbnails
 from models.losses import full_precision
 from models.method import Batch
 from models.stacks import check_stacks
@@ -240,9 +241,7 @@ def twin_blocks(frames: Tensor, config: PredictionConfig, least: float = 0.5) ->
     make them. frames: uint8 [B, F, H, W, 3], clip after clip.
     """
     last = frames.unflatten(1, (config.sampling.clips, -1, config.block_frames))[:, :, :, -1]
-    small = last.flatten(0, 2).permute(0, 3, 1, 2).float()
-    side = (min(32, small.shape[-2]), min(32, small.shape[-1]))
-    small = functional.adaptive_avg_pool2d(small, side).flatten(1).unflatten(0, last.shape[:3])
+    small = thumbnails(last)
     return torch.cdist(small, small, p=1) / small.shape[-1] < least
 
 

@@ -10,16 +10,9 @@ from configs.encoder import EncoderConfig
 from models.augment import AugmentConfig
 from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames, without_border_noise
+from models.frame_differences import frame_differences
 from models.method import Method
-from models.orders import (
-    PairwiseHead,
-    disorders,
-    draw_orders,
-    frame_differences,
-    orders,
-    reorder,
-    shows,
-)
+from models.orders import PairwiseHead, disorders, draw_orders, orders, reorder, shows
 
 
 @pytest.mark.parametrize("pieces", [3, 4, 5])

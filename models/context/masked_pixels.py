@@ -6,17 +6,16 @@ from collections.abc import Mapping
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from configs.base import MethodConfig
-from configs.errors import SettingError
 from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
 from models.dense import PlaceHead, require_map
 from models.encoder import Encoder
 from models.masking import cell_mask
 from models.method import Batch, Method, register, replace_frames
-from models.patchify import hide, patchify
+from models.patchify import cell_side, hide, learned_tile, patchify
 from models.reconstruction import reconstruction
 
 
@@ -58,12 +57,9 @@ class MaskedPixels(Method):
         super().__init__(encoder, config)
         require_map(encoder, self.name)
         size = encoder.config.image_size
-        if size % config.cells:
-            raise SettingError(f"method.cells={config.cells} must divide encoder.image_size={size}")
-        self.cell = size // config.cells
+        self.cell = cell_side(size, config.cells, "cells")
         self.head = PlaceHead(encoder, side=size, values=3)
-        self.tile = nn.Parameter(torch.zeros(3, self.cell, self.cell))
-        nn.init.trunc_normal_(self.tile, std=0.02)
+        self.tile = learned_tile(self.cell)
 
     @property
     def chance(self) -> Mapping[str, float]:

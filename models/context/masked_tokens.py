@@ -7,11 +7,10 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from configs.base import MethodConfig
-from configs.errors import SettingError
 from configs.sampling import FramesSampling
 from models import masking
 from models.augment import AugmentConfig
@@ -20,7 +19,7 @@ from models.distributed import mean_over_ranks
 from models.encoder import Encoder
 from models.losses import full_precision
 from models.method import Batch, Method, register, replace_frames
-from models.patchify import hide, patchify, unpatchify
+from models.patchify import cell_side, hide, learned_tile, patchify, unpatchify
 from models.tokens import Tokenizer, leaves, normalized_entropy
 
 
@@ -75,10 +74,7 @@ class MaskedTokens(Method):
     def __init__(self, encoder: Encoder, config: MaskedTokensConfig) -> None:
         super().__init__(encoder, config)
         require_map(encoder, self.name)
-        size = encoder.config.image_size
-        if size % config.grid:
-            raise SettingError(f"method.grid={config.grid} must divide encoder.image_size={size}")
-        self.patch = size // config.grid
+        self.patch = cell_side(encoder.config.image_size, config.grid, "grid")
         self.tokenizer = Tokenizer(
             3 * self.patch**2,
             config.branching,
@@ -88,8 +84,7 @@ class MaskedTokens(Method):
             seed=config.seed,
         )
         self.head = PlaceHead(encoder, side=config.grid, values=self.tokenizer.size)
-        self.tile = nn.Parameter(torch.zeros(3, self.patch, self.patch))
-        nn.init.trunc_normal_(self.tile, std=0.02)
+        self.tile = learned_tile(self.patch)
 
     @property
     def chance(self) -> Mapping[str, float]:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
+from models.augment import SIMCLR, AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks
 from models.encoder import Encoder
 from models.heads import mlp
@@ -38,17 +38,7 @@ class SimCLRConfig(MethodConfig):
     """Frames of one video closer than this are too alike to repel each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Crops left with fewer negatives than this are skipped."""
-    augment: AugmentConfig = AugmentConfig(
-        crop_scale=(0.08, 1.0),
-        flip=0.5,
-        jitter=0.8,
-        brightness=0.8,
-        contrast=0.8,
-        saturation=0.8,
-        hue=0.2,
-        grayscale=0.2,
-        blur=0.5,
-    )
+    augment: AugmentConfig = SIMCLR
     """How each crop is varied (appendix A)."""
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from configs.base import MethodConfig
 from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
+from models.augment import SIMCLR
 from models.crops import MultiCrop, encode_crops, multi_crops
 from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
@@ -22,17 +22,7 @@ from models.method import Batch, Method, Progress, register, replace_frames
 from models.monitors import joint_embedding_metrics
 from models.prototypes import Prototypes, cross_prediction, sinkhorn, usage
 
-_LARGE = AugmentConfig(
-    crop_scale=(0.14, 1.0),
-    flip=0.5,
-    jitter=0.8,
-    brightness=0.8,
-    contrast=0.8,
-    saturation=0.8,
-    hue=0.2,
-    grayscale=0.2,
-    blur=0.5,
-)
+_LARGE = SIMCLR.model_copy(update={"crop_scale": (0.14, 1.0)})
 
 
 class SwAVConfig(MethodConfig):

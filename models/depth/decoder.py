@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.errors import SettingError
-from models.dense import require_map
+from models.dense import image_trunk, require_map
 from models.encoder import Encoder
-from models.trunk import Level, Trunk
+from models.trunk import Level
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels of the decoder, from full resolution to a sixteenth (Monodepth2, appendix)."""
@@ -76,10 +76,8 @@ def build_decoder(encoder: Encoder, channels: int) -> DisparityDecoder:
     Raises SettingError when the encoder has parts that depth would leave untrained, when its trunk
     has one resolution only, or when the image is no multiple of the coarsest map or too small.
     """
-    trunk, config = encoder.trunk, encoder.config
     require_map(encoder, "depth")
-    if not isinstance(trunk, Trunk):
-        raise SettingError(f"depth needs a trunk of single images, not {config.backbone}")
+    trunk, config = image_trunk(encoder), encoder.config
     decoder = DisparityDecoder(trunk.levels, channels)
     coarsest = trunk.levels[-1].reduction
     if config.image_size % coarsest or config.image_size < 2 * coarsest:
@@ -92,7 +90,4 @@ def build_decoder(encoder: Encoder, channels: int) -> DisparityDecoder:
 
 def trunk_maps(encoder: Encoder, images: Tensor) -> list[Tensor]:
     """The maps of the encoder's trunk, finest first, for `DisparityDecoder`."""
-    trunk = encoder.trunk
-    if not isinstance(trunk, Trunk):
-        raise SettingError(f"{encoder.config.backbone} gives no maps of single images")
-    return trunk.pyramid(images.contiguous(memory_format=torch.channels_last))
+    return image_trunk(encoder).pyramid(images.contiguous(memory_format=torch.channels_last))

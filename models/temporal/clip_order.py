@@ -15,14 +15,9 @@ from models.classification import guess
 from models.clip_vectors import clip_vectors, clip_width
 from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames
+from models.frame_differences import frame_differences
 from models.method import Batch, Method, register, replace_frames
-from models.orders import (
-    PairwiseHead,
-    draw_orders,
-    frame_differences,
-    orders,
-    reorder,
-)
+from models.orders import PairwiseHead, draw_orders, orders, reorder
 
 
 class ClipOrderConfig(MethodConfig):

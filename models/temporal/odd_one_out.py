@@ -16,9 +16,10 @@ from models.classification import guess
 from models.clip_vectors import clip_vectors, clip_width
 from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames
+from models.frame_differences import frame_differences
 from models.heads import mlp
 from models.method import Batch, Method, register, replace_frames
-from models.orders import disorders, frame_differences, reorder, shows
+from models.orders import disorders, reorder, shows
 
 
 class OddOneOutConfig(MethodConfig):

@@ -19,9 +19,9 @@ from models.dense import require_map
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
 from models.frame_changes import without_border_noise
+from models.frame_differences import frame_differences
 from models.losses import full_precision
 from models.method import Batch, Method, register, replace_frames
-from models.orders import frame_differences
 
 
 class PlaybackSpeedConfig(MethodConfig):

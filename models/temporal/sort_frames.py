@@ -14,14 +14,9 @@ from models.augment import AugmentConfig
 from models.classification import guess
 from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames
+from models.frame_differences import frame_differences
 from models.method import Batch, Method, register, replace_frames
-from models.orders import (
-    PairwiseHead,
-    draw_orders,
-    frame_differences,
-    orders,
-    reorder,
-)
+from models.orders import PairwiseHead, draw_orders, orders, reorder
 
 
 class SortFramesConfig(MethodConfig):
