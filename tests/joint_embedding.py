@@ -1,4 +1,4 @@
-"""What the tests of methods without negatives share: small images, a small network, its crops."""
+"""What the tests of methods that tell images apart share: images of dots, a small network."""
 
 import torch
 
@@ -19,14 +19,14 @@ def small_encoder() -> Encoder:
     return Encoder(EncoderConfig(stages=2, image_size=32, pool="spatial_softmax", pool_norm=True))
 
 
-def dots(generator: torch.Generator) -> Batch:
-    """32 images of one dot each, on backgrounds of random colour."""
-    x, y = 0.1 + 0.8 * torch.rand(2, COUNT, generator=generator)
-    background = torch.rand(COUNT, 3, generator=generator) * 0.6
+def dots(generator: torch.Generator, count: int = COUNT) -> Batch:
+    """Images of one dot each, on backgrounds of random colour."""
+    x, y = 0.1 + 0.8 * torch.rand(2, count, generator=generator)
+    background = torch.rand(count, 3, generator=generator) * 0.6
     return {
         "frames": draw_dots(x, y, background)[:, None],
-        "time_s": torch.zeros(COUNT, 1),
-        "instance": torch.arange(COUNT),
+        "time_s": torch.zeros(count, 1),
+        "instance": torch.arange(count),
     }
 
 

@@ -36,5 +36,28 @@ def train(
         optimizer.step()
         method.after_step(Progress(step, steps, 0))
         history.append({name: value.item() for name, value in metrics.items()})
-    last = history[-steps // 4 :]
-    return {name: sum(entry[name] for entry in last) / len(last) for name in last[0]}
+    return _means(history[-steps // 4 :])
+
+
+def train_on(method: Method, corpus: Batch, *, epochs: int, size: int) -> dict[str, float]:
+    """Train on batches of `size` samples of a corpus; the metrics' means over the last ten steps.
+
+    For methods with a memory, whose rows are those of the corpus.
+    """
+    torch.manual_seed(2)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    method.train()
+    history: list[dict[str, float]] = []
+    for _ in range(epochs):
+        for part in torch.randperm(len(corpus["instance"])).split(size):
+            metrics = method(method.augment({key: value[part] for key, value in corpus.items()}))
+            optimizer.zero_grad()
+            metrics["loss"].backward()
+            optimizer.step()
+            method.after_step(Progress(1, 10, 0))
+            history.append({name: value.item() for name, value in metrics.items()})
+    return _means(history[-10:])
+
+
+def _means(history: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(entry[name] for entry in history) / len(history) for name in history[0]}

@@ -4,14 +4,9 @@
 video on both ranks, so that the ranks count unequal numbers of negatives.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from configs.encoder import EncoderConfig
 from models.contrastive.cmc import CMC
@@ -20,8 +15,8 @@ from models.contrastive.instdisc import InstDisc
 from models.contrastive.local_aggregation import LocalAggregation
 from models.encoder import Encoder
 from models.method import Batch, Corpus, Method, Progress
+from tests.two_processes import backward, gradients, in_two_processes, parallel
 
-WORLD = 2
 SAMPLES = 4
 STEPS = 2
 BANK = {"projection_dim": 8, "negatives": 6, "temperature": 0.2}
@@ -62,52 +57,41 @@ def _batch(method: Method, step: int) -> Batch:
         return method.augment(batch)
 
 
-def _run(name: str, rank: int, world: int) -> dict[str, Tensor]:
+def _run(name: str) -> dict[str, Tensor]:
     """Loss and gradients of the last of a few steps, and the state after it."""
     method = _build(name).train()
     # batch norm of heads would see half the batch: its statistics are the trainer's affair
     for module in method.modules():
         if isinstance(module, torch.nn.BatchNorm1d):
             module.eval()
-    model = DistributedDataParallel(method) if world > 1 else method
-    share = SAMPLES // world
+    model = parallel(method)
     found: dict[str, Tensor] = {}
     for step in range(STEPS):
         method.before_epoch(Progress(step, STEPS, step))
         batch = _batch(method, step)
-        mine = {key: value[rank * share : (rank + 1) * share] for key, value in batch.items()}
         method.zero_grad()
-        loss = model(mine)["loss"]
-        loss.backward()
-        total = loss.detach().clone()
-        if world > 1:
-            dist.all_reduce(total)
-            total /= world
+        found[f"loss {step}"] = backward(model, batch)
         method.after_step(Progress(step + 1, STEPS, step))
-        found |= {f"loss {step}": total}
-    gradients = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
-    return found | gradients | {f"state {k}": v.clone() for k, v in method.state_dict().items()}
+    return (
+        found
+        | gradients(method)
+        | {f"state {k}": v.clone() for k, v in method.state_dict().items()}
+    )
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    meet = f"file://{folder}/meet"
-    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=WORLD)
-    torch.save({name: _run(name, rank, WORLD) for name in SETTINGS}, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+def _work() -> dict[str, dict[str, Tensor]]:
+    return {name: _run(name) for name in SETTINGS}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """What each of two processes computed on its half of the batches."""
-    folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(_worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    return in_two_processes(_work, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_have_losses_gradients_and_memories_of_one(ranks: list, name: str) -> None:
-    alone = _run(name, 0, 1)
+    alone = _run(name)
     for result in ranks:
         assert result[name].keys() == alone.keys()
         for key, value in alone.items():

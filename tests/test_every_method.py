@@ -1,19 +1,14 @@
 """What every preset's method promises: one contract, held for all of them."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from models.method import Batch, Method, Progress
 from pipeline.optim import build_optimizer
 from tests.every_method import METHOD_PRESETS, build, raw_batch, small_config
+from tests.two_processes import backward, gradients, in_two_processes, parallel
 
-WORLD = 2
 WHOLE_BATCH_ONLY: set[str] = set()
 """Presets whose objective takes each process's batch alone, as their papers and pages say."""
 
@@ -117,35 +112,17 @@ def test_a_resumed_run_equals_one_that_never_stopped(preset: str) -> None:
         assert torch.equal(value, got[name]), name
 
 
-def _share(batch: Batch, rank: int, world: int) -> Batch:
-    size = len(batch["instance"]) // world
-    return {key: value[rank * size : (rank + 1) * size] for key, value in batch.items()}
-
-
-def _gradients(preset: str, rank: int, world: int) -> dict[str, Tensor]:
+def _gradients(preset: str) -> dict[str, Tensor]:
     config = small_config(preset)
-    batch = _share(_augmented(build(config), raw_batch(config)), rank, world)
+    batch = _augmented(build(config), raw_batch(config))
     # statistics of batch norm are the trainer's affair
     method = build(config).eval()
-    model = DistributedDataParallel(method) if world > 1 else method
-    loss = model(batch)["loss"]
-    loss.backward()
-    total = loss.detach().clone()
-    if world > 1:
-        dist.all_reduce(total)
-        total /= world
-    found = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
-    return {"loss": total, **found}
+    loss = backward(parallel(method), batch)
+    return {"loss": loss, **gradients(method)}
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
-    )
-    results = {name: _gradients(name, rank, WORLD) for name in _shared_presets()}
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+def _work() -> dict[str, dict[str, Tensor]]:
+    return {name: _gradients(name) for name in _shared_presets()}
 
 
 def _shared_presets() -> list[str]:
@@ -155,14 +132,12 @@ def _shared_presets() -> list[str]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """What each of two processes computed on its half of the batch."""
-    folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(_worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    return in_two_processes(_work, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize("preset", _shared_presets())
 def test_two_processes_have_the_loss_and_gradient_of_one(ranks: list, preset: str) -> None:
-    alone = _gradients(preset, 0, 1)
+    alone = _gradients(preset)
     for result in ranks:
         assert result[preset].keys() == alone.keys()
         for key, value in alone.items():

@@ -4,21 +4,17 @@ With what presets leave out: trained prototypes, a queue, small crops, several f
 and the state that a step leaves behind.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from models.method import Batch, Method, Progress, methods
 from tests.joint_embedding import COLORS, small_encoder
 from tests.learning import draw_dots
+from tests.two_processes import backward, in_two_processes, parallel
 
-WORLD = 2
 TWO: dict[str, Any] = {"first": COLORS}
 MANY: dict[str, Any] = {"first": COLORS, "small": COLORS, "small_crops": 2, "small_size": 16}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -62,17 +58,9 @@ def _augmented(method: Method, seed: int = 0) -> Batch:
     )
 
 
-def _step(method: Method, rank: int, world: int) -> dict[str, Tensor]:
+def _step(method: Method) -> dict[str, Tensor]:
     """Loss, gradients and buffers after one step on this process's share of the batch."""
-    batch = _augmented(method, 50)
-    share = {key: value.chunk(world)[rank] for key, value in batch.items()}
-    model = DistributedDataParallel(method) if world > 1 else method
-    loss = model(share)["loss"]
-    loss.backward()
-    total = loss.detach().clone()
-    if world > 1:
-        dist.all_reduce(total)
-        total /= world
+    total = backward(parallel(method), _augmented(method, 50))
     method.after_step(Progress(1, 4, 0))
     gradients = {n: p.grad for n, p in method.named_parameters() if p.requires_grad}
     assert all(gradient is not None for gradient in gradients.values())
@@ -80,28 +68,24 @@ def _step(method: Method, rank: int, world: int) -> dict[str, Tensor]:
     return {"loss": total, **gradients, **state}  # pyright: ignore[reportReturnType]
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    warm = {name: _method(name) for name in SETTINGS}  # before there are two processes
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
-    )
-    results = {name: _step(method, rank, WORLD) for name, method in warm.items()}
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+def _warm() -> dict[str, Method]:
+    return {name: _method(name) for name in SETTINGS}
+
+
+def _work(warm: dict[str, Method]) -> dict[str, dict[str, Tensor]]:
+    return {name: _step(method) for name, method in warm.items()}
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """What each of two processes computed on its half of the batch."""
-    folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(_worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    folder = tmp_path_factory.mktemp("gloo")
+    return in_two_processes(_work, folder, before=_warm)
 
 
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_a_step_of_two_processes_equals_one_of_one(ranks: list, name: str) -> None:
-    alone = _step(_method(name), 0, 1)
+    alone = _step(_method(name))
     for result in ranks:
         assert result[name].keys() == alone.keys()
         for key, value in alone.items():

@@ -1,20 +1,15 @@
 """Do queue and bank hold what they should, in order, the same on every rank and after a restart?"""
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
-from models.distributed import shuffle_rows, unshuffle_rows
+from models.distributed import rank, shuffle_rows, unshuffle_rows
 from models.instances import Moments
 from models.memory import NOBODY, Bank, Queue
+from tests.two_processes import in_two_processes, own_share, parallel
 
-WORLD = 2
 DIM = 3
 
 
@@ -184,45 +179,36 @@ PLACES = torch.tensor([[0, 1, 2, 1], [3, 0, 3, 5]])
 """Of two steps, with places that repeat within and across ranks."""
 
 
-def _remember(rank: int, world: int) -> dict[str, Tensor]:
+def _remember() -> dict[str, Tensor]:
     module = _Remembers()
-    model = DistributedDataParallel(module) if world > 1 else module
+    model = parallel(module)
     for step, place in enumerate(PLACES):
-        share = slice(rank * 4 // world, (rank + 1) * 4 // world)
-        model(_unit(4, DIM, seed=step)[share], place[share]).backward()
+        model(**own_share({"rows": _unit(4, DIM, seed=step), "place": place})).backward()
         module.queue.write()
         module.bank.write()
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
-    )
-    mine = torch.arange(6.0).view(3, 2) + 100 * rank
-    draws = torch.tensor([[0.5, 0.1, 0.9], [0.3, 0.8, 0.2]])[rank]
+def _work() -> dict:
+    mine = torch.arange(6.0).view(3, 2) + 100 * rank()
+    draws = torch.tensor([[0.5, 0.1, 0.9], [0.3, 0.8, 0.2]])[rank()]
     mixed, order = shuffle_rows(mine, draws)
-    results = {
-        "memory": _remember(rank, WORLD),
+    return {
+        "memory": _remember(),
         "mixed": mixed,
         "back": unshuffle_rows(mixed, order),
         "mine": mine,
     }
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What each of two processes holds."""
-    folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(_worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    return in_two_processes(_work, tmp_path_factory.mktemp("gloo"))
 
 
 def test_all_ranks_remember_what_one_process_would(ranks: list[dict]) -> None:
-    alone = _remember(0, 1)
+    alone = _remember()
     for result in ranks:
         for name, value in alone.items():
             torch.testing.assert_close(result["memory"][name], value, msg=name)

@@ -19,7 +19,8 @@ from models.contrastive.deep_infomax import (
 )
 from models.encoder import Encoder
 from models.method import Batch
-from tests.learning import draw_dots, train
+from tests.joint_embedding import dots
+from tests.learning import train
 
 ESTIMATORS: list[Estimator] = ["jsd", "dv", "infonce"]
 
@@ -34,13 +35,7 @@ def _method(**settings: object) -> DeepInfoMax:
 
 
 def _images(generator: torch.Generator, count: int = 16) -> Batch:
-    x, y = 0.1 + 0.8 * torch.rand(2, count, generator=generator)
-    background = torch.rand(count, 3, generator=generator) * 0.6
-    return {
-        "frames": draw_dots(x, y, background)[:, None],
-        "time_s": torch.zeros(count, 1),
-        "instance": torch.arange(count),
-    }
+    return dots(generator, count)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -7,23 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
 from models.contrastive.moco import MoCo, MoCoConfig, in_groups, queue_terms
 from models.crops import TwoCrops
-from models.encoder import Encoder
 from models.memory import NOBODY
 from models.method import Batch, Progress
-from tests.learning import draw_dots, train
+from tests.joint_embedding import COLORS, dots, small_encoder
+from tests.learning import train
 
-# Colours are jittered so widely that only the dot's place can tell two images apart.
-AUGMENT = AugmentConfig(jitter=1.0, brightness=0.8, contrast=0.5, saturation=1.0, hue=0.5)
 STEP = Progress(1, 10, 0)
 
 
 def _method(**settings: object) -> MoCo:
-    torch.manual_seed(0)
-    encoder = EncoderConfig(stages=2, image_size=32, pool="spatial_softmax", pool_norm=True)
     config = MoCoConfig.model_validate(
         {
             "head": "mlp",
@@ -31,21 +25,16 @@ def _method(**settings: object) -> MoCo:
             "temperature": 0.2,
             "queue": 64,
             "momentum": 0.9,
-            "crops": TwoCrops(first=AUGMENT),
+            "crops": TwoCrops(first=COLORS),
             **settings,
         }
     )
-    return MoCo(Encoder(encoder), config)
+    return MoCo(small_encoder(), config)
 
 
 def _images(generator: torch.Generator, count: int = 32) -> Batch:
-    x, y = 0.1 + 0.8 * torch.rand(2, count, generator=generator)
-    background = torch.rand(count, 3, generator=generator) * 0.6
-    return {
-        "frames": draw_dots(x, y, background)[:, None],
-        "time_s": torch.zeros(count, 1),
-        "instance": torch.randint(2**40, (count,), generator=generator),
-    }
+    images = dots(generator, count)
+    return images | {"instance": torch.randint(2**40, (count,), generator=generator)}
 
 
 def _batch(method: MoCo, count: int = 8, seed: int = 0) -> Batch:

@@ -7,16 +7,13 @@ from torch.nn import functional
 
 from configs.encoder import EncoderConfig
 from configs.errors import SettingError
-from models.augment import AugmentConfig
 from models.contrastive.moco_v3 import MoCoV3, MoCoV3Config, batch_terms
 from models.crops import TwoCrops
 from models.encoder import Encoder
 from models.instances import Moments
-from models.method import Batch, Progress
-from tests.learning import draw_dots, train
-
-# Colours are jittered so widely that only the dot's place can tell two images apart.
-AUGMENT = AugmentConfig(jitter=1.0, brightness=0.8, contrast=0.5, saturation=1.0, hue=0.5)
+from models.method import Progress
+from tests.joint_embedding import COLORS, dots
+from tests.learning import train
 
 
 def _method(backbone: str = "tiny", **settings: object) -> MoCoV3:
@@ -30,21 +27,11 @@ def _method(backbone: str = "tiny", **settings: object) -> MoCoV3:
             "projection_dim": 16,
             "temperature": 0.2,
             "momentum": 0.9,
-            "crops": TwoCrops(first=AUGMENT),
+            "crops": TwoCrops(first=COLORS),
             **settings,
         }
     )
     return MoCoV3(Encoder(encoder), config)
-
-
-def _images(generator: torch.Generator, count: int = 32) -> Batch:
-    x, y = 0.1 + 0.8 * torch.rand(2, count, generator=generator)
-    background = torch.rand(count, 3, generator=generator) * 0.6
-    return {
-        "frames": draw_dots(x, y, background)[:, None],
-        "time_s": torch.zeros(count, 1),
-        "instance": torch.arange(count),
-    }
 
 
 def _unit(*shape: int, seed: int = 0) -> Tensor:
@@ -57,7 +44,7 @@ def _apart(count: int) -> Moments:
 
 
 def test_it_learns_to_tell_images_apart() -> None:
-    metrics = train(_method(), _images, steps=50)
+    metrics = train(_method(), dots, steps=50)
     assert metrics["information"] > 0.7  # nats, of log(32) = 3.5
     assert metrics["top1"] > 0.1  # three times 1 in 32
 
@@ -76,7 +63,7 @@ def test_gradients_are_right() -> None:
 
 def test_the_loss_is_scaled_by_twice_the_temperature_and_symmetric() -> None:
     method = _method().eval()
-    batch = method.augment(_images(torch.Generator().manual_seed(0), 8))
+    batch = method.augment(dots(torch.Generator().manual_seed(0), 8))
     metrics = method(batch)
     crops = batch["images"]
     queries = [functional.normalize(method._query(crops[:, n].flatten(0, 1))) for n in (0, 1)]
@@ -102,7 +89,7 @@ def test_near_frames_of_one_video_do_not_repel() -> None:
 
 def test_the_key_side_has_no_gradient_and_its_momentum_rises() -> None:
     method = _method(momentum=0.5).train()
-    method(method.augment(_images(torch.Generator().manual_seed(0), 8)))["loss"].backward()
+    method(method.augment(dots(torch.Generator().manual_seed(0), 8)))["loss"].backward()
     assert all(p.grad is None for p in method.key_encoder.parameters())
     assert all(
         p.grad is not None
@@ -123,7 +110,7 @@ def test_a_transformers_patch_projection_can_stay_as_it_began() -> None:
     frozen = [n for n, p in method.encoder.named_parameters() if not p.requires_grad]
     assert frozen
     assert all("embed" in name for name in frozen)
-    method(method.augment(_images(torch.Generator().manual_seed(0), 4)))["loss"].backward()
+    method(method.augment(dots(torch.Generator().manual_seed(0), 4)))["loss"].backward()
     assert all(p.grad is not None for p in method.encoder.parameters() if p.requires_grad)
 
 

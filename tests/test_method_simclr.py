@@ -5,43 +5,25 @@ import math
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
 from models.augment import AugmentConfig
 from models.contrastive.simclr import SimCLR, SimCLRConfig, crop_masks
-from models.encoder import Encoder
 from models.instances import Moments
 from models.losses import info_nce, nt_xent
-from models.method import Batch
-from tests.learning import draw_dots, train
-
-# Colours are jittered so widely that only the dot's place can tell two images apart.
-AUGMENT = AugmentConfig(jitter=1.0, brightness=0.8, contrast=0.5, saturation=1.0, hue=0.5)
+from tests.joint_embedding import COLORS, dots, small_encoder
+from tests.learning import train
 
 
 def _method(**settings: object) -> SimCLR:
-    torch.manual_seed(0)
-    encoder = EncoderConfig(stages=2, image_size=32, pool="spatial_softmax", pool_norm=True)
     config = SimCLRConfig.model_validate(
-        {"projection_dim": 16, "temperature": 0.2, "augment": AUGMENT, **settings}
+        {"projection_dim": 16, "temperature": 0.2, "augment": COLORS, **settings}
     )
-    return SimCLR(Encoder(encoder), config)
-
-
-def _images(generator: torch.Generator) -> Batch:
-    count = 32
-    x, y = 0.1 + 0.8 * torch.rand(2, count, generator=generator)
-    background = torch.rand(count, 3, generator=generator) * 0.6
-    return {
-        "frames": draw_dots(x, y, background)[:, None],
-        "time_s": torch.zeros(count, 1),
-        "instance": torch.arange(count),
-    }
+    return SimCLR(small_encoder(), config)
 
 
 @pytest.mark.parametrize("head", ["v1", "v2"])
 def test_it_learns_to_tell_images_apart(head: str) -> None:
     method = _method(head=head)
-    metrics = train(method, _images, steps=50)
+    metrics = train(method, dots, steps=50)
     assert method.chance["information"] == 0
     assert metrics["information"] > 1.0  # nats, of log(63) = 4.1
     assert metrics["top1"] > 0.15  # ten times 1 in 63
@@ -67,7 +49,7 @@ def test_near_frames_of_one_video_do_not_repel() -> None:
 def test_a_near_frame_added_to_the_batch_changes_no_other_term() -> None:
     """Adding a duplicate of image 0's video leaves image 0's own loss as it was."""
     method = _method(augment=AugmentConfig()).eval()
-    batch = method.augment(_images(torch.Generator().manual_seed(0)))
+    batch = method.augment(dots(torch.Generator().manual_seed(0)))
     masks = crop_masks(Moments(torch.tensor([0, 0, 1, 2]), torch.zeros(4)), 10.0)
     crops = batch["images"][:4].transpose(0, 1).flatten(0, 2)
     eight = torch.nn.functional.normalize(method.projector(method.encoder(crops)), dim=1)
@@ -79,7 +61,7 @@ def test_a_near_frame_added_to_the_batch_changes_no_other_term() -> None:
 
 def test_crops_with_too_few_negatives_are_skipped_and_counted() -> None:
     method = _method(min_negatives=60)
-    batch = _images(torch.Generator().manual_seed(0))
+    batch = dots(torch.Generator().manual_seed(0))
     batch["instance"] = torch.tensor([0] * 8 + list(range(8, 32)))  # 8 near frames of one video
     metrics = method(method.augment(batch))
     assert metrics["valid"].item() == pytest.approx(24 / 32)
@@ -90,6 +72,6 @@ def test_crops_with_too_few_negatives_are_skipped_and_counted() -> None:
 
 def test_the_loss_before_training_is_near_its_chance_value() -> None:
     method = _method(temperature=10.0)
-    metrics = method(method.augment(_images(torch.Generator().manual_seed(0))))
+    metrics = method(method.augment(dots(torch.Generator().manual_seed(0))))
     assert metrics["loss"].item() == pytest.approx(math.log(63), abs=0.1)
     assert metrics["information"].item() == pytest.approx(0, abs=0.1)

@@ -3,25 +3,19 @@
 `test_every_method` asks it of every preset; here are objectives and masks that no preset has.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from configs.encoder import EncoderConfig
 from models.augment import AugmentConfig
 from models.contrastive.simclr import SimCLR, SimCLRConfig
-from models.distributed import gather_rows, mean_over_ranks
+from models.distributed import gather_rows, mean_over_ranks, rank
 from models.encoder import Encoder
-from models.method import Batch, Method
+from models.method import Batch
 from models.temporal.tcn import TCN, TCNConfig
 from models.temporal.tracked_patches import TrackedPatches, TrackedPatchesConfig
-
-WORLD = 2
+from tests.two_processes import WORLD, backward, gradients, in_two_processes, parallel
 
 
 def _encoder(unit_norm: bool) -> Encoder:
@@ -82,61 +76,34 @@ def _batch(name: str) -> Batch:
     }
 
 
-def _part(batch: Batch, rank: int, world: int) -> Batch:
-    """This rank's samples."""
-    share = len(batch["instance"]) // world
-    return {key: value[rank * share : (rank + 1) * share] for key, value in batch.items()}
-
-
-def _step(name: str, method: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
-    metrics = method(batch)
-    metrics["loss"].backward()
-    loss = metrics["loss"].detach().clone()
-    if dist.is_initialized():
-        dist.all_reduce(loss)
-        loss /= dist.get_world_size()
-    gradients = {
-        key.removeprefix("module."): value.grad for key, value in method.named_parameters()
-    }
-    return {"loss": loss, **{k: g for k, g in gradients.items() if g is not None}}
-
-
-def _build(name: str) -> Method:
+def _step(name: str) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return METHODS[name]().eval()  # statistics of batch norm are the trainer's affair
+    method = METHODS[name]().eval()  # statistics of batch norm are the trainer's affair
+    loss = backward(parallel(method), _batch(name))
+    return {"loss": loss, **gradients(method)}
 
 
-def _worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD
-    )
-    results = {}
-    for name in METHODS:
-        method = DistributedDataParallel(_build(name))
-        results[name] = _step(name, method, _part(_batch(name), rank, WORLD))
-    values = torch.tensor([1.0, 2.0, 3.0]) + 10 * rank
-    mask = torch.tensor([True, True, True]) if rank else torch.tensor([True, False, False])
+def _work() -> dict[str, dict]:
+    results: dict[str, dict] = {name: _step(name) for name in METHODS}
+    values = torch.tensor([1.0, 2.0, 3.0]) + 10 * rank()
+    mask = torch.tensor([True, True, True]) if rank() else torch.tensor([True, False, False])
     results["mean"] = {"share": mean_over_ranks(values, mask)}
     empty = torch.zeros(3, requires_grad=True)
     mean_over_ranks(empty, mask & False).backward()
     results["empty"] = {"gradient": empty.grad}
-    results["order"] = {"rows": gather_rows(torch.full((2, 1), rank))}
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    results["order"] = {"rows": gather_rows(torch.full((2, 1), rank()))}
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
     """What each of two processes computed on its half of the batch."""
-    folder: Path = tmp_path_factory.mktemp("gloo")
-    mp.spawn(_worker, args=(str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    return in_two_processes(_work, tmp_path_factory.mktemp("gloo"))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_have_the_loss_and_gradient_of_one(ranks: list, name: str) -> None:
-    alone = _step(name, _build(name), _part(_batch(name), 0, 1))
+    alone = _step(name)
     assert alone["loss"] > 0
     for result in ranks:
         assert result[name].keys() == alone.keys()
