@@ -1,6 +1,6 @@
 """How many frames a second of CPU does each decoding library deliver? One run, one table.
 
-    python benchmarks/decode.py                    # generated sources, about ten minutes
+    python benchmarks/decode.py                    # generated sources, half an hour or more
     python benchmarks/decode.py --quick            # two sources, two repeats
     python benchmarks/decode.py --data FOLDER      # sources made from the videos of a folder
 

@@ -16,14 +16,21 @@ from pipeline.video.isolate import read_plan_isolated
 from pipeline.video.source import open_video
 from tests.videos import encode_video, make_odd, mutate
 
-MUTANTS = ("libx264", ".mp4"), ("libx264", ".mkv"), ("mpeg4", ".avi"), ("libx264", ".ts")
+MUTANTS = (
+    ("libx264", ".mp4"),
+    ("libx264", ".mkv"),
+    ("mpeg4", ".avi"),
+    ("libx264", ".ts"),
+    ("libsvtav1", ".mkv"),
+    ("libvpx-vp9", ".webm"),
+)
 LIMIT_S = 20.0
 
 
 def check_mutants(folder: Path, count: int) -> dict[str, int]:
     """Probe and read `count` damaged files; each must be answered, within the time limit."""
     wholes = [
-        encode_video(folder / f"whole{suffix}", 24, codec=codec, gop=8, b_frames=2)
+        encode_video(folder / f"{codec}{suffix}", 24, codec=codec, gop=8, b_frames=2)
         for codec, suffix in MUTANTS
     ]
     outcome = {"ok": 0, "damaged": 0, "unreadable": 0, "lost": 0}
@@ -109,6 +116,21 @@ def test_twenty_thousand_opens_leak_nothing(tmp_path: Path) -> None:
     print(f"memory grew by {memory} KiB, descriptors by {descriptors}")
     assert descriptors == 0
     assert memory < 12 * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+def test_a_read_closes_its_file_before_it_returns(tmp_path: Path) -> None:
+    path = str(encode_video(tmp_path / "a.mp4", 12))
+    read(path, [0.2])
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            read(path, [0.2])
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def read_plan_isolated(
     reason = TIMEOUT
     try:
         while failures is None and ours.poll(max(0.0, deadline - time.monotonic())):
+            if time.monotonic() > deadline:  # this process was kept waiting; too late is too late
+                break
             message = ours.recv()
             if isinstance(message, dict):
                 failures = message

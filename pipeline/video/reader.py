@@ -240,6 +240,7 @@ def read(
     request = FrameRequest(0, times, crop)
     run = read_plan(uri, [request], size, backend=backend, stream=stream, fit=fit)
     for clip in run:
+        run.close()  # left to the garbage collector, the file would stay open until it comes round
         return clip.frames
     if run.error:
         raise InputError(run.error)
