@@ -1,0 +1,84 @@
+"""Are bfloat16 gradients of small maps those of float32, whatever lay in memory before?"""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from configs.encoder import EncoderConfig
+from models.encoder import Encoder
+from models.small_maps import guard_small_maps
+
+
+def foul_memory() -> None:
+    """Leave NaN in memory that is given out again."""
+    kept = [
+        torch.full((1 << size,), float("nan")) for size in (12, 14, 16, 18, 20) for _ in "123456"
+    ]
+    del kept
+
+
+def gradients(network: nn.Module, images: Tensor, half: bool) -> list[Tensor]:
+    network.zero_grad()
+    images = images.clone().requires_grad_()
+    foul_memory()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        maps = network(images)
+    maps.float().square().mean().backward()
+    assert images.grad is not None
+    return [images.grad, *(p.grad.clone() for p in network.parameters() if p.grad is not None)]
+
+
+SHAPES = {
+    "two frames": (nn.Conv3d(16, 16, 3, padding=1), (4, 16, 2, 8, 8)),
+    "two frames, time alone": (nn.Conv3d(16, 16, (3, 1, 1), padding=(1, 0, 0)), (4, 16, 2, 7, 7)),
+    "one column": (nn.Conv2d(32, 32, 3, 2, padding=1), (16, 32, 4, 1)),
+    "one place": (nn.Conv2d(32, 32, 3, 2, padding=1, bias=False), (16, 32, 1, 1)),
+    "two by two, grouped": (nn.Conv2d(32, 32, 3, padding=1, groups=4), (16, 32, 2, 2)),
+    "dilated": (nn.Conv2d(32, 32, 3, padding=2, dilation=2), (16, 32, 2, 2)),
+    "large": (nn.Conv3d(16, 16, 3, padding=1), (2, 16, 4, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_gradients_are_those_of_float32(name: str) -> None:
+    convolution, shape = SHAPES[name]
+    network = nn.Sequential(copy.deepcopy(convolution))
+    guard_small_maps(network)
+    torch.manual_seed(0)
+    images = torch.randn(shape)
+    for found, wanted in zip(
+        gradients(network, images, True), gradients(convolution, images, False), strict=True
+    ):
+        assert (found - wanted).norm() < 0.05 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_in_float32_nothing_changes(name: str) -> None:
+    convolution, shape = SHAPES[name]
+    network = nn.Sequential(copy.deepcopy(convolution))
+    guard_small_maps(network)
+    assert [*network.state_dict()] == [f"0.{key}" for key in convolution.state_dict()]
+    images = torch.randn(shape)
+    assert torch.equal(network(images), convolution(images))
+    foreign = copy.deepcopy(network)  # as momentum encoders are made
+    assert torch.equal(foreign(images), network(images))
+
+
+@pytest.mark.parametrize("backbone", ["tiny_r3d", "tiny_r2plus1d"])
+def test_encoders_of_clips_are_guarded(backbone: str) -> None:
+    """Eight frames come down to two."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(backbone=backbone, clip_frames=8, image_size=64))
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            nn.init.ones_(module.weight)  # blocks begin as their shortcuts: with no gradient inside
+    clips = torch.randn(4, 3, 8, 64, 64)
+    names = [name for name, _ in encoder.named_parameters()]
+    for _ in range(3):
+        half, full = (gradients(encoder, clips, on)[1:] for on in (True, False))
+        for name, found, wanted in zip(names, half, full, strict=True):
+            assert torch.isfinite(found).all()
+            if name.startswith("trunk.3.second"):  # the maps of two frames
+                assert (found - wanted).norm() < 0.3 * wanted.norm(), name
