@@ -12,6 +12,7 @@ parameter, so that a checkpoint holds it.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -174,11 +175,16 @@ def register(method: M) -> M:
 
 def methods() -> dict[str, type[Method]]:
     """All methods by name: one file each in the three family folders."""
+    _import_families()
+    return dict(sorted(_registry.items()))
+
+
+@functools.cache
+def _import_families() -> None:
     for family in _FAMILIES:
         package = importlib.import_module(f"models.{family}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"models.{family}.{module.name}")
-    return dict(sorted(_registry.items()))
 
 
 def find_method(name: str, suggest: Callable[[str, list[str]], str]) -> type[Method]:
