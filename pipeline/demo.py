@@ -21,8 +21,15 @@ from pipeline.evaluate.run import render, run_eval
 from pipeline.index import Index, default_workers
 from pipeline.indexing import make_index, write_index
 from pipeline.launch import prepare, run_training
+from pipeline.pretext import Pretext, pretext
 from pipeline.progress import Progress
-from pipeline.report import embedding_sections, index_sections, run_sections, write_page
+from pipeline.report import (
+    embedding_sections,
+    index_sections,
+    run_sections,
+    task_section,
+    write_page,
+)
 
 VIEWS = r"(?P<event>fetch\d+)_view(?P<view>\d+)"
 """Grouping of the generated corpus."""
@@ -31,6 +38,8 @@ EVENTS = 24
 HELD_OUT = 0.2
 """Share of one's own events that is kept from training, where there are enough."""
 ENOUGH_EVENTS = 5
+TASK_SAMPLES = 64
+"""Samples of single videos on which the pretext task is scored."""
 SINGLE_VIEW = {"kind": "time_pairs", "pairs": 16, "positive_s": 0.2, "negative_s": 0.6}
 """What the preset samples where no event has two views."""
 
@@ -67,8 +76,11 @@ def run_demo(out: str, *, videos: str | None = None, views: str | None = None) -
             _say(f"embedding the {'held-out ' if test != train else ''}videos, {name} encoder")
             embed(str(home / encoder), test, str(home / f"embeddings-{name}"), rate=0)
     figures = _evaluate(home, labels, paired=probe is not None)
+    task = _task(home, test) if probe is None else None
+    if task is not None:
+        figures["pretext"] = {"trained": task.trained, "untrained": task.untrained}
     page = home / "report.html"
-    _page(home, test, labels, page)
+    _page(home, labels, task, page, held_out=test != train)
     _say(f"done in {time.monotonic() - start:.0f} s; open {page}")
     return {"page": str(page), "seconds": round(time.monotonic() - start), **figures}
 
@@ -122,8 +134,6 @@ def _evaluate(home: Path, labels: str | None, *, paired: bool) -> dict[str, Any]
     protocols: list[tuple[str, str | None]] = [("geometry", None)]
     if paired:
         protocols.insert(0, ("alignment", labels))
-    else:
-        protocols.insert(0, ("retrieval", None))
     if labels is not None:
         protocols.insert(1, ("knn", labels))
     figures = {}
@@ -139,7 +149,24 @@ def _evaluate(home: Path, labels: str | None, *, paired: bool) -> dict[str, Any]
     return figures
 
 
-def _page(home: Path, test: str, labels: str | None, page: Path) -> None:
+def _task(home: Path, test: str) -> Pretext | None:
+    """The run's own task on single videos, printed and returned.
+
+    Nothing else of single videos without labels says whether training helped: that frames of one
+    video find each other is easiest by their background, which the task makes a network forget.
+    """
+    try:
+        found = pretext(str(home / "run"), test, samples=TASK_SAMPLES)
+    except InputError as error:  # all of them too short, say
+        _say(f"the task was not scored: {error}")
+        return None
+    print(render(found.figures()) + "\n")
+    return found
+
+
+def _page(
+    home: Path, labels: str | None, task: Pretext | None, page: Path, *, held_out: bool
+) -> None:
     title, subtitle, run = run_sections(str(home / "run"))
     _, _, embeddings = embedding_sections(
         str(home / "embeddings-trained"),
@@ -147,6 +174,9 @@ def _page(home: Path, test: str, labels: str | None, page: Path) -> None:
         labels=labels,
     )
     _, _, index = index_sections(str(home / "index.parquet"))
+    if task is not None:
+        section = task_section(task.trained, task.untrained, task.chance, held_out=held_out)
+        embeddings.insert(1, section)
     write_page(str(page), title, subtitle, [*embeddings, *run, *index])
 
 

@@ -17,7 +17,7 @@ from configs.errors import InputError
 from pipeline.corpus import make_corpus
 from pipeline.evaluate.embeddings import load_embeddings
 from pipeline.indexing import make_index, write_index
-from pipeline.report import write_report
+from pipeline.report import task_section, write_report
 from pipeline.report.charts import Curve, line_chart, thinned, ticks
 from pipeline.report.maps import project
 from pipeline.report.of_embeddings import _matched
@@ -332,3 +332,15 @@ def test_few_frames_are_projected_by_pca_and_many_by_tsne():
     centre = points.reshape(3, 40, 2).mean(axis=1)
     inner = np.linalg.norm(points.reshape(3, 40, 2) - centre[:, None], axis=2).mean()
     assert np.linalg.norm(centre[0] - centre[1]) > 3 * inner
+
+
+def test_a_task_is_shown_beside_its_start_and_chance_and_says_whose_videos_they_are():
+    figures = {"loss": 1.5, "accuracy": 0.75}
+    start = {"loss": 2.5, "accuracy": 0.5}
+    section = task_section(figures, start, {"accuracy": 0.25}, held_out=True)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section.body)
+    assert cells == ["accuracy", "0.75", "0.5", "0.25", "loss", "1.5", "2.5", ""]
+    assert "not trained on" in section.intro
+    known = task_section(figures, start, {}, held_out=False)
+    assert "not trained on" not in known.intro
+    assert "held out" not in known.title

@@ -1,7 +1,8 @@
 """What people look at: one self-contained page on a run, an index or a folder of embeddings.
 
-`write_report` makes the page of one target; `run_sections`, `index_sections`, `shard_sections` and
-`embedding_sections` give the parts, so that several targets can share a page (`write_page`).
+`write_report` makes the page of one target; `run_sections`, `index_sections`, `shard_sections`,
+`embedding_sections` and `task_section` give the parts, so that several targets can share a page
+(`write_page`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pipeline.report.of_embeddings import embedding_sections
 from pipeline.report.of_index import index_sections
 from pipeline.report.of_run import run_sections
 from pipeline.report.of_shards import shard_sections
+from pipeline.report.of_task import task_section
 from pipeline.report.page import Section, render_page
 from pipeline.shards import MANIFEST
 from pipeline.storage import Folder
@@ -25,6 +27,7 @@ __all__ = [
     "index_sections",
     "run_sections",
     "shard_sections",
+    "task_section",
     "write_page",
     "write_report",
 ]

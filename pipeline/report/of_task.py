@@ -1,0 +1,29 @@
+"""Was the pretext task solved, best on videos that were not trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pipeline.report.page import Section, number, table
+
+
+def task_section(
+    trained: Mapping[str, float],
+    untrained: Mapping[str, float],
+    chance: Mapping[str, float],
+    *,
+    held_out: bool,
+) -> Section:
+    """A row for each metric of a run's own task; those whose chance is known come first."""
+    names = sorted(trained, key=lambda name: (name not in chance, name))
+    rows = [
+        [name.replace("_", " "), number(trained[name]), number(untrained[name]),
+         number(chance[name]) if name in chance else ""]
+        for name in names
+    ]  # fmt: skip
+    return Section(
+        "The task on videos held out" if held_out else "The task",
+        table(["metric", "trained", "untrained", "chance"], rows),
+        "The run's own metrics, on videos that it was "
+        + ("not trained on." if held_out else "trained on: there were too few to hold some out."),
+    )
