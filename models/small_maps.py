@@ -55,8 +55,9 @@ def _is_small(convolution: nn.Conv2d | nn.Conv3d, maps: Tensor) -> bool:
     kind = torch.get_autocast_dtype("cpu") if autocast else maps.dtype
     if kind != torch.bfloat16:
         return False
-    lengths = zip(maps.shape[2:], convolution.padding, strict=True)
-    return any(padding and length <= LONGEST for length, padding in lengths)
+    padding = convolution.padding
+    lengths = maps.shape[-len(padding) :]  # of a batch, or of one picture
+    return any(side and length <= LONGEST for side, length in zip(padding, lengths, strict=True))
 
 
 def _laid_out(convolution: nn.Conv2d | nn.Conv3d, maps: Tensor) -> Tensor:

@@ -62,6 +62,8 @@ def test_in_float32_nothing_changes(name: str) -> None:
     assert [*network.state_dict()] == [f"0.{key}" for key in convolution.state_dict()]
     images = torch.randn(shape)
     assert torch.equal(network(images), convolution(images))
+    with torch.autocast("cpu", torch.bfloat16):  # one picture without a batch
+        torch.testing.assert_close(network(images[0]), convolution(images[0]))
     foreign = copy.deepcopy(network)  # as momentum encoders are made
     assert torch.equal(foreign(images), network(images))
 
