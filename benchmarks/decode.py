@@ -8,11 +8,15 @@ Every library runs in a process of its own that stays alive; repeats go round th
 so that a change of the machine's speed meets all of them. Each has one thread and delivers uint8
 RGB at 224 pixels short side. Names with `-merged` get all frames of all samples in one sorted call.
 A library that is not installed is listed as missing.
+
+What is delivered is looked at once: the column "wrong" counts frames that look more like another
+frame of the video than like the one that was asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import platform
 import subprocess
@@ -22,10 +26,13 @@ from fractions import Fraction
 from pathlib import Path
 from statistics import median
 
+import av
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
+
+from decode_peers import MERGING, THUMBNAIL, merged, thumbnails  # noqa: E402
 
 SHORT_SIDE = 224
 PEERS = (
@@ -87,8 +94,6 @@ def make_textures(width: int, height: int) -> list[np.ndarray]:
 
 def make_sources(folder: Path, names: list[str], data: Path | None, frames: int) -> list[Path]:
     """Encode the sources that are not in `folder` yet: 768x576, or the size of the first video."""
-    import av
-
     pictures: list[np.ndarray] = []
     paths = [folder / f"{name}.{SOURCES[name][2]}" for name in names]
     if all(path.exists() for path in paths):
@@ -148,9 +153,9 @@ class Worker:
         )
         self.missing: str | None = self._answer().get("missing")
 
-    def ask(self, paths: list[Path], requests: list[np.ndarray]) -> dict[str, float]:
+    def ask(self, paths: list[Path], requests: list[list[int]], *, look: bool = False) -> dict:
         """CPU seconds, frames delivered and decoded, and peak memory of one repeat."""
-        message = {"paths": [str(p) for p in paths], "requests": [r.tolist() for r in requests]}
+        message = {"paths": [str(p) for p in paths], "requests": requests, "look": look}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(message) + "\n")
         self.process.stdin.flush()
@@ -179,19 +184,43 @@ def measure(
     """All repeats of all workloads on all sources; one row a (source, workload, library)."""
     rows = []
     for source, path in paths.items():
+        truth = every_frame(path)
         for workload in workloads:
             answers: dict[str, list[dict]] = {worker.peer: [] for worker in workers}
-            for repeat in range(repeats + 1):  # the first warms caches and is dropped
-                requests = make_workload(workload, frames, 0)
-                both = [path, path] if workload == "pairs" else [path]
+            wrong: dict[str, int] = {}
+            requests = [request.tolist() for request in make_workload(workload, frames, 0)]
+            both = [path, path] if workload == "pairs" else [path]
+            for repeat in range(repeats + 1):  # the first warms caches and is only looked at
                 for worker in workers:
-                    answer = worker.ask(both, requests)
+                    answer = worker.ask(both, requests, look=repeat == 0)
                     if repeat or "failed" in answer:
                         answers[worker.peer].append(answer)
+                    elif worker.peer != "bare":
+                        wrong[worker.peer] = count_wrong(answer, worker.peer, requests, truth)
             for peer, got in answers.items():
-                rows.append({"source": source, "workload": workload, "peer": peer, **summary(got)})
+                row = {"source": source, "workload": workload, "peer": peer, **summary(got)}
+                rows.append(row | ({"wrong": wrong[peer]} if peer in wrong else {}))
             print_rows(rows[-len(answers) :])
     return rows
+
+
+def every_frame(path: Path) -> np.ndarray:
+    """Thumbnails of all frames in shown order, by a plain full decode: uint8 [N, h, w, 3]."""
+    with av.open(str(path)) as container:
+        return thumbnails([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def count_wrong(answer: dict, peer: str, requests: list[list[int]], truth: np.ndarray) -> int:
+    """How many of the frames given look more like another frame of the video; missing ones too."""
+    asked = merged(requests) if peer in MERGING else [k for request in requests for k in request]
+    raw = np.frombuffer(base64.b64decode(answer["thumbnails"]), np.uint8)
+    given = raw.reshape(-1, *THUMBNAIL[::-1], 3)
+    right = 0
+    for number, picture in zip(asked, given, strict=False):
+        error = np.abs(truth.astype(np.float32) - picture).mean(axis=(1, 2, 3))
+        # frames of a still scene look alike; colour differs a little between libraries
+        right += bool(error[number] <= error.min() + 0.05)
+    return len(asked) - right
 
 
 def summary(answers: list[dict]) -> dict:
@@ -218,19 +247,23 @@ def print_rows(rows: list[dict]) -> None:
             continue
         decoded = f"{row['decoded'] / row['delivered']:6.2f}" if row["decoded"] else "     -"
         ratio = f"{row['fps'] / bare:6.2f}" if bare else "     -"
-        print(f"{head} {row['fps']:8.1f} {ratio} {decoded} {row['peak_mib']:8.0f}", flush=True)
+        wrong = f"{row['wrong']:5d}" if "wrong" in row else "    -"
+        print(
+            f"{head} {row['fps']:8.1f} {ratio} {decoded} {row['peak_mib']:8.0f} {wrong}", flush=True
+        )
 
 
 def print_verdict(rows: list[dict]) -> None:
-    """marey against the bare decode and against the fastest other library, for each workload."""
+    """marey against the bare decode and against the fastest other library, for each workload.
+
+    A library that gave a wrong frame is left out of the comparison, and named.
+    """
     print("\nsource      workload  marey/bare  /fastest, merged too    /fastest, sample by sample")
     for source in dict.fromkeys(r["source"] for r in rows):
         for workload in dict.fromkeys(r["workload"] for r in rows):
-            here = {
-                r["peer"]: r["fps"]
-                for r in rows
-                if r["source"] == source and r["workload"] == workload and "fps" in r
-            }
+            all_of = [r for r in rows if r["source"] == source and r["workload"] == workload]
+            here = {r["peer"]: r["fps"] for r in all_of if "fps" in r and not r.get("wrong")}
+            wrong = [r["peer"] for r in all_of if r.get("wrong")]
             mine, bare = here.pop("marey", None), here.pop("bare", None)
             if not mine or not bare or not here:
                 continue
@@ -239,7 +272,8 @@ def print_verdict(rows: list[dict]) -> None:
             usual = max(alone, key=lambda peer: alone[peer])
             print(
                 f"{source:<11} {workload:<9} {mine / bare:9.2f}  "
-                f"{mine / here[fastest]:6.2f} {fastest:<18} {mine / alone[usual]:6.2f} {usual}"
+                f"{mine / here[fastest]:6.2f} {fastest:<18} {mine / alone[usual]:6.2f} {usual:<18}"
+                f"{'wrong: ' * bool(wrong)}{' '.join(wrong)}"
             )
 
 
@@ -269,7 +303,7 @@ def main() -> None:
                 print(f"missing: {worker.peer} ({worker.missing})")
         present = [worker for worker in workers if not worker.missing]
         print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-        print("source      workload library            frames/s  /bare dec/del peak MiB")
+        print("source      workload library            frames/s  /bare dec/del peak MiB wrong")
         rows = measure(
             present,
             dict(zip(names, paths, strict=True)),

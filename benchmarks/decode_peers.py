@@ -2,17 +2,20 @@
 
 Reads one JSON line a repeat: {"paths": [...], "requests": [[frame numbers], ...]}, and answers with
 CPU seconds, frames delivered to samples, frames decoded (0 where the library hides it) and peak
-memory. The names with `-merged` are given all frames of all samples in one sorted call, which a
-user of the library would have to arrange; the names without are asked sample by sample.
+memory; to one with "look": true, also with thumbnails of the frames of the first path.
+
+The names with `-merged` are given all frames of all samples in one sorted call, which a user of the
+library would have to arrange; the names without are asked sample by sample.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 FPS = 25
 SHORT_SIDE = 224
 
-Reader = Callable[[str, list[list[int]]], tuple[int, int]]
-"""(path, requests as frame numbers) -> (frames delivered, frames decoded)."""
+THUMBNAIL = (32, 24)
+"""Width and height of the pictures that tell which frames a library has given."""
+
+Reader = Callable[[str, list[list[int]]], tuple[Sequence[np.ndarray], int]]
+"""(path, requests as frame numbers) -> (frames uint8 [H, W, 3] in the order in which they are asked
+for, frames decoded)."""
 
 
 def merged(requests: list[list[int]]) -> list[int]:
@@ -42,7 +49,7 @@ def bare() -> Reader:
     from pipeline.video.source import open_video
     from pipeline.video.timeline import scan
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         wanted = np.array(merged(requests))
         decoded = 0
         with open_video(path) as source:  # with libav's own probing, as every library opens
@@ -55,7 +62,7 @@ def bare() -> Reader:
                     decoded += len(context.decode(packet))
                 decoded += len(context.decode(None))
                 context.flush_buffers()
-        return len(wanted), decoded
+        return [], decoded
 
     return run
 
@@ -63,13 +70,13 @@ def bare() -> Reader:
 def marey() -> Reader:
     from pipeline.video import FrameRequest, read_plan
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         asked = [FrameRequest(k, np.array(r) / FPS) for k, r in enumerate(requests)]
         plan = read_plan(path, asked, SHORT_SIDE)
-        for _ in plan:
-            pass
+        clips = {clip.request_id: clip.frames for clip in plan}
         assert not plan.failures, plan.failures
-        return plan.stats.delivered, plan.stats.decoded
+        frames = [frame for k in range(len(requests)) for frame in clips[k]]
+        return frames, plan.stats.decoded
 
     return run
 
@@ -78,8 +85,8 @@ def pyav() -> Reader:
     """The usual loop: seek, decode to the frame, `reformat` to small RGB."""
     import av
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
-        decoded = delivered = 0
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
+        decoded, got = 0, []
         with av.open(path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count, stream.codec_context.thread_type = 1, "SLICE"
@@ -97,11 +104,11 @@ def pyav() -> Reader:
                     decoded += 1
                     if (frame.pts - first) * tick >= wanted[at] / FPS - 0.5 / FPS:
                         size = scaled(frame.width, frame.height)
-                        frame.reformat(*size, format="rgb24", threads=1).to_ndarray()
-                        delivered += 1
+                        small = frame.reformat(*size, format="rgb24", threads=1)
+                        got.append(small.to_ndarray())
                         break
                 at += 1
-        return delivered, decoded
+        return got, decoded
 
     return run
 
@@ -114,10 +121,11 @@ def calls(requests: list[list[int]], merge: bool) -> list[list[int]]:
 def decord(merge: bool) -> Reader:
     import decord as library
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         width, height = scaled(768, 576)
         reader = library.VideoReader(path, width=width, height=height, num_threads=1)
-        return sum(len(reader.get_batch(c).asnumpy()) for c in calls(requests, merge)), 0
+        clips = [reader.get_batch(c).asnumpy() for c in calls(requests, merge)]
+        return [frame for clip in clips for frame in clip], 0
 
     return run
 
@@ -129,7 +137,7 @@ def torchcodec(mode: str, merge: bool) -> Reader:
 
     torch.set_num_threads(1)
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         small = (SHORT_SIDE, scaled(768, 576)[0])
         decoder = VideoDecoder(
             path,
@@ -138,7 +146,8 @@ def torchcodec(mode: str, merge: bool) -> Reader:
             dimension_order="NHWC",
             transforms=[Resize(small)],
         )
-        return sum(len(decoder.get_frames_at(c).data) for c in calls(requests, merge)), 0
+        clips = [decoder.get_frames_at(c).data.numpy() for c in calls(requests, merge)]
+        return [frame for clip in clips for frame in clip], 0
 
     return run
 
@@ -149,26 +158,25 @@ def opencv() -> Reader:
 
     cv2.setNumThreads(1)
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        at = decoded = delivered = 0
+        at, got = 0, []
         for wanted in merged(requests):
             if wanted - at > 50:
                 capture.set(cv2.CAP_PROP_POS_FRAMES, wanted)
                 at = wanted
             while at < wanted:
                 capture.grab()
-                at, decoded = at + 1, decoded + 1
+                at += 1
             found, picture = capture.read()
-            at, decoded = at + 1, decoded + 1
+            at += 1
             if not found:
                 raise RuntimeError(f"no frame {wanted}")
             size = scaled(picture.shape[1], picture.shape[0])
             small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
-            delivered += 1
+            got.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
         capture.release()
-        return delivered, 0
+        return got, 0
 
     return run
 
@@ -176,7 +184,7 @@ def opencv() -> Reader:
 def spdl() -> Reader:
     import spdl.io as library
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         packets = library.demux_video(path)
         config = library.decode_config(decoder_options={"threads": "1"})
         frames = library.sample_decode_video(
@@ -187,7 +195,7 @@ def spdl() -> Reader:
                 scale_width=scaled(768, 576)[0], scale_height=SHORT_SIDE, pix_fmt="rgb24"
             ),
         )
-        return len(library.to_numpy(library.convert_frames(frames))), 0
+        return list(library.to_numpy(library.convert_frames(frames))), 0
 
     return run
 
@@ -199,14 +207,14 @@ def torchvision() -> Reader:
 
     torch.set_num_threads(1)
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         wanted = merged(requests)
         start = wanted[0]
         video, _, _ = read_video(
             path, start / FPS, (wanted[-1] + 0.5) / FPS, pts_unit="sec", output_format="TCHW"
         )
         small = resize(video[torch.tensor(wanted) - start], [SHORT_SIDE], antialias=True)
-        return len(small), len(video)
+        return list(small.permute(0, 2, 3, 1).numpy()), len(video)
 
     return run
 
@@ -222,18 +230,17 @@ def ray() -> Reader:
     library.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     cv2.setNumThreads(1)
 
-    def run(path: str, requests: list[list[int]]) -> tuple[int, int]:
+    def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         wanted = set(merged(requests))
         dataset = library.data.read_videos(path, override_num_blocks=1)
-        delivered = decoded = 0
+        decoded, got = 0, {}
         for batch in dataset.iter_batches(batch_size=32):
             for index, picture in zip(batch["frame_index"], batch["frame"], strict=True):
                 decoded += 1
                 if int(index) in wanted:
                     size = scaled(picture.shape[1], picture.shape[0])
-                    cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-                    delivered += 1
-        return delivered, decoded
+                    got[int(index)] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        return [got[k] for k in sorted(wanted)], decoded
 
     return run
 
@@ -252,6 +259,20 @@ READERS: dict[str, Callable[[], Reader]] = {
     "torchvision": torchvision,
     "ray": ray,
 }
+
+
+MERGING = frozenset(
+    {"pyav", "decord-merged", "torchcodec-merged", "opencv", "spdl", "torchvision", "ray"}
+)
+"""Readers that give each frame once, ascending; the others give them sample by sample."""
+
+
+def thumbnails(frames: Sequence[np.ndarray]) -> np.ndarray:
+    """Frames made tiny: uint8 [N, 24, 32, 3]."""
+    import cv2
+
+    small = [cv2.resize(frame, THUMBNAIL, interpolation=cv2.INTER_AREA) for frame in frames]
+    return np.stack(small) if small else np.empty((0, *THUMBNAIL[::-1], 3), np.uint8)
 
 
 def peak_mib() -> float:
@@ -302,13 +323,16 @@ def main() -> None:
         reset_peak()
         before, began = peak_mib(), clock()
         try:
-            counts = [reader(path, message["requests"]) for path in message["paths"]]
-            answer = {
+            got = [reader(path, message["requests"]) for path in message["paths"]]
+            answer: dict[str, object] = {
                 "cpu_s": clock() - began,
                 "frames": len(message["paths"]) * sum(len(r) for r in message["requests"]),
-                "decoded": sum(c[1] for c in counts),
+                "decoded": sum(decoded for _, decoded in got),
                 "peak_mib": peak_mib() - before,
             }
+            if message.get("look"):
+                small = thumbnails([np.ascontiguousarray(frame) for frame in got[0][0]])
+                answer["thumbnails"] = base64.b64encode(small.tobytes()).decode()
         except Exception as error:  # one library failing must not end the table
             answer = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
         print(json.dumps(answer), flush=True)

@@ -23,7 +23,7 @@ from pipeline.engine import gpu_count, ray_session
 from pipeline.held_out import build_probe
 from pipeline.index import default_workers
 from pipeline.plan import make_plan
-from pipeline.record import SUMMARY, read_metrics
+from pipeline.record import REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute, is_remote, local_path
 from pipeline.stream import Budget, budget, rows_of_shard, stream_here, stream_ray
@@ -244,16 +244,18 @@ def _watching(folder: Folder, step: int, watch: Watch | None) -> Iterator[None]:
         return
     seen = step
     over = threading.Event()
+    metrics = NewMetrics(folder)
+    pause_s = REMOTE_WRITE_S if is_remote(folder.location) else 1.0
 
     def look() -> None:
         nonlocal seen
-        fresh = [line for line in read_metrics(folder) if line["step"] > seen]
+        fresh = [line for line in metrics.take() if line["step"] > seen]
         if fresh:
             seen = fresh[-1]["step"]
             watch(fresh)
 
     def poll() -> None:
-        while not over.wait(1.0):
+        while not over.wait(pause_s):
             look()
 
     thread = threading.Thread(target=poll, name="watch", daemon=True)

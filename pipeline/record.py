@@ -22,6 +22,8 @@ SUMMARY = "summary.json"
 UNTRAINED = "untrained"
 """Subfolder with the encoder as it was before the first step, the baseline of every evaluation."""
 SAMPLES, PICTURES = "samples.npz", "pictures.npz"
+REMOTE_WRITE_S = 15.0
+"""An object store has no append: there the metrics are written again at most this often."""
 SHOWN_SAMPLES = 12
 """First samples of a run that are kept as pictures for its report."""
 
@@ -47,6 +49,8 @@ class Record:
         run.write(METRICS, lines.encode())
         run.write("chance.json", json.dumps(dict(chance)).encode())
         run.remove(SUMMARY)
+        self._waiting: list[str] = []
+        self._written_s = 0.0
         self._board = None
         if not is_remote(run.location):
             from tensorboardX import SummaryWriter
@@ -56,9 +60,21 @@ class Record:
             )
 
     def _line(self, step: int, values: dict[str, Any]) -> None:
-        spent = round(self._time_s + time.perf_counter() - self._started, 3)
+        spent = self._spent_s()
         line = {"step": step, "total": self._total, "time_s": spent, **values}
-        self._run.append(METRICS, (json.dumps(line) + "\n").encode())
+        self._waiting.append(json.dumps(line) + "\n")
+        if not is_remote(self._run.location) or spent - self._written_s >= REMOTE_WRITE_S:
+            self._write_lines()
+
+    def _write_lines(self) -> None:
+        """Add the lines that wait to the metrics."""
+        if self._waiting:
+            self._run.append(METRICS, "".join(self._waiting).encode())
+        self._waiting.clear()
+        self._written_s = self._spent_s()
+
+    def _spent_s(self) -> float:
+        return round(self._time_s + time.perf_counter() - self._started, 3)
 
     def metrics(self, step: int, epoch: int, rate: float, values: dict[str, float]) -> None:
         """One line of training metrics."""
@@ -100,7 +116,8 @@ class Record:
                 self._run.write(f"{UNTRAINED}/{PICTURES}", packed)
 
     def export(self, encoder: Encoder, provenance: dict[str, Any], subfolder: str = "") -> None:
-        """The encoder as it stands."""
+        """The encoder as it stands, and every line of metrics up to here."""
+        self._write_lines()
         folder = Folder(self._run.join(subfolder)) if subfolder else self._run
         export_encoder(folder, encoder, provenance)
 
@@ -110,8 +127,9 @@ class Record:
             "step": step,
             "samples": len(position) - sum(refused.values()),
             "refused": dict(refused.most_common()),
-            "time_s": round(self._time_s + time.perf_counter() - self._started, 3),
+            "time_s": self._spent_s(),
         }
+        self._write_lines()
         self._run.write(SUMMARY, json.dumps(summary, indent=1).encode())
         if self._board is not None:
             self._board.close()
@@ -131,14 +149,26 @@ def read_arrays(run: Folder, name: str) -> dict[str, np.ndarray]:
         return {key: archive[key] for key in archive.files}
 
 
+class NewMetrics:
+    """The lines of a run's metrics as they come, each once; for one that watches a long run."""
+
+    def __init__(self, run: Folder) -> None:
+        self._run = run
+        self._start = 0
+
+    def take(self) -> list[dict[str, Any]]:
+        """Whole lines written since the last call; those of a run that went back come again."""
+        size = self._run.size(METRICS)
+        if size == self._start:
+            return []
+        content = self._run.read(METRICS, max(0, self._start - 1))
+        if self._start and not content.startswith(b"\n"):  # not the file that it was
+            self._start, content = 0, self._run.read(METRICS)
+        whole = content[: content.rfind(b"\n") + 1]  # a kill or a look in between cuts the last
+        self._start = max(0, self._start - 1) + len(whole)
+        return [json.loads(line) for line in whole.splitlines() if line]
+
+
 def read_metrics(run: Folder) -> list[dict[str, Any]]:
     """All lines of a run's metrics; a last line cut off by a kill is left out."""
-    if not run.exists(METRICS):
-        return []
-    lines = []
-    for line in run.read(METRICS).decode().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    return NewMetrics(run).take()

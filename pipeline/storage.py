@@ -78,16 +78,28 @@ class Folder:
             found = [i.base_name for i in filesystem.get_file_info(selector) if i.is_file]
         return sorted(name for name in found if name.endswith(suffix) and ".tmp-" not in name)
 
-    def read(self, name: str) -> bytes:
-        """A file's content. Raises InputError when it is not there."""
+    def size(self, name: str) -> int:
+        """Bytes of a file; 0 when it is not there."""
+        if self._local is not None:
+            target = self._local / name
+            return target.stat().st_size if target.is_file() else 0
+        filesystem, base = self._remote  # type: ignore[misc]
+        return filesystem.get_file_info(f"{base}/{name}").size or 0
+
+    def read(self, name: str, start: int = 0) -> bytes:
+        """A file's content from byte `start` on. Raises InputError when it is not there."""
         try:
-            if self._local is not None:
-                return (self._local / name).read_bytes()
-            filesystem, base = self._remote  # type: ignore[misc]
-            with filesystem.open_input_stream(f"{base}/{name}") as stream:
+            with self._opened(name) as stream:
+                stream.seek(start)
                 return stream.read()
         except OSError as error:
             raise InputError(f"cannot read {self.join(name)}: {error}") from error
+
+    def _opened(self, name: str) -> IO[bytes]:
+        if self._local is not None:
+            return open(self._local / name, "rb")
+        filesystem, base = self._remote  # type: ignore[misc]
+        return filesystem.open_input_file(f"{base}/{name}")
 
     def write(self, name: str, content: bytes | Callable[[IO[bytes]], object]) -> None:
         """Write a file whole: under a temporary name, then renamed (an object store commits
