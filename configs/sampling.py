@@ -27,7 +27,8 @@ class StackSettings(Settings):
     """Frames that stand for one time: the one shown then and those before it, never across a cut;
     above 1 for an encoder of clips (`encoder.clip_frames`)."""
     stack_s: Seconds = 0.1
-    """Time between the frames of a stack (`encoder.clip_step_s`)."""
+    """Time between the frames of a stack (`encoder.clip_step_s`), to the nearest whole number of
+    frames."""
 
     @property
     def look_back_s(self) -> float:

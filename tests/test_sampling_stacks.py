@@ -1,11 +1,12 @@
-"""Stacks and several views in TCN's samplers: no cut crossed, no frame shared, any two views."""
+"""Stacks and several views: those of embeddings, no cut crossed, no frame shared, any two views."""
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from configs.sampling import TimePairsSampling, ViewPairsSampling
+from configs.sampling import SpreadSampling, TimePairsSampling, ViewPairsSampling
 from pipeline.sampling import build_sampler, event_rng
+from pipeline.sampling.lookback import clip_times
 from tests.corpora import make_event, make_video
 
 RATES = [10.0, 15.0, 23.976, 29.97, 60.0]
@@ -35,7 +36,7 @@ def test_view_pairs_of_stacks(fps):
     assert sampler.num_frames == 36
     for request in draws(config, event, range(500)):
         stacks = request.times_s.reshape(12, 3)
-        assert np.allclose(np.diff(stacks, axis=1), 0.2)
+        assert np.allclose(np.diff(stacks, axis=1), int(0.2 * fps + 0.5) / fps)
         assert (np.diff(np.floor(stacks * fps + 1e-6), axis=1) > 0).all()
         assert (stacks >= 0).all()
         assert same_shot(stacks, cut)  # also in the view that has no cut: both show the instant
@@ -43,6 +44,41 @@ def test_view_pairs_of_stacks(fps):
         assert (request.views.reshape(12, 3) == request.views.reshape(12, 3)[:, :1]).all()
         assert (np.diff(stacks[:6, -1]) > 0.4).all()
         assert np.ptp(stacks[:6, -1]) <= 6.0 + 1e-6
+
+
+STACK_S = [0.1, 0.134, 0.25]
+
+
+@pytest.mark.parametrize("stack_s", STACK_S)
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (TimePairsSampling, {"pairs": 4, "negative_s": 0.8}),
+        (SpreadSampling, {"num_frames": 6}),
+        (ViewPairsSampling, {"pairs": 4}),
+    ],
+)
+def test_stacks_are_the_clips_that_embeddings_see(kind, settings, stack_s):
+    config = kind(**settings, stack=4, stack_s=stack_s)
+    # the views have different rates, and so have different stacks
+    for rates in [(25.0, 25.0), (30.0, 23.976), (12.5, 29.97), (15.0, 60.0)]:
+        event = views(*[{"fps": fps, "frames": int(12 * fps)} for fps in rates])
+        for request in draws(config, event, range(30)):
+            seen = request.views.reshape(-1, 4)[:, 0]
+            stacks = request.times_s.reshape(-1, 4)
+            for view, stack in zip(seen, stacks, strict=True):
+                clip, _ = clip_times(event.videos[view], stack[-1:], 4, stack_s)
+                assert np.allclose(stack, clip[0])
+
+
+@pytest.mark.parametrize("stack_s", STACK_S)
+def test_stacks_of_two_times_share_no_frame_at_any_rate(stack_s):
+    config = ViewPairsSampling(pairs=8, stack=4, stack_s=stack_s)
+    for fps in [*RATES, 12.5, 25.0]:
+        event = views(*[{"fps": fps, "frames": int(12 * fps)}] * 2)
+        for request in draws(config, event, range(30)):
+            numbers = np.floor(request.times_s.reshape(2, -1) * fps + 1e-6)
+            assert all(len(np.unique(side)) == 32 for side in numbers)
 
 
 def test_the_shortest_event_that_holds_the_stacks():
@@ -124,7 +160,7 @@ def test_time_pairs_of_stacks(fps):
     event = make_event(make_video(fps=fps, frames=int(8 * fps), cuts=(cut,)))
     for request in draws(config, event, range(500)):
         stacks = request.times_s.reshape(10, 3)
-        assert np.allclose(np.diff(stacks, axis=1), 0.15)
+        assert np.allclose(np.diff(stacks, axis=1), int(0.15 * fps + 0.5) / fps)
         assert (stacks >= 0).all()
         assert same_shot(np.floor(stacks * fps + 1e-6), round(3 * fps))
         apart = abs(stacks[:5, -1] - stacks[5:, -1])

@@ -8,7 +8,7 @@ from configs.sampling import SpreadSampling
 from pipeline.index import Event, Video
 from pipeline.sampling.base import SampleRequest, count_views, one_view
 from pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
-from pipeline.sampling.stacks import stack_reach, stack_runs, stack_spaced, stacked
+from pipeline.sampling.stacks import stack_reach, stack_runs, stack_spaced, stack_step_s, stacked
 
 
 class SpreadSampler:
@@ -58,6 +58,7 @@ class SpreadSampler:
             ranges = self._ranges(video)
             if self._lack(video, ranges):
                 continue
+            step_s = stack_step_s(video, self.config)
             sizes = np.array([len(frames) for _, _, frames in ranges], dtype=np.float64)
             for _ in range(self.config.per_video):
                 first, stop, frames = ranges[rng.choice(len(ranges), p=sizes / sizes.sum())]
@@ -67,7 +68,7 @@ class SpreadSampler:
                 if self.config.positive_s is not None:
                     reach = frames_within(video, self.config.positive_s)
                     numbers = np.concatenate([numbers, self._near(video, numbers, reach, rng)])
-                times_s = stacked(frame_time(video, numbers), self.config)
+                times_s = stacked(frame_time(video, numbers), step_s, self.config.stack)
                 progress = progress.astype(np.float32)
                 requests.append(one_view(event, view, times_s, progress=progress))
         return requests

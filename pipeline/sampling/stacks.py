@@ -6,18 +6,28 @@ import numpy as np
 
 from configs.sampling import StackSettings
 from pipeline.index import Video
-from pipeline.sampling.frame_numbers import shots, spaced
+from pipeline.sampling.frame_numbers import shots, spaced, whole_step
 
 
-def stacked(times_s: np.ndarray, config: StackSettings) -> np.ndarray:
-    """Every time, [N], with those that its stack looks back to, [N stack]; each stack in order."""
-    back = np.arange(config.stack - 1, -1, -1) * config.stack_s
-    return (times_s[:, None] - back).ravel()
+def stacked(times_s: np.ndarray, steps_s: np.ndarray | float, stack: int) -> np.ndarray:
+    """Every time with those that its stack looks back to: float64 [N stack], each stack in order.
+
+    times_s: float64 [N], in the clock of the view that shows each. steps_s: between the frames of
+    a stack (see `stack_step_s`), float64 [N], or one for all.
+    """
+    back = np.arange(stack - 1, -1, -1)
+    return (times_s[:, None] - back * np.reshape(steps_s, (-1, 1))).ravel()
+
+
+def stack_step_s(video: Video, config: StackSettings) -> float:
+    """Seconds between the frames of a view's stacks: `stack_s` as a whole number of its frames, as
+    for the clips that an embedding sees (`lookback.clip_times`)."""
+    return whole_step(video, config.stack_s) / video.fps if video.has_frames else 0.0
 
 
 def stack_reach(video: Video, config: StackSettings) -> int:
     """Frames before frame n that the stack ending at n needs."""
-    return max(0, int(np.ceil(config.look_back_s * video.fps - 0.5 - 1e-6)))
+    return (config.stack - 1) * whole_step(video, config.stack_s)
 
 
 def stack_runs(video: Video, config: StackSettings, least: int) -> list[tuple[int, int]]:

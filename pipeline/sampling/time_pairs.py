@@ -8,7 +8,7 @@ from configs.sampling import TimePairsSampling
 from pipeline.index import Event, Video
 from pipeline.sampling.base import SampleRequest, count_views, one_view
 from pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
-from pipeline.sampling.stacks import stack_runs, stack_spaced, stacked
+from pipeline.sampling.stacks import stack_runs, stack_spaced, stack_step_s, stacked
 
 
 class TimePairsSampler:
@@ -53,9 +53,10 @@ class TimePairsSampler:
             windows = self._windows(video)
             if self._lack(video, windows):
                 continue
+            step_s = stack_step_s(video, self.config)
             for _ in range(self.config.per_video):
                 numbers = self._draw(windows, self._reach(video), video.fps, rng)
-                times_s = stacked(frame_time(video, numbers), self.config)
+                times_s = stacked(frame_time(video, numbers), step_s, self.config.stack)
                 requests.append(one_view(event, view, times_s))
         return requests
 

@@ -8,7 +8,7 @@ from configs.sampling import ViewPairsSampling
 from pipeline.index import Event, Video
 from pipeline.sampling.base import SampleRequest, target_arrays
 from pipeline.sampling.frame_numbers import shots
-from pipeline.sampling.stacks import stack_spaced, stacked
+from pipeline.sampling.stacks import stack_spaced, stack_step_s, stacked
 
 MAX_CLOCK_GAP = 0.5
 """Synchronised views count as simultaneous within this share of a frame period."""
@@ -20,8 +20,8 @@ class ViewPairsSampler:
     With more than two views the pair is any ordered pair of those that show the time, or always
     the first two (`first_view`). Times of one sample lie farther apart than a stack is long.
     Frames: first the N anchors in temporal order, then the positives in the same order; in place
-    of each its stack, in order. Targets: `time_s` [F] (the event's clock: equal within a pair),
-    `view` [F] with F = 2N `stack`.
+    of each its stack, in order. Targets: `time_s` [F] (the event's clock: equal within a pair, of
+    stacks at their last frames), `view` [F] with F = 2N `stack`.
 
     An event with one view gives nothing (`missing_view`), nor does one where fewer than N such
     times are seen by two views (`too_short`).
@@ -41,7 +41,7 @@ class ViewPairsSampler:
         if sum(stack_spaced(video, self.config) for video in live) < 2:
             return 0, "frame_rate_too_low"
         times_s, covered = self._steps(event)
-        needed = (self.config.pairs - 1) * self._gap(times_s) + 1
+        needed = (self.config.pairs - 1) * self._gap(event, times_s) + 1
         if self.config.anchors == "any_view":
             enough = len(times_s) >= needed
         else:
@@ -51,7 +51,7 @@ class ViewPairsSampler:
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw a range, N of its times, and an ordered pair of views that show them."""
         times_s, covered = self._steps(event)
-        gap = self._gap(times_s)
+        gap = self._gap(event, times_s)
         return [self._draw(event, times_s, covered, gap, rng) for _ in range(self.config.per_event)]
 
     def _steps(self, event: Event) -> tuple[np.ndarray, np.ndarray]:
@@ -81,15 +81,21 @@ class ViewPairsSampler:
         for first, stop in whole:
             low = video.event_time(first / video.fps)
             high = video.event_time(stop / video.fps)
-            earliest = times_s - self.config.look_back_s
+            earliest = times_s - self._look_back_s(video)
             covered |= (earliest >= low + margin) & (times_s < high - margin)
         return covered
 
-    def _gap(self, times_s: np.ndarray) -> int:
-        """Steps between two times of a sample: the fewest that are longer than a stack."""
+    def _look_back_s(self, video: Video) -> float:
+        """From the first frame of the view's stacks to their last, in the event's clock."""
+        return (self.config.stack - 1) * stack_step_s(video, self.config) / video.clock_rate
+
+    def _gap(self, event: Event, times_s: np.ndarray) -> int:
+        """Steps between two times of a sample: the fewest that are longer than any view's stack,
+        and than the setting, by which methods tell which times repel each other."""
         if self.config.stack == 1 or len(times_s) < 2:
             return 1
-        return int(self.config.look_back_s / np.diff(times_s).min() + 1e-6) + 1
+        longest_s = max(self.config.look_back_s, *map(self._look_back_s, event.videos))
+        return int(longest_s / np.diff(times_s).min() + 1e-6) + 1
 
     def _draw(
         self,
@@ -117,11 +123,14 @@ class ViewPairsSampler:
             order = np.take_along_axis(order, np.argsort(hidden, axis=1, kind="stable"), axis=1)
         else:
             order = np.tile(chosen_views, (pairs, 1))
-        views = np.concatenate([order[:, 0], order[:, 1]]).repeat(self.config.stack)
-        clock = stacked(np.concatenate([times_s[places]] * 2), self.config)
+        ends = np.concatenate([order[:, 0], order[:, 1]])
+        stack = self.config.stack
+        views = ends.repeat(stack)
+        clock = np.concatenate([times_s[places]] * 2)
         offsets = np.array([video.clock_offset_s for video in event.videos])
         rates = np.array([video.clock_rate for video in event.videos])
-        own_times_s = rates[views] * clock + offsets[views]
+        steps_s = np.array([stack_step_s(video, self.config) for video in event.videos])
+        own_times_s = stacked(rates[ends] * clock + offsets[ends], steps_s[ends], stack)
         return SampleRequest(views, own_times_s, target_arrays(event, views, own_times_s))
 
     def _view_pairs(self, covered: np.ndarray, needed: int) -> np.ndarray:
