@@ -47,7 +47,8 @@ class TimePairsSampling(StackSettings):
     negative_s: Seconds = 0.4
     """Frames farther than this are negatives; the band between is ignored."""
     window_s: Seconds = 20.0
-    """All frames of a sample come from one range of at most this length."""
+    """All frames of a sample come from one range of this length, of fewer frames in a shorter shot
+    and of more where it holds fewer than `pairs`; longer than `negative_s`."""
     per_video: int = Field(default=1, ge=1, le=10_000)
     """Samples drawn from one video in an epoch."""
 
@@ -56,6 +57,11 @@ class TimePairsSampling(StackSettings):
         if self.negative_s <= self.positive_s:
             raise ValueError(
                 f"negative_s ({self.negative_s}) must exceed positive_s ({self.positive_s})"
+            )
+        if self.window_s <= self.negative_s:
+            raise ValueError(
+                f"window_s ({self.window_s}) must exceed negative_s ({self.negative_s}), or a "
+                "sample has no negatives"
             )
         if self.negative_s < self.look_back_s:
             raise ValueError(

@@ -1,7 +1,10 @@
 """Samplers: their inequalities over many draws, their counts, their determinism, their refusals."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from configs.sampling import (
     ClipsSampling,
@@ -92,6 +95,32 @@ def test_time_pairs_refuse_a_shot_without_negatives_and_take_the_shortest_legal_
     assert sampler.count(short) == (0, "too_short")
     assert sampler.plan(short, event_rng(0, 0, "a")) == []
     assert sampler.count(make_event(make_video(frames=int(needed))))[0] == 1
+
+
+@pytest.mark.parametrize("fps", [10.0, 23.976, 29.97, 30.0, 60.0])
+@pytest.mark.parametrize("window_s", [0.41, 0.6, 3.0])
+@pytest.mark.parametrize("pairs", [2, 3, 8])
+def test_time_pairs_always_hold_a_negative(fps, window_s, pairs):
+    config = TimePairsSampling(pairs=pairs, negative_s=0.4, window_s=window_s)
+    for request in draws(config, make_event(make_video(fps=fps, frames=int(5 * fps))), range(200)):
+        anchors = request.targets["time_s"][:pairs]
+        assert (np.diff(anchors) > 0.5 / fps).all()
+        assert np.ptp(anchors) > config.negative_s
+
+
+def test_anchors_with_a_negative_are_equally_likely():
+    config = TimePairsSampling(pairs=3, positive_s=0.1, negative_s=0.3, window_s=0.7)
+    event = make_event(make_video(fps=10.0, frames=7))
+    drawn = [np.floor(r.times_s[:3] * 10) for r in draws(config, event, range(4000))]
+    found, counts = np.unique(drawn, axis=0, return_counts=True)
+    wanted = [t for t in combinations(range(7), 3) if t[-1] - t[0] > 3]
+    assert found.astype(int).tolist() == [list(t) for t in wanted]
+    assert counts.min() > 0.75 * counts.mean()
+
+
+def test_time_pairs_refuse_a_window_without_negatives():
+    with pytest.raises(ValidationError, match=r"window_s \(0.4\) must exceed negative_s"):
+        TimePairsSampling(window_s=0.4)
 
 
 def test_windows_never_reach_over_a_cut():

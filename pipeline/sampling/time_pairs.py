@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import lgamma
+
 import numpy as np
 
 from configs.sampling import TimePairsSampling
@@ -14,10 +16,11 @@ from pipeline.sampling.stacks import stack_runs, stack_spaced, stack_step_s, sta
 class TimePairsSampler:
     """N anchors and a positive for each, all from one range of one shot of one view.
 
-    Anchors are distinct frames; the positive of anchor t is another frame t' with
-    0 < |t - t'| <= `positive_s`. Every sample's range reaches over more than `negative_s`, so
-    that negatives exist. Frames: first the N anchors in temporal order, then their positives; in
-    place of each its stack, in order. Targets: `time_s` [F], `view` [F] with F = 2N `stack`.
+    Anchors are distinct frames, the first and the last more than `negative_s` apart, so that every
+    sample has negatives; the positive of anchor t is another frame t' with
+    0 < |t - t'| <= `positive_s`. Frames: first the N anchors in temporal order, then their
+    positives; in place of each its stack, in order. Targets: `time_s` [F], `view` [F] with
+    F = 2N `stack`.
     """
 
     def __init__(self, config: TimePairsSampling) -> None:
@@ -55,17 +58,36 @@ class TimePairsSampler:
                 continue
             step_s = stack_step_s(video, self.config)
             for _ in range(self.config.per_video):
-                numbers = self._draw(windows, self._reach(video), video.fps, rng)
+                numbers = self._draw(video, windows, rng)
                 times_s = stacked(frame_time(video, numbers), step_s, self.config.stack)
                 requests.append(one_view(event, view, times_s))
         return requests
 
     def _draw(
-        self, windows: list[tuple[int, int]], reach: int, fps: float, rng: np.random.Generator
+        self, video: Video, windows: list[tuple[int, int]], rng: np.random.Generator
     ) -> np.ndarray:
+        """Frame numbers of the anchors and of their positives, int64 [2N]."""
+        apart = frames_within(video, self.config.negative_s) + 1
         lengths = np.array([stop - first for first, stop in windows], dtype=np.float64)
         first, stop = windows[rng.choice(len(windows), p=lengths / lengths.sum())]
-        span = min(stop - first, max(self.config.pairs, int(self.config.window_s * fps)))
+        wanted = max(self.config.pairs, apart + 1, int(self.config.window_s * video.fps))
+        span = min(stop - first, wanted)
         first = int(rng.integers(first, stop - span + 1))
-        anchors = np.sort(rng.choice(span, self.config.pairs, replace=False)) + first
-        return np.concatenate([anchors, draw_near(anchors, reach, first, first + span, rng)])
+        anchors = np.sort(rng.choice(span, self.config.pairs, replace=False))
+        if anchors[-1] - anchors[0] < apart:
+            anchors = _far_apart(span, self.config.pairs, apart, rng)
+        anchors += first
+        near = draw_near(anchors, self._reach(video), first, first + span, rng)
+        return np.concatenate([anchors, near])
+
+
+def _far_apart(span: int, count: int, apart: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of `span` frames in order, int64 [count], uniformly drawn from all choices whose
+    first and last lie `apart` or more from each other."""
+    extents = np.arange(max(apart, count - 1), span)
+    # for each extent the places of the first frame, times the choices of those in between
+    chances = np.log(span - extents) + [lgamma(e) - lgamma(e - count + 2) for e in extents]
+    chances = np.exp(chances - chances.max())
+    extent = int(rng.choice(extents, p=chances / chances.sum()))
+    between = np.sort(rng.choice(extent - 1, count - 2, replace=False)) + 1
+    return np.concatenate([[0], between, [extent]]) + rng.integers(span - extent)
