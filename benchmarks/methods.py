@@ -13,7 +13,8 @@
 
 Each (preset, seed) is a run of `marey train`, then `marey embed` and `marey eval`, in processes of
 their own with `cores / parallel` threads each. What is finished is kept: the same command goes on
-where it was stopped. `--table` prints what there is, and runs nothing. `--plot` draws the table as
+where it was stopped, and refuses a folder whose results were asked for with other settings or data.
+`--table` prints what there is, and runs nothing. `--plot` draws the table as
 bars, `--curves` the pretext metric of every preset over its steps.
 """
 
@@ -41,7 +42,7 @@ from benchmarks.methods_results import (
     training,
 )
 from benchmarks.methods_table import table
-from configs.load import override, presets, read_preset, run_config
+from configs.load import flat, override, presets, read_preset, run_config
 from configs.schema import RunConfig
 from models.method import methods
 from pipeline.cli import DONE, REFUSED
@@ -50,6 +51,8 @@ from pipeline.record import UNTRAINED
 from pipeline.sampling import build_sampler
 
 FAILED = "failed.txt"
+ASKED = "asked.json"
+"""The data and settings that an arm's folder is for."""
 LOCKS: dict[str, threading.Lock] = {}
 
 
@@ -86,6 +89,8 @@ def main() -> None:
     names = [n for n in options.only or chosen(options.suite) if n not in options.without]
     arms = [Arm(n, int(s), options.out / f"{n}-{s}") for s in options.seeds for n in names]
     if not options.table:
+        for arm in arms:
+            claim(arm, options)
         with ThreadPoolExecutor(options.parallel) as pool:
             list(pool.map(lambda arm: run_arm(arm, options), arms))
     finished = [arm for arm in arms if arm.result.exists()]
@@ -98,6 +103,9 @@ def main() -> None:
         options.plot.write_text(plot(rows, known_chance(finished, options)))
     if options.curves:
         write_curves(finished, options.curves)
+    if not options.table and len(finished) < len(arms):
+        missing = ", ".join(f"{a.preset}-{a.seed}" for a in arms if a not in finished)
+        raise SystemExit(f"without a result: {missing} (see {FAILED} in their folders)")
 
 
 def _words(text: str) -> list[str]:
@@ -135,18 +143,46 @@ def budget(suite: str, name: str, options: argparse.Namespace) -> list[str]:
     return [f"trainer.steps={math.ceil(options.frames / each)}", "trainer.epochs=100000"]
 
 
+def words_of(arm: Arm, options: argparse.Namespace) -> list[str]:
+    """The `key=value` words of an arm's training."""
+    own = [f"trainer.seed={arm.seed}", *budget(options.suite, arm.preset, options)]
+    return [*own, *options.settings]
+
+
+def claim(arm: Arm, options: argparse.Namespace) -> None:
+    """Note what an arm's folder is for. Ends the program when it is for something else."""
+    asked = {
+        "preset": preset_config(arm.preset, words_of(arm, options)).model_dump(mode="json"),
+        "train": str(Path(options.train).absolute()),
+        "test": str(Path(options.test).absolute()),
+        "labels": options.labels and str(Path(options.labels).absolute()),
+    }
+    note = arm.folder / ASKED
+    if note.exists():
+        before = flat(json.loads(note.read_text()))
+        now = flat(asked)
+        changed = sorted(k for k in before | now if before.get(k) != now.get(k))
+        if changed:
+            key = changed[0]
+            raise SystemExit(
+                f"{arm.folder} holds results with {key} = {before.get(key)!r}, not "
+                f"{now.get(key)!r}: give another -o"
+            )
+        return
+    arm.folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(asked))
+
+
 def run_arm(arm: Arm, options: argparse.Namespace) -> None:
     """Train, embed and evaluate; write the result last. A failure is kept as text beside it."""
     if arm.result.exists():
         return
-    arm.folder.mkdir(parents=True, exist_ok=True)
     try:
-        words = [f"trainer.seed={arm.seed}", *budget(options.suite, arm.preset, options)]
         run = arm.run
         if not (run / "summary.json").exists():
             resume = ["--resume"] if (run / "config.yaml").exists() else []
             marey(options, "train", arm.preset, "--data", options.train, "-o", str(run),
-                  "--engine", "local", *resume, *words, *options.settings)  # fmt: skip
+                  "--engine", "local", *resume, *words_of(arm, options))  # fmt: skip
         result = {**training(run), **SUITES[options.suite](arm, run, options)}
         arm.result.write_text(json.dumps(result, indent=1))
         print(f"{arm.preset}, seed {arm.seed}: {result['figures']}", flush=True)

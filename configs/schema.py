@@ -83,7 +83,7 @@ class TrainerConfig(Settings):
     """`auto`: bfloat16 autocast on CUDA, float32 on the CPU."""
     sync_batch_norm: bool = True
     """Share batch statistics over all GPUs of a run, so that they do not leak which worker a
-    sample is on."""
+    sample is on (never for MoCo 1 and 2, whose shuffled keys need statistics of their own)."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Export an average of the encoder's weights, each step keeping this share of the old ones
     (0.999 is a usual value); unset exports the weights as trained."""

@@ -51,6 +51,9 @@ class AugmentConfig(Settings):
     """Hue turned by -h to h of the colour circle."""
     grayscale: Probability = 0.0
     """Chance of losing all colour."""
+    grayscale_first: bool = False
+    """Colour is lost before the jitter (InstDisc's released code) rather than after it, so that
+    what is gray has its brightness and contrast varied, but no hue turned in what becomes gray."""
     blur: Probability = 0.0
     """Chance of a Gaussian blur, its kernel a tenth of the side."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -83,6 +86,7 @@ INSTDISC = AugmentConfig(
     saturation=0.4,
     hue=0.4,
     grayscale=0.2,
+    grayscale_first=True,
 )
 """The recipe of InstDisc's released code (arXiv 1805.01978), which Local Aggregation and MoCo
 version 1 took over."""
@@ -112,8 +116,9 @@ def augment_frames(frames: Tensor, size: int, config: AugmentConfig, *, shared: 
     with torch.autocast(frames.device.type, enabled=False):
         images = _geometry(frames, size, config, shared)
         alike = shared if config.colors == "shared" else 1
-        images = _jitter(images, config, alike)
-        images = _to_gray(images, config, alike)
+        colouring = (_to_gray, _jitter) if config.grayscale_first else (_jitter, _to_gray)
+        for vary in colouring:
+            images = vary(images, config, alike)
         images = _blur(images, config, alike)
         return _solarize(images, config, alike)
 

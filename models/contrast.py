@@ -70,32 +70,37 @@ class Partition(nn.Module):
     The paper takes one batch; more guard against one that happens to be odd.
     """
 
-    total: Tensor
+    log_total: Tensor
+    """Of the means of exp(score) of the batches seen, the logarithm of the sum."""
     seen: Tensor
 
     def __init__(self, batches: int) -> None:
         super().__init__()
         self.batches = batches
-        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("log_total", torch.tensor(-torch.inf))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self._held: list[Tensor] = []
 
     @torch.no_grad()
     def log_z(self, scores: Tensor, places: int) -> Tensor:
         """log Z, float scalar: of the batches so far and, until it is frozen, of this one."""
-        mine = gather_rows(full_precision(scores).exp().mean()[None]).mean()
+        # in logarithms: exp(1 / temperature) is beyond float32 below a temperature of 0.0113
+        mine = full_precision(scores).flatten().logsumexp(dim=0) - math.log(scores.numel())
+        mine = gather_rows(mine[None])
+        mine = mine.logsumexp(dim=0) - math.log(len(mine))
         if self.training:
             self._held.append(mine)
         open_ = self.seen < self.batches
-        total = self.total + torch.where(open_, mine, 0.0)
-        return (places * total / (self.seen + open_.long())).log()
+        total = torch.logaddexp(self.log_total, torch.where(open_, mine, -torch.inf))
+        return math.log(places) + total - (self.seen + open_.long()).log()
 
     @torch.no_grad()
     def write(self) -> None:
         """Count the batches of this step, unless enough have been."""
         for mine in self._held:
             open_ = self.seen < self.batches
-            self.total += torch.where(open_, mine, 0.0)
+            added = torch.where(open_, mine, -torch.inf)
+            self.log_total.copy_(torch.logaddexp(self.log_total, added))
             self.seen += open_.long()
         self._held.clear()
 

@@ -81,6 +81,9 @@ class Method(nn.Module):
     """Whether the method can train an encoder of clips (`encoder.clip_frames` above 1)."""
     steady: ClassVar[tuple[str, ...]] = ()
     """Submodules whose learning rate stays at its peak (SimSiam's predictor)."""
+    own_statistics: ClassVar[bool] = False
+    """Whether batch statistics must be each process's own (MoCo's shuffled keys), so that
+    `trainer.sync_batch_norm` does not count."""
 
     def __init__(self, encoder: Encoder, config: MethodConfig) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from configs.errors import InputError
@@ -63,6 +64,7 @@ def run_finetune(
         network, about = open_encoder(encoder_location(name))
         if not isinstance(network, Encoder):
             raise InputError(f"{name} has no weights to tune; give a run folder or timm:NAME")
+        network.to("cuda" if torch.cuda.is_available() else "cpu")
         test, test_frames = _labelled_frames(data, network, fps, labels, attribute)
         pool, pool_frames = test, test_frames
         if gallery is not None:

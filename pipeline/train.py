@@ -78,6 +78,13 @@ def build_method(config: RunConfig) -> Method:
     return methods()[config.name](Encoder(config.encoder), config.method)
 
 
+def synchronised(method: Method) -> Method:
+    """The method with batch statistics of all processes, unless it needs each one's own."""
+    if method.own_statistics:
+        return method
+    return cast(Method, nn.SyncBatchNorm.convert_sync_batchnorm(method))
+
+
 def train(
     job: Job,
     stream: Callable[[Position], Iterable[Sample]],
@@ -97,7 +104,7 @@ def train(
     method = build_method(job.config)
     method.prepare(job.corpus)
     if world > 1 and device.type == "cuda" and trainer.sync_batch_norm:
-        method = cast(Method, nn.SyncBatchNorm.convert_sync_batchnorm(method))
+        method = synchronised(method)
     method = method.to(device).train()
     optimizer = build_optimizer(method, trainer.optimizer, method.steady)
     average = _average(method.encoder, trainer.ema)

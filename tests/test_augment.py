@@ -101,6 +101,16 @@ def test_colour_operations_equal_the_reference(frames: Tensor, ours, reference, 
     torch.testing.assert_close(ours(images, torch.tensor(amounts)), expected, atol=1e-5, rtol=0)
 
 
+def test_what_is_gray_before_the_jitter_has_no_colour_and_no_turned_luma(frames: Tensor) -> None:
+    varied = {"jitter": 1.0, "hue": 0.5, "grayscale": 1.0}
+    plain = augment_frames(frames, 24, AugmentConfig(grayscale=1.0))
+    first = augment_frames(frames, 24, AugmentConfig(**varied, grayscale_first=True))
+    after = augment_frames(frames, 24, AugmentConfig(**varied))
+    torch.testing.assert_close(first, plain, atol=1e-5, rtol=0)
+    assert (after - plain).abs().mean() > 0.02
+    torch.testing.assert_close(after[:, :1].expand(-1, 3, -1, -1), after)
+
+
 def test_grayscale_equals_the_reference(frames: Tensor) -> None:
     images = _floats(frames)
     torch.testing.assert_close(

@@ -1,5 +1,6 @@
 """Does the comparison of methods say what its result files hold: table, bars and curves?"""
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from benchmarks.methods import claim
 from benchmarks.methods_charts import MOST_POINTS, Bar, bar_columns, plot, write_curves
 from benchmarks.methods_results import HELD_OUT, Arm, by_preset, training
 from benchmarks.methods_table import table
@@ -171,3 +173,16 @@ def test_curves_are_small_files_of_a_preset_each(tmp_path: Path) -> None:
     assert len(list(without.iter(f"{SVG}polyline"))) == 1
     titles = [node.text for node in with_probe.iter(f"{SVG}text") if node.get("class") == "title"]
     assert titles == ["cpc: top1", "probe: alignment error"]
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
+    arm = Arm("simclr", 0, tmp_path / "simclr-0")
+    options = argparse.Namespace(
+        suite="images", train="a.parquet", test="b.parquet", labels=None, epochs=8, settings=[]
+    )
+    claim(arm, options)
+    claim(arm, options)  # the same again goes on
+    for change in ({"epochs": 9}, {"settings": ["method.temperature=9"]}, {"train": "c.parquet"}):
+        other = argparse.Namespace(**(vars(options) | change))
+        with pytest.raises(SystemExit, match="give another -o"):
+            claim(arm, other)

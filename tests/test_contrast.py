@@ -126,3 +126,12 @@ def test_z_is_the_mean_of_the_first_batches_and_then_frozen() -> None:
         partition.write()
     assert partition.seen == 3
     assert partition.eval().log_z(batches[0] + 50, places=100) == log_z
+
+
+def test_z_is_finite_at_any_temperature() -> None:
+    partition = Partition(batches=2)
+    scores = torch.tensor([[1.0, 0.5]]) / 0.005
+    for _ in range(3):
+        log_z = partition.log_z(scores, places=100)
+        assert log_z.item() == pytest.approx(200 + math.log(100 / 2), rel=1e-6)
+        partition.write()

@@ -26,7 +26,7 @@ SETTINGS: dict[str, tuple[type[Method], dict]] = {
     "cmc_nce": (CMC, {**BANK, "objective": "nce"}),
     "local_aggregation": (
         LocalAggregation,
-        {**BANK, "warm_epochs": 1, "clusters": 3, "clusterings": 2, "background": 6},
+        {**BANK, "warm_share": 0.5, "clusters": 3, "clusterings": 2, "background": 6},
     ),
     "infomax_jsd": (DeepInfoMax, {"estimator": "jsd", "score_dim": 16, "global_weight": 0.5}),
     "infomax_dv": (DeepInfoMax, {"estimator": "dv", "score_dim": 16, "global_weight": 0.5}),

@@ -36,7 +36,7 @@ def _method(**settings: object) -> LocalAggregation:
             "background": 24,
             "clusters": 8,
             "clusterings": 3,
-            "warm_epochs": 2,
+            "warm_share": 0.3,
             "augment": AUGMENT,
             **settings,
         }
@@ -130,7 +130,7 @@ def test_equal_or_renamed_clusterings_are_one() -> None:
 def test_with_the_whole_bank_near_it_is_the_ratio_of_full_softmaxes() -> None:
     method = _method(background=PLACES).eval()
     batch = method.augment(_corpus())
-    method.before_epoch(Progress(0, 100, 2))
+    method.before_epoch(Progress(40, 100, 2))
     rows, place = method.bank.rows, batch["place"]
     projected = method.projection(method.encoder(batch["images"].flatten(0, 1)))
     weights = (functional.normalize(projected) @ rows.T / 0.2).softmax(dim=1)
@@ -188,18 +188,18 @@ def test_a_clustering_is_a_fixed_point_of_k_means() -> None:
 def test_the_bank_is_clustered_once_an_epoch_after_the_warm_start() -> None:
     method = _method()
     for epoch in (0, 1):
-        method.before_epoch(Progress(epoch, 100, epoch))
+        method.before_epoch(Progress(20 * epoch, 100, epoch))
         assert method.clustered == -1
-    method.before_epoch(Progress(2, 100, 2))
+    method.before_epoch(Progress(40, 100, 2))
     first = method.labels.clone()
     assert method.clustered == 2
     assert len(first[0].unique()) == 8
     assert not torch.equal(first[0], first[1])  # another beginning each
     with torch.no_grad():
         method.bank.rows.copy_(method.bank.rows.roll(1, dims=0))
-    method.before_epoch(Progress(3, 100, 2))  # a resumed run comes by again
+    method.before_epoch(Progress(50, 100, 2))  # a resumed run comes by again
     assert torch.equal(method.labels, first)
-    method.before_epoch(Progress(4, 100, 3))
+    method.before_epoch(Progress(60, 100, 3))
     assert not torch.equal(method.labels, first)
 
 

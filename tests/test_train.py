@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from configs.errors import InputError, MareyError, SettingError, UsageError
-from configs.load import override, run_config
+from configs.load import override, read_preset, run_config
 from configs.schema import OptimizerConfig
 from models.method import methods
 from pipeline.checkpoint import load_encoder, load_state, position_of
@@ -16,7 +16,7 @@ from pipeline.launch import prepare, run_training
 from pipeline.optim import LARS, build_optimizer, learning_rate, set_schedule, weight_decay
 from pipeline.record import read_metrics
 from pipeline.storage import Folder
-from pipeline.train import Meter, forward_backward, in_step
+from pipeline.train import Meter, build_method, forward_backward, in_step, synchronised
 from tests.corpora import encode_corpus
 
 TREE = {
@@ -285,3 +285,11 @@ def test_lars_scales_matrices_by_trust_and_leaves_biases_plain():
     trust = 0.001 * start[0].norm() / update.norm()
     assert torch.allclose(matrix, start[0] - 0.5 * trust * update)
     assert torch.allclose(bias, start[1] - 0.5 * gradient[1])
+
+
+@pytest.mark.parametrize(("name", "shared"), [("simclr", True), ("moco_v1", False)])
+def test_batch_statistics_are_shared_but_where_shuffled_keys_need_their_own(name, shared):
+    tree = read_preset(name)
+    method = synchronised(build_method(run_config(tree, methods()[tree["name"]].Config)))
+    kinds = [isinstance(module, torch.nn.SyncBatchNorm) for module in method.modules()]
+    assert any(kinds) is shared

@@ -28,12 +28,13 @@ class LocalAggregationConfig(MethodConfig):
 
     sampling: FramesSampling = FramesSampling()
     """Which frames or images are embedded; each has one row of the bank."""
-    warm_epochs: int = Field(default=10, ge=1, le=10_000)
-    """Epochs of InstDisc before the first clustering (released code)."""
+    warm_share: float = Field(default=0.05, gt=0, lt=1)
+    """Share of the run that is InstDisc's; the first clustering stands before the next epoch (10 of
+    200 epochs in the released code)."""
     warm_objective: Literal["nce", "softmax"] = "nce"
-    """Noise contrast against rows drawn at random during these epochs, or a softmax over them."""
+    """Noise contrast against rows drawn at random during that time, or a softmax over them."""
     negatives: int = Field(default=4096, ge=1, le=1_000_000)
-    """Rows drawn for each image during these epochs."""
+    """Rows drawn for each image during that time."""
     background: int | None = Field(default=None, ge=2, le=1_000_000)
     """Nearest rows that are looked at (4096 in section 4.1); unset: a fiftieth of the bank, at
     least 16 and at most 4096."""
@@ -64,8 +65,8 @@ class LocalAggregation(Method):
     Batch: `frames` uint8 [B, F, H, W, 3]; `place` int64 [B], the samples' rows of the bank;
     `time_s` float32 [B, F]; `instance` int64 [B].
 
-    The rows are clustered before each epoch from `warm_epochs` on; until then the objective is
-    InstDisc's, since the clusters of random rows mean nothing.
+    The rows are clustered before each epoch that begins after `warm_share` of the run; until then
+    the objective is InstDisc's, since the clusters of random rows mean nothing.
     """
 
     name = "local_aggregation"
@@ -102,7 +103,7 @@ class LocalAggregation(Method):
     def before_epoch(self, progress: Progress) -> None:
         """Cluster the bank anew, once an epoch: a run that goes on keeps the labels it had."""
         epoch = progress.epoch
-        if epoch < self.config.warm_epochs or epoch == int(self.clustered):
+        if progress.fraction < self.config.warm_share or epoch == int(self.clustered):
             return
         rows = self.bank.rows
         clusters = self.config.clusters or max(2, len(rows) // 40)

@@ -63,7 +63,7 @@ class MoCo(Method):
 
     Keys are normalised in other company than queries: dealt out at random over the ranks and
     groups, so that batch statistics do not tell which key belongs to a query (shuffled batch
-    norm). That needs statistics of each GPU's own: `trainer.sync_batch_norm=false`.
+    norm). That needs statistics of each process's own, whatever `trainer.sync_batch_norm` says.
     """
 
     name = "moco"
@@ -73,6 +73,7 @@ class MoCo(Method):
     )
     Config = MoCoConfig
     config: MoCoConfig
+    own_statistics = True
 
     def __init__(self, encoder: Encoder, config: MoCoConfig) -> None:
         super().__init__(encoder, config)
