@@ -128,7 +128,9 @@ class DecodeStage:
     def _read_images(
         images: Images, samples: list[PlannedSample], frames: np.ndarray, refused: list[str]
     ) -> None:
-        for n, sample in enumerate(samples):
+        # in the order of the source: a table is read row group by row group
+        for n in sorted(range(len(samples)), key=lambda n: samples[n].event):
+            sample = samples[n]
             try:
                 frames[n, 0] = decode_image(images.encoded(sample.event), frames.shape[2:4])
             except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ the frames of videos alike.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pyarrow.parquet as pq
 
 from configs.errors import InputError
 from pipeline.index import Event, Video, relative_name
-from pipeline.storage import is_remote, local_path
+from pipeline.row_groups import RowGroups
+from pipeline.storage import local_path
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
 MAX_PIXELS = 100_000_000
@@ -30,7 +32,7 @@ class Images:
 
     kind = "image"
 
-    def __init__(self, names: list[str], location: str) -> None:
+    def __init__(self, names: Sequence[str], location: str) -> None:
         self.names = names
         self.location = location
 
@@ -79,42 +81,50 @@ class ImageFolder(Images):
 
 
 class ImageTable(Images):
-    """A Parquet table with a column of encoded images, memory-mapped.
+    """A Parquet table with a column of encoded images, read row group by row group.
 
     Columns: `image` (binary, or a struct with `bytes`), optionally `name` (string) and `label`
-    (integer).
+    (integer). Names and labels are held; of the images only the row groups read last (see
+    `pipeline.row_groups`), so small row groups make small readers.
     """
 
     def __init__(self, location: str) -> None:
-        path = location if is_remote(location) else local_path(location)
-        table = pq.read_table(path, memory_map=not is_remote(location)).combine_chunks()
-        image = table.column("image").chunk(0)
-        self._bytes = image.field("bytes") if pa.types.is_struct(image.type) else image
-        if not (pa.types.is_binary(self._bytes.type) or pa.types.is_large_binary(self._bytes.type)):
-            raise InputError(
-                f"{location}: column `image` must hold encoded images (binary), "
-                f"not {self._bytes.type}"
-            )
-        columns = set(table.column_names)
-        names = (
-            [str(name) for name in table.column("name").to_pylist()]
-            if "name" in columns
-            else [f"{row:09d}" for row in range(len(table))]
-        )
-        self._labels = _class_numbers(table, location) if "label" in columns else None
+        self._images = RowGroups(location, "image")
+        columns = set(self._images.schema.names)
+        if "name" in columns:
+            names = Names(self._images.column("name"))
+        else:
+            names = Names(pa.array([f"{row:09d}" for row in range(self._images.num_rows)]))
+        known = self._images.column("label") if "label" in columns else None
+        self._labels = None if known is None else _class_numbers(known, location)
         super().__init__(names, location)
 
     def encoded(self, number: int) -> bytes:
-        """The encoded bytes of one image."""
-        return self._bytes[number].as_py()
+        """The encoded bytes of one image. Raises ValueError for a row without one."""
+        content = self._images.value(number)
+        if content is None:
+            raise ValueError("the row holds no image")
+        return content
 
     def labels(self) -> list[int] | None:
         """The `label` column."""
         return self._labels
 
 
-def _class_numbers(table: pa.Table, location: str) -> list[int]:
-    column = table.column("label")
+class Names(Sequence[str]):
+    """Names as they lie in an Arrow column: a quarter of the memory of a list of `str`."""
+
+    def __init__(self, column: pa.Array | pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, place):  # type: ignore[override]
+        return str(self._column[place].as_py())
+
+
+def _class_numbers(column: pa.ChunkedArray, location: str) -> list[int]:
     if not pa.types.is_integer(column.type):
         raise InputError(f"{location}: column `label` must hold whole numbers, not {column.type}")
     labels = [-1 if value is None else int(value) for value in column.to_pylist()]

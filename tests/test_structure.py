@@ -34,7 +34,7 @@ LAYERS = [
     {"pipeline.indexing", "pipeline.images", "pipeline.shards", "pipeline.shots", "pipeline.sync"},
     {"pipeline.corpus", "pipeline.engine", "pipeline.doctor", "pipeline.progress"},
     {"pipeline.index"},
-    {"pipeline.video"},
+    {"pipeline.video", "pipeline.row_groups"},
     {"pipeline.storage"},
     {"models", "trackers"},
     {"configs"},

@@ -1,0 +1,123 @@
+"""Images in Parquet tables: every row is found, in little memory, however the file is cut."""
+
+import pickle
+from collections import Counter
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from configs.errors import InputError
+from configs.sampling import FramesSampling
+from configs.schema import DataConfig
+from pipeline import row_groups
+from pipeline.decode import DecodeStage
+from pipeline.images import ImageTable
+from pipeline.plan import Position, make_plan
+from pipeline.row_groups import RowGroups
+from pipeline.source import open_source
+
+MIB = 2**20
+
+
+def write(path, images, group, **columns):
+    pq.write_table(pa.table({"image": images, **columns}), path, row_group_size=group)
+    return str(path)
+
+
+def numbered(count):
+    return [f"image {n}".encode() * (1 + n % 7) for n in range(count)]
+
+
+@pytest.mark.parametrize("group", [1, 7, 100, 1000])
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), "struct"])
+def test_every_row_is_found_however_the_table_is_cut(tmp_path, monkeypatch, group, kind):
+    monkeypatch.setattr(row_groups, "KEEP_BYTES", 100)
+    monkeypatch.setattr(row_groups, "BATCH_BYTES", 300)  # a group is several arrays
+    wanted = numbered(300)
+    images = (
+        pa.StructArray.from_arrays([pa.array([None] * 300, pa.string()), wanted], ["path", "bytes"])
+        if kind == "struct"
+        else pa.array(wanted, kind)
+    )
+    names = [f"n{n}" for n in range(300)]
+    labels = [n % 3 for n in range(300)]
+    table = ImageTable(write(tmp_path / "t.parquet", images, group, name=names, label=labels))
+    order = np.random.default_rng(0).permutation(300).tolist()
+    assert [table.encoded(n) for n in order] == [wanted[n] for n in order]
+    assert list(table.names) == names
+    assert table.event(5).event_id == "n5"
+    assert table.labels() == labels
+    again = pickle.loads(pickle.dumps(table))
+    assert again.encoded(299) == wanted[299]
+    assert again.digest == table.digest
+    for absent in (-1, 300):
+        with pytest.raises(IndexError):
+            table.encoded(absent)
+
+
+def test_few_row_groups_are_in_memory_and_none_before_an_image_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_groups, "KEEP_BYTES", 8 * MIB)
+    path = tmp_path / "t.parquet"
+    with pq.ParquetWriter(path, pa.schema([("image", pa.binary())]), compression="zstd") as writer:
+        for value in range(48):
+            writer.write_table(pa.table({"image": [bytes([value]) * MIB] * 4}))
+    before = pa.total_allocated_bytes()
+    table = ImageTable(str(path))
+    assert pa.total_allocated_bytes() - before < MIB
+    most = 0
+    for n in range(len(table)):
+        assert table.encoded(n)[0] == n // 4
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 32 * MIB  # of 192; a group is 4, while it is read twice that
+
+
+def test_neighbours_in_the_shuffled_order_read_a_group_once(tmp_path, monkeypatch):
+    picture = cv2.imencode(".png", np.full((8, 8, 3), 200, np.uint8))[1].tobytes()
+    path = write(tmp_path / "t.parquet", [picture] * 3000, 1000)
+    reads: Counter[int] = Counter()
+    read = RowGroups._read
+
+    def counted(self, number):
+        reads[number] += 1
+        return read(self, number)
+
+    monkeypatch.setattr(RowGroups, "_read", counted)
+    monkeypatch.setattr(row_groups, "KEEP_BYTES", 0)
+    source = open_source(path)
+    plan = make_plan(source, FramesSampling(), seed=0, epochs=1)
+    stage = DecodeStage(plan, source, DataConfig(decode_size=32), Position())
+    rows = [rows for unit in plan.units() for rows in stage(unit)]
+    assert sum(len(r["sample"]) for r in rows) == 3000
+    assert not any(r["refused"].any() for r in rows)
+    assert max(reads.values()) <= 2
+
+
+def test_a_row_without_an_image_is_refused_and_the_others_are_read(tmp_path):
+    picture = cv2.imencode(".png", np.full((8, 8, 3), 200, np.uint8))[1].tobytes()
+    path = write(tmp_path / "t.parquet", pa.array([picture, None, picture], pa.binary()), 2)
+    source = open_source(path)
+    plan = make_plan(source, FramesSampling(), seed=0, epochs=1)
+    stage = DecodeStage(plan, source, DataConfig(decode_size=32), Position())
+    (rows,) = [rows for unit in plan.units() for rows in stage(unit)]
+    refused = dict(zip(rows["instance"].tolist(), rows["refused"].tolist(), strict=True))
+    assert refused == {0: "", 1: "000000001: the row holds no image", 2: ""}
+
+
+def test_a_column_that_is_no_image_is_named(tmp_path):
+    path = write(tmp_path / "t.parquet", ["text"], 1)
+    with pytest.raises(InputError, match=r"column `image` must hold encoded images.*not string"):
+        ImageTable(path)
+
+
+@pytest.mark.slow
+def test_one_row_group_may_exceed_two_gib(tmp_path):
+    path = tmp_path / "t.parquet"
+    halves = [pa.array([bytes([n]) * (300 * MIB) for n in range(k, k + 4)]) for k in (0, 4)]
+    pq.write_table(pa.table({"image": pa.chunked_array(halves)}), path, compression="zstd")
+    del halves
+    assert pq.ParquetFile(path).num_row_groups == 1
+    table = ImageTable(str(path))
+    assert [table.encoded(n)[0] for n in range(8)] == list(range(8))
