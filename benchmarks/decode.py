@@ -44,6 +44,7 @@ PEERS = (
     "torchcodec-exact",
     "torchcodec-approx",
     "torchcodec-merged",
+    "torchcodec-exact-merged",
     "opencv",
     "spdl",
     "torchvision",
@@ -218,8 +219,8 @@ def count_wrong(answer: dict, peer: str, requests: list[list[int]], truth: np.nd
     right = 0
     for number, picture in zip(asked, given, strict=False):
         error = np.abs(truth.astype(np.float32) - picture).mean(axis=(1, 2, 3))
-        # frames of a still scene look alike; colour differs a little between libraries
-        right += bool(error[number] <= error.min() + 0.05)
+        # frames of a still scene look alike, and colour differs a little between libraries
+        right += bool(error[number] <= 1.25 * error.min() + 0.1)
     return len(asked) - right
 
 
@@ -241,7 +242,7 @@ def print_rows(rows: list[dict]) -> None:
     """One workload as lines of the table, the bare decode as the unit."""
     bare = next((r["fps"] for r in rows if r["peer"] == "bare" and "fps" in r), None)
     for row in rows:
-        head = f"{row['source']:<11} {row['workload']:<8} {row['peer']:<18}"
+        head = f"{row['source']:<11} {row['workload']:<8} {row['peer']:<23}"
         if "failed" in row:
             print(f"{head} failed: {row['failed'][:80]}")
             continue
@@ -303,7 +304,7 @@ def main() -> None:
                 print(f"missing: {worker.peer} ({worker.missing})")
         present = [worker for worker in workers if not worker.missing]
         print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
-        print("source      workload library            frames/s  /bare dec/del peak MiB wrong")
+        print("source      workload library                 frames/s  /bare dec/del peak MiB wrong")
         rows = measure(
             present,
             dict(zip(names, paths, strict=True)),

@@ -254,6 +254,7 @@ READERS: dict[str, Callable[[], Reader]] = {
     "torchcodec-exact": lambda: torchcodec("exact", False),
     "torchcodec-approx": lambda: torchcodec("approximate", False),
     "torchcodec-merged": lambda: torchcodec("approximate", True),
+    "torchcodec-exact-merged": lambda: torchcodec("exact", True),
     "opencv": opencv,
     "spdl": spdl,
     "torchvision": torchvision,
@@ -262,7 +263,16 @@ READERS: dict[str, Callable[[], Reader]] = {
 
 
 MERGING = frozenset(
-    {"pyav", "decord-merged", "torchcodec-merged", "opencv", "spdl", "torchvision", "ray"}
+    {
+        "pyav",
+        "decord-merged",
+        "torchcodec-merged",
+        "torchcodec-exact-merged",
+        "opencv",
+        "spdl",
+        "torchvision",
+        "ray",
+    }
 )
 """Readers that give each frame once, ascending; the others give them sample by sample."""
 
