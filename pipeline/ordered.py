@@ -10,7 +10,7 @@ from ray.train import DataConfig
 class OrderedShards(DataConfig):
     """Ray Train's own rule truncates shards to equal length; ours keeps every row.
 
-    The trainer levels what is left at the end itself (`pipeline.train.in_step`). Rows keep the
+    The trainer levels what is left at the end itself (`pipeline.lockstep.in_step`). Rows keep the
     plan's order.
     """
 

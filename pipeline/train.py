@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,18 +21,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from configs.errors import InputError, MareyError
 from configs.schema import RunConfig
+from models.distributed import rank as own_rank
+from models.distributed import world_size
 from models.encoder import Encoder
 from models.method import Corpus, Method, Progress, methods
 from models.modes import evaluating
-from pipeline.checkpoint import load_state, position_of, save_state
+from pipeline.checkpoint import load_state, save_state
+from pipeline.lockstep import Used, accepted, in_step
 from pipeline.optim import build_optimizer, set_schedule
 from pipeline.plan import Plan, Position
 from pipeline.record import UNTRAINED, Record
 from pipeline.storage import Folder
-from pipeline.stream import Sample, batches, shuffled
-
-MAX_EMPTY = 1000
-"""Samples refused in a row, from the first on, after which a run stops: nothing can be read."""
+from pipeline.stream import Sample, shuffled
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +58,6 @@ class Job:
         return trainer.steps or math.ceil(self.plan.total / trainer.batch_size)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """The samples of one optimiser step in one process."""
-
-    batches: list[list[Sample]]
-    """One batch for each round of accumulation."""
-    shared: bool
-    """Whether every process holds these same samples (the last steps of a run)."""
-    first: int
-    """The lowest sample number of the step in any process, so that all begin an epoch together."""
-
-
 def build_method(config: RunConfig) -> Method:
     """Encoder and method with the weights of the run's seed."""
     torch.manual_seed(config.trainer.seed)
@@ -95,7 +81,7 @@ def train(
     stream: gives this process's samples, without those that a position holds.
     probe: an evaluation of the encoder, run now and then by rank 0.
     """
-    rank, world = _place()
+    rank, world = own_rank(), world_size()
     trainer = job.config.trainer
     device = _device(trainer.device)
     total = job.total_steps
@@ -110,7 +96,7 @@ def train(
     average = _average(method.encoder, trainer.ema)
     encoder = method.exported if average is None else cast(Encoder, average.module)
     state = load_state(Folder(job.run))
-    position, step = position_of(state), 0
+    used, step = Used(state), 0
     if state is not None:
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
@@ -133,25 +119,26 @@ def train(
             record.probe(0, probe(method.exported))
 
     def checkpoint() -> None:
-        merge = [fresh] if world == 1 else _gather(fresh)
-        position.add(number for numbers in merge for number in numbers)
-        fresh.clear()
+        used.merge()
         if record:
-            content = {"method": method.state_dict(), "optimizer": optimizer.state_dict()}
+            content = {
+                "method": method.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "refused": dict(used.refused),
+            }
             if average is not None:
                 content["average"] = average.state_dict()
-            save_state(Folder(job.run), step, content, position)
+            save_state(Folder(job.run), step, content, used.position)
             record.export(encoder, job.provenance | {"step": step})
         if world > 1:
             dist.barrier()
 
-    fresh: list[int] = []
     meter = Meter()
     epoch = -1
-    rng = np.random.default_rng([trainer.seed, rank, len(position)])
-    arriving = accepted(stream(position), fresh, meter.refused)
+    rng = np.random.default_rng([trainer.seed, rank, len(used.position)])
+    arriving = accepted(stream(used.position), used)
     mixed = shuffled(arriving, job.config.data.shuffle_buffer, rng)
-    rounds = in_step(mixed, per_round, trainer.accumulate, world, meter)
+    rounds = in_step(mixed, per_round, trainer.accumulate, meter.waiting)
     while step < total and (work := next(rounds, None)) is not None:
         if record and step == 0:
             record.samples(work.batches[0])
@@ -172,9 +159,9 @@ def train(
         if average is not None:
             average.update_parameters(method.encoder)
         if rank == 0 or not work.shared:
-            fresh.extend(int(sample["sample"]) for batch in work.batches for sample in batch)
+            used.train(sample for batch in work.batches for sample in batch)
         if step % trainer.log_every == 0 or step == total:
-            values = meter.take(world, step)
+            values = meter.take(world, step) | {"refused": float(used.count_refused())}
             if record:
                 record.metrics(step, epoch, rate, values)
         if record and (step % probe_every == 0 or step == total):
@@ -185,9 +172,9 @@ def train(
             checkpoint()
     checkpoint()
     if step == 0:
-        raise InputError(f"no sample could be read ({_reasons(meter.refused)})")
+        raise InputError(f"no sample could be read ({used.main_reasons()})")
     if record:
-        record.finish(step, position, meter.refused)
+        record.finish(step, used.position, used.refused)
 
 
 def forward_backward(
@@ -238,54 +225,10 @@ def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
     return batch
 
 
-def accepted(stream: Iterable[Sample], fresh: list[int], refused: Counter[str]) -> Iterator[Sample]:
-    """Samples that have frames; those that were refused are counted and never asked for again.
-
-    Raises InputError when the first `MAX_EMPTY` samples are all refused.
-    """
-    empty = 0
-    for sample in stream:
-        reason = str(sample["refused"])
-        if not reason:
-            empty = -MAX_EMPTY
-            yield sample
-            continue
-        refused[reason] += 1
-        fresh.append(int(sample["sample"]))
-        empty += 1
-        if empty >= MAX_EMPTY:
-            raise InputError(f"the first {empty} samples cannot be read ({_reasons(refused)})")
-
-
-def in_step(
-    samples: Iterator[Sample], size: int, accumulate: int, world: int, meter: Meter
-) -> Iterator[Work]:
-    """What each optimiser step trains on, as many steps in every process.
-
-    When some process has no full step left, all of them train on the union of what is left, step
-    by step, so that nothing is dropped and gradients are those of one process.
-    """
-    stepwise = batches(samples, size * accumulate)
-    while True:
-        with meter.waiting():
-            mine = next(stepwise, [])
-        count = len(mine)
-        first = min((int(sample["sample"]) for sample in mine), default=sys.maxsize)
-        if world > 1:
-            count, first = _smallest(count, first)
-        shared = world > 1 and count < size * accumulate
-        if shared:
-            mine = [sample for part in _gather(mine) for sample in part]
-        if not mine:
-            return
-        yield Work([mine[n : n + size] for n in range(0, len(mine), size)], shared, first)
-
-
 class Meter:
     """Sums of metrics, and of the time spent waiting for data, since the last log line."""
 
     def __init__(self) -> None:
-        self.refused: Counter[str] = Counter()
         self._clear()
 
     def _clear(self) -> None:
@@ -328,7 +271,6 @@ class Meter:
             )
         values["samples_per_s"] = self._samples * world / elapsed
         values["data_wait"] = self._waited / elapsed
-        values["refused"] = float(sum(self.refused.values()))
         self._clear()
         return values
 
@@ -338,12 +280,6 @@ def _average(encoder: Encoder, keep: float | None) -> AveragedModel | None:
     if keep is None:
         return None
     return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(keep), use_buffers=True)
-
-
-def _place() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 def _device(wanted: str) -> torch.device:
@@ -357,21 +293,3 @@ def _device(wanted: str) -> torch.device:
 def _seed(seed: int, step: int, rank: int) -> int:
     """The seed of one step's augmentation, so that a resumed step draws as the first did."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _smallest(*values: int) -> list[int]:
-    """The smallest of each value over all processes."""
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(values, device=device)
-    dist.all_reduce(tensor, dist.ReduceOp.MIN)
-    return tensor.tolist()
-
-
-def _gather(value: list) -> list[list]:
-    parts: list = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, value)
-    return parts
-
-
-def _reasons(refused: Counter[str]) -> str:
-    return "; ".join(f"{reason} ({n})" for reason, n in refused.most_common(3))

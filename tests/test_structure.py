@@ -24,7 +24,7 @@ LAYERS = [
     },
     {"pipeline.held_out"},
     {"pipeline.train", "pipeline.evaluate"},
-    {"pipeline.record"},
+    {"pipeline.record", "pipeline.lockstep"},
     {"pipeline.stream", "pipeline.ordered", "pipeline.checkpoint", "pipeline.optim"},
     {"pipeline.mining"},
     {"pipeline.decode"},

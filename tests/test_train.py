@@ -16,7 +16,7 @@ from pipeline.launch import prepare, run_training
 from pipeline.optim import LARS, build_optimizer, learning_rate, set_schedule, weight_decay
 from pipeline.record import read_metrics
 from pipeline.storage import Folder
-from pipeline.train import Meter, build_method, forward_backward, in_step, synchronised
+from pipeline.train import Meter, build_method, forward_backward, synchronised
 from tests.corpora import encode_corpus
 
 TREE = {
@@ -43,6 +43,21 @@ def corpus(tmp_path_factory):
 def run(corpus, folder, *words, resume=False, probe=None):
     prepared = prepare(make_config(*words), corpus, str(folder), resume=resume, probe_data=probe)
     return prepared, run_training(prepared, engine="local")
+
+
+def die_in_step(monkeypatch, number):
+    """Let a run be interrupted in its step of that number, from 0."""
+    import pipeline.train as loop
+
+    steps = iter(range(100))
+    step = loop.forward_backward
+
+    def dying(*arguments):
+        if next(steps) == number:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "forward_backward", dying)
 
 
 def weights(folder):
@@ -83,17 +98,7 @@ def test_a_run_that_died_goes_on_from_its_checkpoint_to_the_same_end(corpus, tmp
     words = ("data.shuffle_buffer=1",)
     run(corpus, tmp_path / "whole", *words)
 
-    import pipeline.train as loop
-
-    steps = iter(range(100))
-    step = loop.forward_backward
-
-    def dying(*arguments):
-        if next(steps) == 7:
-            raise KeyboardInterrupt
-        return step(*arguments)
-
-    monkeypatch.setattr(loop, "forward_backward", dying)
+    die_in_step(monkeypatch, 7)
     with pytest.raises(KeyboardInterrupt):
         run(corpus, tmp_path / "died", *words)
     monkeypatch.undo()
@@ -170,37 +175,6 @@ def test_accumulated_rounds_have_the_gradient_of_one_round():
     assert torch.allclose(gradient([samples]), gradient([samples[:2], samples[2:4], samples[4:]]))
 
 
-def _lockstep(rank, folder, lengths):
-    """One of two processes that get streams of unequal length."""
-    store = f"file://{folder}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    first = sum(lengths[:rank])
-    samples = [{"sample": np.int64(first + n)} for n in range(lengths[rank])]
-    steps = [
-        (work.shared, [[int(s["sample"]) for s in batch] for batch in work.batches], work.first)
-        for work in in_step(iter(samples), 2, 2, 2, Meter())
-    ]
-    (folder / f"{rank}.json").write_text(json.dumps(steps))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_take_the_same_number_of_steps_and_drop_nothing(tmp_path):
-    lengths = (13, 6)
-    torch.multiprocessing.spawn(_lockstep, (tmp_path, lengths), nprocs=2)
-    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert len(one) == len(other) == 4
-    shared = [step for step, _, _ in one]
-    assert shared == [step for step, _, _ in other] == [False, True, True, True]
-    # what is left is the same union everywhere, so that gradients are those of one process
-    assert one[1:] == other[1:]
-    flat = lambda steps: [n for _, batches, _ in steps for batch in batches for n in batch]  # noqa: E731
-    assert sorted(flat(one) + flat(other[:1])) == list(range(sum(lengths)))
-    # and both take a step to belong to the same epoch, that of its lowest sample in either
-    firsts = [first for _, _, first in one]
-    assert firsts == [first for _, _, first in other]
-    assert firsts == [min(flat([a, b])) for a, b in zip(one, other, strict=True)]
-
-
 def test_a_run_whose_videos_are_all_gone_says_so(tmp_path):
     location = encode_corpus(tmp_path / "gone", events=2)
     for video in (tmp_path / "gone").glob("*.mp4"):
@@ -217,6 +191,24 @@ def test_refused_samples_are_counted_and_the_run_ends(tmp_path):
     assert summary["samples"] == 3 * 2 * 2
     assert sum(summary["refused"].values()) == 3 * 2
     assert all("e1_v0.mp4" in reason for reason in summary["refused"])
+
+
+def test_what_was_refused_before_a_run_died_is_told_at_its_end(tmp_path, monkeypatch):
+    location = str(encode_corpus(tmp_path / "c", events=3))
+    (tmp_path / "c" / "e1_v0.mp4").write_bytes(b"broken")
+    words = ("data.shuffle_buffer=1",)
+    _, whole = run(location, tmp_path / "whole", *words)
+    die_in_step(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(location, tmp_path / "died", *words)
+    monkeypatch.undo()
+    before = load_state(Folder(str(tmp_path / "died")))["refused"]
+    assert 0 < sum(before.values()) < 3 * 2
+    _, summary = run(location, tmp_path / "died", *words, resume=True)
+    told = ("samples", "refused", "step")
+    assert {key: summary[key] for key in told} == {key: whole[key] for key in told}
+    last = read_metrics(Folder(str(tmp_path / "died")))[-1]
+    assert last["refused"] == 3 * 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(corpus, tmp_path, monkeypatch):
