@@ -23,7 +23,7 @@ from pipeline.images import Images, decode_image
 from pipeline.index import Index, default_workers
 from pipeline.sampling.lookback import clip_times
 from pipeline.source import open_source
-from pipeline.storage import Folder, absolute, sweep
+from pipeline.storage import Folder, absolute
 from pipeline.stored import StoredSamples
 from pipeline.stream import ahead, budget
 from pipeline.video import FrameRequest, read_plan
@@ -317,7 +317,7 @@ def _claim(folder: Folder, key: dict[str, Any]) -> None:
                 f"{folder.location} holds an unfinished run of another encoder, corpus or rate; "
                 "give another -o, or remove it"
             )
-        sweep(folder, "parts")
+        folder.sweep("parts")
     elif folder.names("parts"):
         raise UsageError(f"{folder.location} holds files of something else; give another -o")
     else:

@@ -14,7 +14,7 @@ import numpy as np
 from models.encoder import Encoder
 from pipeline.checkpoint import export_encoder
 from pipeline.plan import Position
-from pipeline.storage import Folder, is_remote, local_path, sweep
+from pipeline.storage import Folder, is_remote, local_path
 from pipeline.stream import Sample
 
 METRICS = "metrics.jsonl"
@@ -37,8 +37,8 @@ class Record:
     """
 
     def __init__(self, run: Folder, step: int, total: int, chance: Mapping[str, float]) -> None:
-        sweep(run)
-        sweep(run, "checkpoints")
+        run.sweep()
+        run.sweep("checkpoints")
         self._run = run
         self._total = total
         self._shown: Sample | None = None

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import InputError, UsageError
 from configs.mining import ImageConfig
-from pipeline.storage import Folder, is_remote, local_path, sweep
+from pipeline.storage import Folder, is_remote, local_path
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -100,7 +100,7 @@ def claim(folder: Folder, key: dict[str, Any]) -> None:
                 f"{folder.location} holds unfinished shards made with another "
                 f"{', '.join(differing)}; give another -o, or remove it"
             )
-        sweep(folder, "parts")
+        folder.sweep("parts")
     elif folder.names("parts"):
         raise UsageError(f"{folder.location} holds files of something else; give another -o")
     else:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from configs.errors import InputError
+
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""pyarrow file systems where an object is there only once all of it has been taken."""
 
 
 def is_remote(location: str | os.PathLike[str]) -> bool:
@@ -67,16 +69,25 @@ class Folder:
 
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
         """Names of the files directly in a subfolder, sorted; none when it is absent."""
+        found = self._all_names(folder)
+        return sorted(name for name in found if name.endswith(suffix) and ".tmp-" not in name)
+
+    def _all_names(self, folder: str) -> list[str]:
+        """Also those that are being written."""
         if self._local is not None:
             base = self._local / folder
-            found = [p.name for p in base.iterdir() if p.is_file()] if base.is_dir() else []
-        else:
-            from pyarrow import fs
+            return [p.name for p in base.iterdir() if p.is_file()] if base.is_dir() else []
+        from pyarrow import fs
 
-            filesystem, base = self._remote  # type: ignore[misc]
-            selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True)
-            found = [i.base_name for i in filesystem.get_file_info(selector) if i.is_file]
-        return sorted(name for name in found if name.endswith(suffix) and ".tmp-" not in name)
+        filesystem, base = self._remote  # type: ignore[misc]
+        selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True)
+        return [i.base_name for i in filesystem.get_file_info(selector) if i.is_file]
+
+    def sweep(self, folder: str = "") -> None:
+        """Remove what killed writers left in a subfolder under temporary names."""
+        for name in self._all_names(folder):
+            if ".tmp-" in name:
+                self.remove(f"{folder}/{name}".lstrip("/"))
 
     def size(self, name: str) -> int:
         """Bytes of a file; 0 when it is not there."""
@@ -101,26 +112,34 @@ class Folder:
         filesystem, base = self._remote  # type: ignore[misc]
         return filesystem.open_input_file(f"{base}/{name}")
 
-    def write(self, name: str, content: bytes | Callable[[IO[bytes]], object]) -> None:
-        """Write a file whole: under a temporary name, then renamed (an object store commits
-        an object only when its upload is complete)."""
-        put = content if callable(content) else (lambda stream: stream.write(content))
-        if self._local is None:
-            filesystem, base = self._remote  # type: ignore[misc]
-            with filesystem.open_output_stream(f"{base}/{name}") as stream:
-                put(stream)
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole: an object store takes it in one piece, elsewhere it gets its name
+        when it is complete. Where that fails, a file of that name stays as it was."""
+        temporary = f"{name}.tmp-{uuid.uuid4().hex[:8]}"
+        if self._local is not None:
+            target = self._local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(self._local / temporary, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(self._local / temporary, target)
+            finally:
+                self.remove(temporary)
             return
-        target = self._local / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:8]}")
+        filesystem, base = self._remote  # type: ignore[misc]
+        if filesystem.type_name in OBJECT_STORES:
+            with filesystem.open_output_stream(f"{base}/{name}") as stream:
+                stream.write(content)
+            return
+        filesystem.create_dir(f"{base}/{name}".rpartition("/")[0], recursive=True)
         try:
-            with open(temporary, "wb") as stream:
-                put(stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
+            with filesystem.open_output_stream(f"{base}/{temporary}") as stream:
+                stream.write(content)
+            filesystem.move(f"{base}/{temporary}", f"{base}/{name}")
         finally:
-            temporary.unlink(missing_ok=True)
+            self.remove(temporary)
 
     def append(self, name: str, content: bytes) -> None:
         """Add to a file (a log). An object store has no append: the object is written again."""
@@ -148,11 +167,3 @@ class Folder:
             filesystem.delete_file(info.path)
         elif info.type:
             filesystem.delete_dir(info.path)
-
-
-def sweep(folder: Folder, subfolder: str = "") -> None:
-    """Remove what killed writers left under temporary names (local folders only)."""
-    base = local_path(folder.join(subfolder))
-    if not is_remote(folder.location) and base.is_dir():
-        for leftover in base.glob("*.tmp-*"):
-            leftover.unlink(missing_ok=True)

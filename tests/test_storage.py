@@ -1,32 +1,48 @@
 """Storage: whole files or none, the same through a folder and through a pyarrow file system."""
 
 import pickle
+import resource
 import threading
+from contextlib import contextmanager
 
 import pytest
 from pyarrow import fs
 
 from configs.errors import InputError
-from pipeline.storage import Folder, is_remote, sweep
+from pipeline.storage import Folder, is_remote
 
 
-@pytest.fixture(params=["local", "arrow"])
+@pytest.fixture(params=["local", "arrow", "store"])
 def folder(request, tmp_path, monkeypatch):
-    """A folder, and the same behind a URI that only pyarrow knows."""
+    """A folder, the same behind a URI that only pyarrow knows, and one that has no renames."""
     if request.param == "local":
         return Folder(str(tmp_path))
+    arrow = fs.LocalFileSystem()
 
     def from_uri(uri):
-        return fs.LocalFileSystem(), str(tmp_path / uri.removeprefix("s3://"))
+        return arrow, str(tmp_path / uri.removeprefix("s3://"))
 
     (tmp_path / "bucket" / "sub").mkdir(parents=True)
     monkeypatch.setattr("pipeline.storage._remote", from_uri)
+    if request.param == "store":
+        monkeypatch.setattr("pipeline.storage.OBJECT_STORES", (arrow.type_name,))
     return Folder("s3://bucket")
+
+
+@contextmanager
+def full_after(size):
+    """As on a full disk: no file of this process grows beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_what_is_written_can_be_read_listed_and_removed(folder):
     folder.write("sub/a.bin", b"one")
-    folder.write("sub/b.txt", lambda stream: stream.write(b"two"))
+    folder.write("sub/b.txt", b"two")
     assert folder.exists("sub/a.bin")
     assert not folder.exists("sub/c.bin")
     assert folder.read("sub/b.txt") == b"two"
@@ -42,18 +58,27 @@ def test_what_is_written_can_be_read_listed_and_removed(folder):
         folder.read("sub/a.bin")
 
 
-def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    folder = Folder(str(tmp_path))
+@pytest.mark.parametrize("folder", ["local", "arrow"], indirect=True)
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(folder, tmp_path):
     folder.write("a", b"old")
-
-    def fails(stream):
-        stream.write(b"half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        folder.write("a", fails)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for name in ("a", "b"):
+        with full_after(10), pytest.raises(OSError, match="File too large"):
+            folder.write(name, b"longer than ten bytes")
     assert folder.read("a") == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert folder.names() == ["a"]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == files
+
+
+def test_a_file_system_of_pyarrow_gets_folders_and_whole_files(monkeypatch):
+    made, base = fs.FileSystem.from_uri("mock:///bucket/run")
+    monkeypatch.setattr("pipeline.storage._remote", lambda uri: (made, base))
+    folder = Folder("mock:///bucket/run")
+    for content in (b"one", b"two"):
+        folder.write("deep/er/a", content)
+        assert folder.read("deep/er/a") == content
+    found = made.get_file_info(fs.FileSelector("bucket", recursive=True))
+    assert [info.path for info in found if info.is_file] == ["bucket/run/deep/er/a"]
 
 
 def test_readers_never_see_half_a_file(tmp_path):
@@ -76,13 +101,15 @@ def test_readers_never_see_half_a_file(tmp_path):
     assert seen <= contents
 
 
-def test_what_killed_writers_left_is_not_listed_and_swept(tmp_path):
-    folder = Folder(str(tmp_path))
-    folder.write("part.parquet", b"x")
-    (tmp_path / "part2.parquet.tmp-12ab34cd").write_bytes(b"half")
-    assert folder.names() == ["part.parquet"]
-    sweep(folder)
-    assert [p.name for p in tmp_path.iterdir()] == ["part.parquet"]
+def test_what_killed_writers_left_is_not_listed_and_swept(folder):
+    folder.write("sub/part.parquet", b"x")
+    folder.append("sub/part2.parquet.tmp-12ab34cd", b"half")
+    assert folder.names("sub") == ["part.parquet"]
+    folder.sweep()
+    assert folder.exists("sub/part2.parquet.tmp-12ab34cd")
+    folder.sweep("sub")
+    assert not folder.exists("sub/part2.parquet.tmp-12ab34cd")
+    assert folder.names("sub") == ["part.parquet"]
 
 
 def test_a_folder_travels_to_other_processes(tmp_path):
