@@ -117,6 +117,21 @@ def test_crops_and_mirror_images_are_the_tuples_or_each_frames(crops: str) -> No
     assert whole.all() if crops == "shared" else not whole.all()
 
 
+def test_what_is_coded_on_black_borders_does_not_reach_the_encoder() -> None:
+    bars = _tuples(torch.Generator().manual_seed(0))
+    bars["frames"] = bars["frames"].clamp(min=60)
+    bars["frames"][:, :, :4] = 0
+    noisy = {**bars, "frames": bars["frames"].clone()}
+    noisy["frames"][:, :, :4] = torch.tensor([2, 9, 16], dtype=torch.uint8).view(3, 1, 1, 1)
+    method = _method(AugmentConfig(crop_scale=(0.8, 1.0), jitter=1.0, brightness=0.3, contrast=0.3))
+    given = []
+    for batch in (bars, noisy):
+        torch.manual_seed(0)
+        given.append(method.augment(batch))
+    assert torch.equal(given[0]["images"], given[1]["images"])
+    assert torch.equal(given[0]["counted"], given[1]["counted"])
+
+
 def test_cyclic_and_static_tuples_out_of_order_count_nothing() -> None:
     """A middle frame that looks like an end may lie between the ends: only positives may."""
     x = torch.tensor([[0.2, 0.8, 0.5], [0.2, 0.21, 0.5], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]])

@@ -15,6 +15,7 @@ from configs.sampling import TuplesSampling
 from models.augment import AugmentConfig
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
+from models.frame_changes import without_border_noise
 from models.heads import mlp
 from models.method import Batch, Method, register, replace_frames
 
@@ -40,7 +41,8 @@ class ShuffleAndLearnConfig(MethodConfig):
         crop_scale=(0.7, 1.0), jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, blur=0.3
     )
     """How frames are varied; colours and blur for each frame alone: compression varies with a
-    frame's place among the keyframes, and must not give the order away."""
+    frame's place among the keyframes, and must not give the order away. Black borders, whose coded
+    noise varies with time, are made exactly black before."""
 
 
 @register
@@ -79,9 +81,10 @@ class ShuffleAndLearn(Method):
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, 3, 3, S, S], and `counted`, bool [B], the tuples whose label
         can be trusted, in place of `frames`."""
-        ambiguous = looks_valid(batch["frames"], self.config.cyclic) & (batch["label"] == 0)
+        frames = without_border_noise(batch["frames"])
+        ambiguous = looks_valid(frames, self.config.cyclic) & (batch["label"] == 0)
         shared = 3 if self.config.crops == "shared" else 1
-        images = self.images(batch["frames"], self.config.augment, shared=shared)
+        images = self.images(frames, self.config.augment, shared=shared)
         return replace_frames(batch, images=images, counted=~ambiguous)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
