@@ -67,10 +67,12 @@ class TrainerConfig(Settings):
     epochs: int = Field(default=10, ge=1, le=100_000)
     """Passes over the corpus; in each, every video gives its samples once."""
     steps: int | None = Field(default=None, ge=1)
-    """Stop after this many optimiser steps (also sets the length of the schedule); unset runs
-    all epochs."""
+    """Stop after this many optimiser steps of `batch_size` samples (also sets the length of the
+    schedule); unset runs all epochs."""
     batch_size: int = Field(default=2, ge=1, le=65_536)
-    """Samples in one optimiser step, over all workers and accumulation rounds."""
+    """Samples in one optimiser step, over all workers and accumulation rounds. Workers that are
+    left of an elastic run take their largest equal shares of it, and more steps where it does
+    not divide."""
     accumulate: int = Field(default=1, ge=1, le=1024)
     """Forward-backward rounds in one step (contrastive negatives stay within a round)."""
     workers: int = Field(default=1, ge=1, le=4096)

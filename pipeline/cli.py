@@ -291,7 +291,7 @@ def _train(options: argparse.Namespace) -> Result:
     prepared = prepare(
         config, options.data, options.out, resume=options.resume, probe_data=options.probe
     )
-    plan, total = prepared.job.plan, prepared.job.total_steps
+    plan, total = prepared.job.plan, prepared.job.total_steps()
     print(
         f"{config.name}: {len(plan.events)} events, {plan.samples_per_epoch} samples an epoch, "
         f"{total} steps" + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items()),
@@ -307,7 +307,7 @@ def _train(options: argparse.Namespace) -> Result:
         )
         if probes:
             shown |= {name: v for name, v in probes[-1].items() if name not in DETAILS}
-        bar.update(lines[-1]["step"], total, **shown)
+        bar.update(lines[-1]["step"], lines[-1]["total"], **shown)
 
     summary = run_training(prepared, engine=options.engine, watch=watch)
     bar.close()

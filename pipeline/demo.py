@@ -68,7 +68,7 @@ def run_demo(out: str, *, videos: str | None = None, views: str | None = None) -
     probe = test if _has_views(test) else None
     prepared = prepare(config, train, str(home / "run"), probe_data=probe)
     with ray_session():
-        _say(f"training {config.name} through Ray: {prepared.job.total_steps} steps")
+        _say(f"training {config.name} through Ray: {prepared.job.total_steps()} steps")
         bar = Progress("train", "steps")
         run_training(prepared, watch=lambda lines: _show(bar, lines))
         bar.close()

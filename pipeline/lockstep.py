@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,21 +100,46 @@ class Work:
     """Whether every process holds these same samples (the last steps of a run)."""
     first: int
     """The lowest sample number of the step in any process, so that all begin an epoch together."""
+    samples: int
+    """How many samples all processes train on together."""
+    last: bool = False
+    """Whether no step comes after this one."""
 
 
 def in_step(
     samples: Iterator[Sample],
     size: int,
     accumulate: int,
+    wanted: int,
     waiting: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[Work]:
     """What each optimiser step trains on, as many steps in every process.
 
-    When some process has no full step left, all of them train on the union of what is left, step
-    by step, so that nothing is dropped and gradients are those of one process.
+    They end when all processes together have had `wanted` samples, or no sample is left. One step
+    is made ready ahead, so that the last is known as such.
 
     size: samples of a process in a round; accumulate: rounds of a step; waiting: entered while
     samples are waited for.
+    """
+    works = _works(samples, size, accumulate, waiting)
+    work = next(works, None) if wanted > 0 else None
+    while work is not None:
+        wanted -= work.samples
+        after = next(works, None) if wanted > 0 else None
+        yield replace(work, last=after is None)
+        work = after
+
+
+def _works(
+    samples: Iterator[Sample],
+    size: int,
+    accumulate: int,
+    waiting: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Work]:
+    """The steps that all samples make.
+
+    When some process has no full step left, all of them train on the union of what is left, step
+    by step, so that nothing is dropped and gradients are those of one process.
     """
     world = world_size()
     stepwise = batches(samples, size * accumulate)
@@ -128,7 +153,8 @@ def in_step(
             mine = [sample for part in _gather(mine) for sample in part]
         if not mine:
             return
-        yield Work([mine[n : n + size] for n in range(0, len(mine), size)], shared, first)
+        rounds = [mine[n : n + size] for n in range(0, len(mine), size)]
+        yield Work(rounds, shared, first, len(mine) if shared else world * len(mine))
 
 
 def _all_reduced(values: list[int], how: Any) -> list[int]:

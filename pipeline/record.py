@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models.encoder import Encoder
+from models.method import Progress
 from pipeline.checkpoint import export_encoder
 from pipeline.plan import Position
 from pipeline.storage import Folder, is_remote, local_path
@@ -36,11 +37,10 @@ class Record:
     run folder is local.
     """
 
-    def __init__(self, run: Folder, step: int, total: int, chance: Mapping[str, float]) -> None:
+    def __init__(self, run: Folder, step: int, chance: Mapping[str, float]) -> None:
         run.sweep()
         run.sweep("checkpoints")
         self._run = run
-        self._total = total
         self._shown: Sample | None = None
         before = [line for line in read_metrics(run) if line["step"] <= step]
         self._time_s = before[-1]["time_s"] if before else 0.0
@@ -59,9 +59,9 @@ class Record:
                 str(local_path(run.location) / "tensorboard"), purge_step=step
             )
 
-    def _line(self, step: int, values: dict[str, Any]) -> None:
+    def _line(self, progress: Progress, values: dict[str, Any]) -> None:
         spent = self._spent_s()
-        line = {"step": step, "total": self._total, "time_s": spent, **values}
+        line = {"step": progress.step, "total": progress.total_steps, "time_s": spent, **values}
         self._waiting.append(json.dumps(line) + "\n")
         if not is_remote(self._run.location) or spent - self._written_s >= REMOTE_WRITE_S:
             self._write_lines()
@@ -76,16 +76,16 @@ class Record:
     def _spent_s(self) -> float:
         return round(self._time_s + time.perf_counter() - self._started, 3)
 
-    def metrics(self, step: int, epoch: int, rate: float, values: dict[str, float]) -> None:
+    def metrics(self, progress: Progress, rate: float, values: dict[str, float]) -> None:
         """One line of training metrics."""
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        self._line(step, {"epoch": epoch, "lr": rate, **rounded})
-        self._plot("train", step, values | {"lr": rate})
+        self._line(progress, {"epoch": progress.epoch, "lr": rate, **rounded})
+        self._plot("train", progress.step, values | {"lr": rate})
 
-    def probe(self, step: int, values: Mapping[str, float]) -> None:
+    def probe(self, progress: Progress, values: Mapping[str, float]) -> None:
         """One line of the online probe."""
-        self._line(step, {"probe": dict(values)})
-        self._plot("probe", step, values)
+        self._line(progress, {"probe": dict(values)})
+        self._plot("probe", progress.step, values)
 
     def _plot(self, group: str, step: int, values: Mapping[str, float]) -> None:
         if self._board is not None:

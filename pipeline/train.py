@@ -52,10 +52,20 @@ class Job:
         return Corpus(places=self.plan.samples_per_epoch, classes=self.classes)
 
     @property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
+    def samples(self) -> int:
+        """Samples that the whole run trains on, if none is refused."""
         trainer = self.config.trainer
-        return trainer.steps or math.ceil(self.plan.total / trainer.batch_size)
+        return trainer.steps * trainer.batch_size if trainer.steps else self.plan.total
+
+    def total_steps(self, step: int = 0, trained: int = 0) -> int:
+        """Optimiser steps of the whole run, if those to come are like those so far.
+
+        step: steps done; trained: samples that they had. They are fewer than whole batches where
+        an elastic run has a number of workers that its batch does not divide among.
+        """
+        if not step:
+            return -(-self.samples // self.config.trainer.batch_size)
+        return max(step, -(-step * self.samples // trained))
 
 
 def build_method(config: RunConfig) -> Method:
@@ -84,8 +94,8 @@ def train(
     rank, world = own_rank(), world_size()
     trainer = job.config.trainer
     device = _device(trainer.device)
-    total = job.total_steps
-    per_round = max(1, trainer.batch_size // (world * trainer.accumulate))
+    # losses that see all processes' samples need as many from each: what is over goes to more steps
+    per_round = trainer.batch_size // (world * trainer.accumulate)
 
     method = build_method(job.config)
     method.prepare(job.corpus)
@@ -97,6 +107,7 @@ def train(
     encoder = method.exported if average is None else cast(Encoder, average.module)
     state = load_state(Folder(job.run))
     used, step = Used(state), 0
+    trained = used.trained
     if state is not None:
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
@@ -111,12 +122,12 @@ def train(
     if trainer.compile:
         model.compile()
     chance = {**method.chance, **getattr(probe, "chance", {})}
-    record = Record(Folder(job.run), step, total, chance) if rank == 0 else None
-    probe_every = trainer.probe_every or max(1, math.ceil(total / 10))
+    record = Record(Folder(job.run), step, chance) if rank == 0 else None
+    probe_every = trainer.probe_every or math.ceil(job.total_steps() / 10)
     if record and step == 0:
         record.export(method.exported, job.provenance | {"step": 0}, UNTRAINED)
         if probe:
-            record.probe(0, probe(method.exported))
+            record.probe(Progress(0, job.total_steps(), 0), probe(method.exported))
 
     def checkpoint() -> None:
         used.merge()
@@ -138,11 +149,12 @@ def train(
     rng = np.random.default_rng([trainer.seed, rank, len(used.position)])
     arriving = accepted(stream(used.position), used)
     mixed = shuffled(arriving, job.config.data.shuffle_buffer, rng)
-    rounds = in_step(mixed, per_round, trainer.accumulate, meter.waiting)
-    while step < total and (work := next(rounds, None)) is not None:
+    left = job.samples - trained
+    for work in in_step(mixed, per_round, trainer.accumulate, left, meter.waiting):
         if record and step == 0:
             record.samples(work.batches[0])
             show(record, step, method, device)
+        total = job.total_steps(step, trained)
         progress = Progress(step, total, work.first // job.plan.samples_per_epoch)
         if progress.epoch > epoch:
             epoch = progress.epoch
@@ -155,20 +167,22 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        method.after_step(Progress(step, total, epoch))
+        trained += work.samples
+        progress = Progress(step, job.total_steps(step, trained), epoch)
+        method.after_step(progress)
         if average is not None:
             average.update_parameters(method.encoder)
         if rank == 0 or not work.shared:
             used.train(sample for batch in work.batches for sample in batch)
-        if step % trainer.log_every == 0 or step == total:
+        if step % trainer.log_every == 0 or work.last:
             values = meter.take(world, step) | {"refused": float(used.count_refused())}
             if record:
-                record.metrics(step, epoch, rate, values)
-        if record and (step % probe_every == 0 or step == total):
+                record.metrics(progress, rate, values)
+        if record and (step % probe_every == 0 or work.last):
             show(record, step, method, device)
             if probe:
-                record.probe(step, probe(encoder))
-        if step % trainer.checkpoint_every == 0 and step < total:
+                record.probe(progress, probe(encoder))
+        if step % trainer.checkpoint_every == 0 and not work.last:
             checkpoint()
     checkpoint()
     if step == 0:
@@ -186,6 +200,7 @@ def forward_backward(
     meter: Meter,
 ) -> None:
     """Accumulate the gradient of the mean loss over the rounds of one step."""
+    total = sum(map(len, round_batches))
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     for number, samples in enumerate(round_batches, start=1):
         last = number == len(round_batches)
@@ -198,7 +213,7 @@ def forward_backward(
                 with torch.no_grad():
                     batch = method.augment(batch)
                 values = model(batch)
-            (values["loss"] / len(round_batches)).backward()
+            (values["loss"] * (len(samples) / total)).backward()
         meter.add(values, len(samples))
 
 
@@ -233,7 +248,7 @@ class Meter:
 
     def _clear(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._rounds = self._samples = 0
+        self._samples = 0
         self._waited = 0.0
         self._started = time.perf_counter()
 
@@ -241,8 +256,7 @@ class Meter:
         """Add one round's values, without waiting for the device."""
         for name, value in values.items():
             value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._rounds += 1
+            self._sums[name] = self._sums.get(name, 0) + value * samples
         self._samples += samples
 
     @contextlib.contextmanager
@@ -253,12 +267,12 @@ class Meter:
         self._waited += time.perf_counter() - start
 
     def take(self, world: int, step: int) -> dict[str, float]:
-        """Means over rounds and processes since the last call, samples/s, share of waiting.
+        """Means over samples and processes since the last call, samples/s, share of waiting.
 
         Raises MareyError when the loss is not a finite number.
         """
         names = sorted(self._sums)
-        means = torch.stack([self._sums[name] for name in names]) / self._rounds
+        means = torch.stack([self._sums[name] for name in names]) / self._samples
         elapsed = time.perf_counter() - self._started
         if world > 1:
             dist.all_reduce(means)

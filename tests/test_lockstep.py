@@ -30,7 +30,7 @@ def _steps(lengths: tuple[int, ...]) -> list[tuple[bool, list[list[int]], int]]:
     """What this process trains on, of a stream as long as its place in `lengths` says."""
     first = sum(lengths[: rank()])
     stream = _samples(range(first, first + lengths[rank()]))
-    works = in_step(iter(stream), 2, 2, Meter().waiting)
+    works = in_step(iter(stream), 2, 2, sum(lengths), Meter().waiting)
     return [(work.shared, _numbers(work.batches), work.first) for work in works]
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from pyarrow import fs
 
+from models.method import Progress
 from pipeline import record
 from pipeline.plan import Position
 from pipeline.record import METRICS, NewMetrics, Record, read_metrics
@@ -89,10 +90,10 @@ def test_an_object_store_gets_the_metrics_now_and_then_and_all_of_them_in_the_en
     now = [100.0]
     monkeypatch.setattr(record.time, "perf_counter", lambda: now[0])
     run = Folder("s3://bucket")
-    kept = Record(run, 0, 100, {})
+    kept = Record(run, 0, {})
     for step in range(1, 101):
         now[0] += 1.0
-        kept.metrics(step, 0, 0.1, {"loss": 1.0})
+        kept.metrics(Progress(step, 100, 0), 0.1, {"loss": 1.0})
     kept.finish(100, Position(100), Counter())
     assert _steps(read_metrics(run)) == list(range(1, 101))
     assert sum(appended) == 100
