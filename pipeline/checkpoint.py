@@ -6,6 +6,8 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -56,6 +58,14 @@ def position_of(state: dict[str, Any] | None) -> Position:
     return Position(int(state["position"]["below"]), state["position"]["ahead"].tolist())
 
 
+def own_version() -> str:
+    """The version of the code that runs: that of its checkout, or of the installed package."""
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    if project.is_file():
+        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
+    return importlib.metadata.version("marey")
+
+
 def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) -> str:
     """Write `encoder.safetensors` and `encoder.json`; returns the digest of the weights."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
@@ -79,7 +89,7 @@ def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) ->
         "sha256": digest,
         "provenance": {
             **provenance,
-            "marey": importlib.metadata.version("marey"),
+            "marey": own_version(),
             "torch": torch.__version__,
         },
     }

@@ -28,8 +28,8 @@ def commands():
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                if "marey" in words:
-                    yield page.name, words[words.index("marey") + 1 :]
+                for name in {"marey", "pipeline.cli"}.intersection(words):
+                    yield page.name, words[words.index(name) + 1 :]
 
 
 @pytest.mark.parametrize(("page", "words"), list(commands()))
