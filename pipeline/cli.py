@@ -224,6 +224,7 @@ def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple
 def _mine(options: argparse.Namespace) -> Result:
     from pipeline.mine import mine_corpus, mining_settings
     from pipeline.progress import Progress
+    from pipeline.video.plan import FILE_FAULTS
 
     settings = mining_settings(options.kind, options.settings)
     bar = Progress("mine", "parts")
@@ -239,7 +240,7 @@ def _mine(options: argparse.Namespace) -> Result:
         print(f"{count:>8}  {reason}", file=sys.stderr)
     print(f"{manifest['rows']} samples -> {options.out}", file=sys.stderr)
     figures = {name: manifest[name] for name in ("kind", "rows", "parts", "reasons")}
-    refused = any("unreadable" in r or "decode_gap" in r for r in manifest["reasons"])
+    refused = any(fault in reason for reason in manifest["reasons"] for fault in FILE_FAULTS)
     return (REFUSED if refused else DONE), figures
 
 

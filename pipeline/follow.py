@@ -56,7 +56,7 @@ def follow(
     if not 0 <= start_s < info.duration_s:
         raise UsageError(f"--start {start_s} is not within the {info.duration_s:.2f} s of {video}")
     side = min(info.width, info.height, height)
-    frames, times_s = read_range(video, start_s, start_s + seconds, side)
+    frames, times_s, _ = read_range(video, start_s, start_s + seconds, side)
     if len(frames) < 2:
         raise InputError(f"{video}: fewer than two frames from {start_s} s on")
     scale = frames.shape[1] / info.height

@@ -24,7 +24,7 @@ from pipeline.index import Index, Video
 from pipeline.sampling import event_rng
 from pipeline.shards import TRACKS, encode_image
 from pipeline.shots import hard_cuts
-from pipeline.video import read_range
+from pipeline.video import Span, read_range
 from trackers import State, Track, Tracker, build
 from trackers.consistency import (
     Limits,
@@ -119,12 +119,15 @@ class TrackMiner:
         reasons: Counter[str] = Counter()
         for start, stop in self._windows(unit):
             try:
-                frames, times_s = self._read(video, start, stop)
+                frames, times_s, lost = self._read(video, start, stop)
             except InputError:
                 reasons["window: unreadable"] += 1
                 continue
+            reasons.update(f"frame: {why}" for time_s, why in lost.items() if time_s < stop)
             rng = event_rng(0, round(start * 1000), video.video_id)
-            found = self.clip(frames, times_s, start, stop, rng, reasons, video.cuts)
+            # no track goes across a gap
+            edges = (*video.cuts, *lost)
+            found = self.clip(frames, times_s, start, stop, rng, reasons, edges)
             scale = video.height / frames.shape[1] if video.height else 1.0
             kept += [replace(mined, scale=scale) for mined in found]
         most = max(1, round(self.settings.per_minute * (unit.stop_s - unit.start_s) / 60))
@@ -141,10 +144,10 @@ class TrackMiner:
             start = unit.start_s + piece * self.settings.window_s
             yield start, min(start + self.settings.window_s, unit.stop_s)
 
-    def _read(self, video: Video, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, video: Video, start: float, stop: float) -> Span:
         """Frames from `start` until tracks that start before `stop` have ended."""
         side = min(video.width, video.height) or self.settings.height
-        frames, times_s = read_range(
+        frames, times_s, lost = read_range(
             video.uri,
             start,
             stop + self.settings.track_s + 0.1,
@@ -152,7 +155,7 @@ class TrackMiner:
             stream=video.stream,
         )
         every = max(1, math.ceil(video.fps / self.settings.max_fps - 1e-6))
-        return frames[::every], times_s[::every]
+        return Span(frames[::every], times_s[::every], lost)
 
     def clip(
         self,

@@ -14,6 +14,7 @@ from configs.errors import InputError, SettingError
 from configs.load import check
 from configs.mining import SamplesMining, TracksMining
 from configs.sampling import ClipsSampling, FramesSampling, TimePairsSampling, TuplesSampling
+from pipeline.index import Index
 from pipeline.indexing import make_index, write_index
 from pipeline.mine import mine_corpus
 from pipeline.mining import TrackMiner, cut_patch, track_units
@@ -22,7 +23,7 @@ from pipeline.shots import hard_cuts
 from pipeline.video import read_range
 from tests.corpora import encode_corpus, load
 from tests.tracked_scenes import moving_square, texture
-from tests.videos import encode_video
+from tests.videos import encode_video, overwrite_packet
 from trackers import iou
 
 SMALL = {"track_s": 0.6, "window_s": 1.0, "patch_size": 48, "proposals": {"every_s": 0.5}}
@@ -103,6 +104,23 @@ def test_no_track_crosses_a_cut_even_if_the_target_does():
     )
     assert found
     assert max(mined.times_s[-1] for mined in found) < 16 / 25
+
+
+def test_damaged_frames_are_counted_and_no_track_crosses_them(tmp_path):
+    frames = shifting(36)
+    path = encode_video(
+        tmp_path / "a.mp4", 36, size=(280, 200), gop=12, b_frames=0, draw=frames.__getitem__
+    )
+    overwrite_packet(path, path, 14)
+    write_index(make_index([str(path)]), str(tmp_path / "index.parquet"))
+    index = Index.load(str(tmp_path / "index.parquet"))
+    wanted = settings(window_s=2.0, unit_s=2.0)
+    (unit,) = track_units(index, wanted)
+    found, reasons = TrackMiner(wanted).unit(index.event(0).videos[0], unit)
+    assert reasons["frame: damaged"] == 10
+    assert found
+    for mined in found:
+        assert mined.times_s[-1] < 14 / 25 or mined.times_s[0] >= 24 / 25
 
 
 def test_every_candidate_is_counted_once():
@@ -237,7 +255,7 @@ def test_patches_are_square_pieces_of_the_frame(box):
 
 @pytest.mark.data
 def test_real_cuts_and_a_static_camera(shared_data, tmp_path):
-    frames, _ = read_range(str(shared_data / "videos" / "scene_cuts.mp4"), 0, 10, 160)
+    frames, *_ = read_range(str(shared_data / "videos" / "scene_cuts.mp4"), 0, 10, 160)
     assert hard_cuts(frames) == [30, 76, 137, 187, 242]
-    frames, _ = read_range(str(shared_data / "videos" / "vtest.avi"), 0, 20, 160)
+    frames, *_ = read_range(str(shared_data / "videos" / "vtest.avi"), 0, 20, 160)
     assert hard_cuts(frames) == []

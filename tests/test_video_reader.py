@@ -137,9 +137,10 @@ def test_crops_of_one_frame_are_decoded_once(video: Path) -> None:
 
 
 def test_a_range_holds_every_frame_of_it(video: Path) -> None:
-    pictures, times = read_range(str(video), 0.41, 0.8)
+    pictures, times, lost = read_range(str(video), 0.41, 0.8)
     assert numbers(pictures) == list(range(10, 20))
     np.testing.assert_allclose(times, np.arange(10, 20) / 25)
+    assert lost == {}
     with pytest.raises(InputError, match="no frame"):
         read_range(str(video), 100, 101)
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from configs.errors import InputError, SettingError
-from pipeline.video import FrameRequest, probe, read, read_plan
+from pipeline.video import FrameRequest, PlanRun, probe, read, read_plan
+from pipeline.video.bitstream import nothing_refers_to
 from pipeline.video.isolate import read_plan_isolated
 from pipeline.video.source import open_video
-from tests.videos import encode_video, make_odd, mutate
+from tests.videos import encode_video, make_odd, mutate, overwrite_packet
 
 MUTANTS = (
     ("libx264", ".mp4"),
@@ -50,7 +51,7 @@ def check_mutants(folder: Path, count: int) -> dict[str, int]:
             assert info.error
             assert run.error
         outcome[info.status] += 1
-        outcome["lost"] += bool(run.failures) or run.stats.damaged > 0
+        outcome["lost"] += bool(run.failures)
     return outcome
 
 
@@ -155,22 +156,95 @@ def test_good_frames_of_a_truncated_file_are_kept(tmp_path: Path) -> None:
     assert read(str(path), np.arange(30) / 25).shape[0] == 30
 
 
-def test_one_lost_frame_fails_only_the_requests_that_need_it(tmp_path: Path) -> None:
-    """Every byte of one frame in mid-group is overwritten; the groups around stay whole."""
-    path = encode_video(tmp_path / "a.mp4", 36, gop=12, b_frames=0)
+def read_damaged(path: Path, hit: int) -> tuple[PlanRun, dict[int, np.ndarray], int]:
+    """Overwrite packet `hit` of a copy and ask for every frame by its time.
+
+    Returns the run, what it delivered by frame number, and the number of the frame in the packet.
+    """
+    with open_video(str(path)) as source:
+        times = [
+            float(p.pts * p.time_base) for p in source.container.demux(source.stream) if p.size
+        ]
+    damaged = overwrite_packet(path, path.with_stem("damaged"), hit)
+    run = read_plan(str(damaged), [FrameRequest(k, np.array([k / 25])) for k in range(len(times))])
+    served = {int(str(clip.request_id)): clip.frames[0] for clip in run}
+    return run, served, round((times[hit] - min(times)) * 25)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "mpeg2video"])
+def test_no_frame_behind_damage_is_taken_for_good(codec: str, tmp_path: Path) -> None:
+    """The frames that refer to a damaged one fail by name; the groups around it stay whole."""
+    whole = encode_video(tmp_path / "a.mp4", 36, codec=codec, gop=12, b_frames=0, size=(320, 240))
+    truth = read(str(whole), np.arange(36) / 25)
+    run, served, hit = read_damaged(whole, 14)
+    assert hit == 14
+    assert set(served) == {*range(14), *range(24, 36)}
+    for k, frame in served.items():
+        assert np.array_equal(frame, truth[k])
+    assert run.failures == dict.fromkeys(range(14, 24), "damaged")
+    assert run.stats.damaged > 0
+
+
+@pytest.mark.parametrize("hit", range(6, 24))
+@pytest.mark.parametrize("name", ["open_gop", "b_pyramid", "mpeg2"])
+def test_frames_shown_before_the_damage_that_they_refer_to_are_held_back(
+    name: str, hit: int, tmp_path: Path
+) -> None:
+    options = {"x264-params": "open-gop=1:b-adapt=0:scenecut=0"} if name == "open_gop" else {}
+    codec = "mpeg2video" if name == "mpeg2" else "libx264"
+    path = encode_video(
+        tmp_path / "a.mp4", 36, gop=10, b_frames=3, codec=codec, size=(320, 240), options=options
+    )
+    truth = read(str(path), np.arange(36) / 25)
+    run, served, number = read_damaged(path, hit)
+    assert number not in served
+    assert set(run.failures.values()) == {"damaged"}
+    assert len(served) > 10
+    for k, frame in served.items():
+        assert np.array_equal(frame, truth[k])
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "mpeg2video"])
+def test_damage_in_a_frame_that_nothing_refers_to_costs_that_frame_alone(
+    codec: str, tmp_path: Path
+) -> None:
+    path = encode_video(tmp_path / "a.mp4", 36, gop=36, b_frames=2, codec=codec, size=(320, 240))
     with open_video(str(path)) as source:
         packets = [p for p in source.container.demux(source.stream) if p.size]
-        place, size = packets[14].pos, packets[14].size
-    assert place is not None
+        name, header = source.stream.codec_context.name, source.stream.codec_context.extradata
+    free = [k for k, p in enumerate(packets) if nothing_refers_to(bytes(p), name, header or b"")]
+    assert 8 < len(free) < 28
+    hit = free[len(free) // 2]
+    run, served, number = read_damaged(path, hit)
+    assert run.failures == {number: "damaged"}
+    assert len(served) == 35
+
+
+def test_a_stream_whose_packets_name_no_frame_is_good_up_to_its_damage(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "a.h264", 36, gop=12, b_frames=0, size=(320, 240))
+    truth = read(str(path), np.arange(36) / 25)
     data = bytearray(path.read_bytes())
-    data[place : place + size] = bytes([255]) * size
+    starts = [at for at in range(len(data)) if data[at : at + 4] == b"\0\0\0\1"]
+    at = starts[len(starts) // 2]
+    data[at + 40 : at + 400] = np.random.default_rng(0).bytes(360)
     path.write_bytes(bytes(data))
-    requests = [FrameRequest(k, np.array([k / 25])) for k in range(36)]
-    run = read_plan(str(path), requests)
-    served = {clip.request_id for clip in run}
-    assert set(range(12)) | set(range(24, 36)) <= served
-    assert run.failures.get(14) == "decode_gap"
-    assert run.stats.damaged > 0
+    run = read_plan(str(path), [FrameRequest(k, np.array([k / 25])) for k in range(36)])
+    served = {int(str(clip.request_id)): clip.frames[0] for clip in run}
+    assert set(run.failures.values()) == {"damaged"}
+    assert 5 < len(served) < 30
+    assert set(served) == set(range(len(served)))
+    for k, frame in served.items():
+        assert np.array_equal(frame, truth[k])
+
+
+@pytest.mark.data
+def test_a_real_damaged_video_gives_what_lies_before_its_damage(shared_data: Path) -> None:
+    """Frame 32 is the first that the decoder calls damaged; frames 29 to 31 refer to it."""
+    path = str(shared_data / "videos" / "odd" / "corrupted.mp4")
+    middle = (np.arange(50) + 0.5) / 50 * probe(path).duration_s
+    run = read_plan(path, [FrameRequest(k, middle[[k]]) for k in range(50)], 64)
+    assert {clip.request_id for clip in run} == set(range(29))
+    assert run.failures == dict.fromkeys(range(29, 50), "damaged")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video\n" * 50, bytes(5000)])

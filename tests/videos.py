@@ -146,6 +146,24 @@ def cut_short(path: Path, out: Path, keep: float = 0.6) -> Path:
     return out
 
 
+def overwrite_packet(path: Path, out: Path, number: int) -> Path:
+    """A copy of an MP4 file in which all but the head of one packet, in decode order, is 0xff.
+
+    The head of an MPEG-2 picture is long: there the last two thirds.
+    """
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packet = [packet for packet in container.demux(stream) if packet.size][number]
+        head = packet.size // 3 if stream.codec_context.name == "mpeg2video" else 8
+        place, content = packet.pos, bytes(packet)
+    data = bytearray(path.read_bytes())
+    assert place is not None
+    assert bytes(data[place : place + len(content)]) == content
+    data[place + head : place + len(content)] = bytes([255]) * (len(content) - head)
+    out.write_bytes(bytes(data))
+    return out
+
+
 def mutate(path: Path, out: Path, seed: int) -> Path:
     """A damaged copy: bytes overwritten, cut out, doubled or zeroed, the file cut short."""
     rng = np.random.default_rng(seed)

@@ -6,12 +6,13 @@ decode. Nothing here imports torch or ray.
 
 from pipeline.video.plan import FrameRequest
 from pipeline.video.probe import VideoInfo, probe
-from pipeline.video.reader import Clip, PlanRun, frames, read, read_plan, read_range
+from pipeline.video.reader import Clip, PlanRun, Span, frames, read, read_plan, read_range
 
 __all__ = [
     "Clip",
     "FrameRequest",
     "PlanRun",
+    "Span",
     "VideoInfo",
     "frames",
     "probe",

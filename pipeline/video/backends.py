@@ -19,11 +19,15 @@ GPU."""
 
 
 class VideoDecoder(Protocol):
-    """One open video stream. A picture is whatever the library decodes into."""
+    """One open video stream. A picture is whatever the library decodes into.
+
+    damaged: places whose frames were held back because they may show damage.
+    """
 
     timeline: Timeline
     timed_out: bool
     partial: bool
+    damaged: set[int]
 
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield (place in shown order, picture) for each of the wanted places that can be had.

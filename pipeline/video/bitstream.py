@@ -32,6 +32,25 @@ def restarts_at_once(packet: bytes, extradata: bytes) -> bool:
     return True
 
 
+def nothing_refers_to(packet: bytes, codec: str, extradata: bytes) -> bool:
+    """Whether no other frame is made of this packet's: a B-frame at the bottom of its pyramid.
+
+    codec: the decoder's name. False for every other codec than H.264 (nal_ref_idc, 7.4.1), MPEG-1,
+    2 and 4 (their B-pictures). HEVC has such packets too, but its decoder refuses those that name
+    one in their list of pictures to keep.
+    """
+    if codec == "h264":
+        slices = [u[0] for u in _nal_units(packet, extradata) if u and u[0] & 31 in range(1, 6)]
+        return bool(slices) and not any(byte & 0x60 for byte in slices)
+    if codec == "mpeg4":
+        at = packet.find(b"\0\0\1\xb6")
+        return 0 <= at < len(packet) - 4 and packet[at + 4] >> 6 == 2
+    if codec in ("mpeg1video", "mpeg2video"):
+        at = packet.find(b"\0\0\1\0")
+        return 0 <= at < len(packet) - 5 and packet[at + 5] >> 3 & 7 == 3
+    return False
+
+
 def hides_frame_vp8(packet: bytes) -> bool:
     """Whether a VP8 packet is an alternate reference that is never shown (RFC 6386, 9.1)."""
     return not packet[0] >> 4 & 1

@@ -48,6 +48,7 @@ class ArrayDecoder:
             self._sar = 1 / source.sar if orientation.transpose else source.sar
             self._fetch = connect(source, self.timeline)
         self.timed_out = self.partial = False
+        self.damaged: set[int] = set()
         self.stats = stats
         self._deadline = deadline
         self._converter = Converter()

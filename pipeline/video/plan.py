@@ -16,8 +16,11 @@ from pipeline.video.timeline import Timeline
 BEFORE_START = "before_start"
 PAST_END = "past_end"
 DECODE_GAP = "decode_gap"
+DAMAGED = "damaged"
 UNREADABLE = "unreadable"
 TIMEOUT = "timeout"
+FILE_FAULTS = (DECODE_GAP, DAMAGED, UNREADABLE, TIMEOUT)
+"""Reasons that lie in the file or its reading, not in what was asked of it."""
 
 Box = tuple[float, float, float, float]
 
@@ -88,16 +91,8 @@ def plan_runs(timeline: Timeline, wanted: np.ndarray, keyframes_back: int = 0) -
         return []
     if timeline.by_order:
         return [Run(0, len(timeline.pts))]
-    keys = np.flatnonzero(timeline.key)
     positions = np.sort(timeline.shown[wanted])
-    before = np.searchsorted(keys, positions, side="right") - 1
-    # A picture that follows a keyframe in the file but is shown before it (open GOP) refers to
-    # the group before: start one keyframe earlier.
-    has_key = before >= 0
-    key_pts = timeline.pts[keys[np.maximum(before, 0)]] if len(keys) else timeline.pts[:1]
-    leading = has_key & (timeline.pts[positions] < key_pts)
-    before = before - leading - keyframes_back
-    starts = np.where(before >= 0, keys[np.maximum(before, 0)] if len(keys) else 0, 0)
+    starts = group_starts(timeline, positions, keyframes_back)
     runs: list[Run] = []
     for start, position in zip(starts.tolist(), positions.tolist(), strict=True):
         stop = position + 1
@@ -106,3 +101,19 @@ def plan_runs(timeline: Timeline, wanted: np.ndarray, keyframes_back: int = 0) -
             start, stop = min(start, last.start), max(stop, last.stop)
         runs.append(Run(start, stop))
     return runs
+
+
+def group_starts(timeline: Timeline, positions: np.ndarray, keyframes_back: int = 0) -> np.ndarray:
+    """Where decoding must start for the frame of each packet: int64, the shape of `positions`.
+
+    positions: int64, in decode order. keyframes_back: start so many keyframes earlier.
+    """
+    keys = np.flatnonzero(timeline.key)
+    if len(keys) == 0:
+        return np.zeros_like(positions)
+    before = np.searchsorted(keys, positions, side="right") - 1
+    # A picture that follows a keyframe in the file but is shown before it (open GOP) refers to
+    # the group before: start one keyframe earlier.
+    leading = (before >= 0) & (timeline.pts[positions] < timeline.pts[keys[np.maximum(before, 0)]])
+    before = before - leading - keyframes_back
+    return np.where(before >= 0, keys[np.maximum(before, 0)], 0)

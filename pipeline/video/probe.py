@@ -113,8 +113,8 @@ def _damage(source: VideoSource, timeline: Timeline) -> str | None:
     """What the demuxer found wrong, in words; None if nothing."""
     if timeline.error:
         return f"{source.uri}: {timeline.error}"
-    if timeline.damaged:
-        return f"{source.uri}: {timeline.damaged} of {len(timeline.pts)} packets are damaged"
+    if len(timeline.damaged):
+        return f"{source.uri}: {len(timeline.damaged)} of {len(timeline.pts)} packets are damaged"
     if not timeline.key.any():
         return f"{source.uri}: has no keyframe"
     announced = source.stream.frames

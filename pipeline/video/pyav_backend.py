@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,6 +16,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.video import av1
 from pipeline.video.convert import Converter
+from pipeline.video.damage import DamageMap
 from pipeline.video.display import UPRIGHT, Orientation, from_matrix
 from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
 from pipeline.video.plan import Box, Run, plan_runs
@@ -30,6 +32,13 @@ out (held in tests/test_video_exact.py)."""
 RETRY_PACKETS = 1000
 """A frame that did not come out is looked for once more by decoding from the file's start, if it
 lies within so many packets of it."""
+
+REORDERED_PACKETS = 16 + 1
+"""After so many more packets a frame has come out: H.264 and HEVC hold back 16 frames at most."""
+
+CONFESSING_CODECS = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
+"""Decoders that say of each frame whether they painted over damage in it. The others hide it,
+unless they are told to refuse what is damaged."""
 
 
 class PyavDecoder:
@@ -58,8 +67,9 @@ class PyavDecoder:
             self.source.close()
             raise
         self.stats = stats
-        self.stats.damaged += self.timeline.damaged
+        self.stats.damaged += len(self.timeline.damaged)
         self.timed_out = False
+        self.damaged: set[int] = set()
         self._deadline = deadline
         context = self.source.stream.codec_context
         self._skips = context.name in SKIPPING_CODECS and not self.timeline.by_order
@@ -123,13 +133,15 @@ class PyavDecoder:
         """Yield (place in shown order, decoded frame) for each wanted place that can be decoded.
 
         wanted: int64, ascending, each once. Places that do not come out are missing from the
-        output. Order: as the decoder gives them; a retried frame may come late.
+        output, and in `damaged` if they may show damage. Order: as the decoder gives them; a
+        retried frame may come late.
         """
         missing = set(wanted.tolist())
         for attempt in range(1 if self.partial else 3):
-            places = np.array(sorted(missing), dtype=np.int64)
+            places = np.array(sorted(missing - self.damaged), dtype=np.int64)
             runs = self._runs(places, attempt, damaged=self.stats.damaged > 0)
-            for place, frame in self._decode(runs, places, careful=attempt > 0):
+            decode = self._decode_carefully if attempt else self._decode_planned
+            for place, frame in decode(runs, places) if runs else ():
                 missing.discard(place)
                 self.stats.retried += attempt > 0
                 yield place, frame
@@ -140,8 +152,7 @@ class PyavDecoder:
         """What to decode for what is still missing.
 
         First as planned. Then carefully, from a keyframe earlier than the stream says is needed.
-        Last, and at once after damage, from the very start, as a reader without a plan would: what
-        a decoder paints over damage depends on all that it saw before.
+        Last, and at once after damage, from the very start, as a reader without a plan would.
         """
         if len(places) == 0:
             return []
@@ -152,45 +163,36 @@ class PyavDecoder:
             return plan_runs(self.timeline, places, keyframes_back=back) if attempt < 2 else []
         return [Run(0, stop)] if attempt == 1 or not damaged else []
 
-    def _decode(
-        self, runs: list[Run], places: np.ndarray, *, careful: bool
+    def _decode_planned(
+        self, runs: list[Run], places: np.ndarray
     ) -> Iterator[tuple[int, VideoFrame]]:
-        """Decode runs and yield the frames of `places`.
+        """Decode runs and yield the frames of `places`; what nobody needs is left out.
 
-        Unless careful, frames that nobody needs are left out, and a run is given up at its first
-        damage: what a decoder paints over damage depends on every frame before, so it must see
-        them all.
+        A run is given up at its first damage. What came out before it is good: damage reaches no
+        packet that was decoded earlier.
         """
-        if not runs:
-            return
         timeline = self.timeline
-        context = self._open_context(careful=careful)
-        skips = self._skips and not careful
-        follows = self._names_references and not careful
+        context = self._open_context(careful=False)
         needed = np.zeros(len(timeline.pts), dtype=bool)
         needed[timeline.shown[places]] = True
-        # Frames are known by their time, or else by their place in the decoder's output.
-        names = places if timeline.by_order else timeline.pts[timeline.shown[places]]
-        left = dict(zip(names.tolist(), places.tolist(), strict=True))
+        broken = set(timeline.damaged.tolist())
+        left = self._names(places)
         emitted = 0
         for run in runs:
             skipping: str | None = None
-            fed = self._fed(run, needed) if follows else None
+            fed = self._fed(run, needed) if self._names_references else None
             for position, packet in self._feed(run):
                 if fed is not None and not fed[position - run.start]:
                     continue
-                if time.monotonic() > self._deadline:
-                    self.timed_out = True
+                if self._late():
                     return
-                if skips:
+                if self._skips:
                     level = "DEFAULT" if needed[position] else "NONREF"
                     if level != skipping:
                         context.skip_frame = skipping = level
-                frames = self._send(context, packet)
-                if frames is None:
-                    if skips or fed is not None:
-                        break
-                    continue
+                frames = None if position in broken else self._send(context, packet)
+                if frames is None or any(frame.is_corrupt for frame in frames):
+                    break
                 for frame in frames:
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
@@ -202,15 +204,81 @@ class PyavDecoder:
                 for frame in self._send(context, None) or ():
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
-                    if place is not None:
+                    if place is not None and not frame.is_corrupt:
                         yield place, frame
             context.flush_buffers()
 
-    def _open_context(self, *, careful: bool) -> VideoCodecContext:
-        """A decoder for this stream.
+    def _decode_carefully(
+        self, runs: list[Run], places: np.ndarray
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """Decode all of the runs, yield the frames of `places` that no damage reaches.
 
-        The first one leaves it to the second to mend damaged packets, and refuses them. The
-        careful one belongs to a source of its own, opened at leisure.
+        A frame waits until every packet before its own has had its say: one that refers to a
+        damaged frame may be shown, and come out, before it.
+        """
+        timeline = self.timeline
+        context = self._open_context(careful=True)
+        damage = DamageMap(timeline, context.codec.canonical_name, context.extradata or b"")
+        shown = timeline.shown
+        packet_of: dict[int | None, int] = dict(
+            zip(timeline.pts[shown].tolist(), shown.tolist(), strict=True)
+        )
+        broken = set(timeline.damaged.tolist())
+        left = self._names(places)
+        held: list[tuple[int, int, VideoFrame]] = []
+        emitted = 0
+        for run in runs:
+            packets: dict[int, Packet] = {}
+            for position, packet in itertools.chain(self._feed(run), [(run.stop, None)]):
+                if self._late():
+                    return
+                frames = self._send(context, packet)
+                if packet is not None:
+                    packets[position] = packet
+                    packets.pop(position - REORDERED_PACKETS, None)
+                    if frames is None or position in broken:
+                        damage.add(position, bytes(packet))
+                for frame in frames or ():
+                    at = position if timeline.by_order else packet_of.get(frame.pts, position)
+                    if frame.is_corrupt and timeline.by_order:
+                        damage.add(max(0, position - REORDERED_PACKETS), b"")
+                    elif frame.is_corrupt:
+                        damage.add(at, bytes(packets[at]) if at in packets else b"")
+                    place = left.pop(emitted if timeline.by_order else frame.pts, None)
+                    emitted += 1
+                    if place is not None:
+                        held.append((at, place, frame))
+                ripe = position - REORDERED_PACKETS if packet is not None else run.stop
+                for at, place, frame in held:
+                    if at > ripe:
+                        continue
+                    if damage.reaches(at):
+                        self.damaged.add(place)
+                    else:
+                        yield place, frame
+                held = [waiting for waiting in held if waiting[0] > ripe]
+            context.flush_buffers()
+        # What did not come out at all, and lies within reach of the damage, is lost to it too.
+        self.damaged |= {
+            place for place in left.values() if damage.reaches(int(timeline.shown[place]))
+        }
+
+    def _names(self, places: np.ndarray) -> dict[int | None, int]:
+        """Name -> place. Frames are known by their time, or by their place in the output."""
+        timeline = self.timeline
+        names = places if timeline.by_order else timeline.pts[timeline.shown[places]]
+        return dict(zip(names.tolist(), places.tolist(), strict=True))
+
+    def _late(self) -> bool:
+        self.timed_out |= time.monotonic() > self._deadline
+        return self.timed_out
+
+    def _open_context(self, *, careful: bool) -> VideoCodecContext:
+        """A decoder for this stream, which refuses damaged packets.
+
+        The careful one belongs to a source of its own, opened at leisure. It decodes in one thread,
+        so that an error belongs to the packet that was fed, and mends what it can where the codec
+        says of each frame whether it was mended: not all that it refuses otherwise is in a picture.
         """
         source = self.source
         if careful:
@@ -220,11 +288,12 @@ class PyavDecoder:
         context = source.stream.codec_context
         if not context.is_open:
             options = {"max_pixels": str(MAX_PIXELS)}
-            if not careful and self._skips:
+            if not (careful and context.codec.canonical_name in CONFESSING_CODECS):
                 options["err_detect"] = "explode"
             context.options = options
-            context.thread_count = self._threads
-            context.thread_type = "AUTO" if self._threads > 1 else "SLICE"
+            threads = 1 if careful else self._threads
+            context.thread_count = threads
+            context.thread_type = "AUTO" if threads > 1 else "SLICE"
         return context
 
     def _send(self, context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame] | None:
@@ -236,6 +305,7 @@ class PyavDecoder:
             return None
         self.stats.packets += packet is not None
         self.stats.decoded += len(frames)
+        self.stats.damaged += sum(frame.is_corrupt for frame in frames)
         return frames
 
     def _fed(self, run: Run, needed: np.ndarray) -> np.ndarray | None:

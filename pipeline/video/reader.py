@@ -13,6 +13,7 @@ from configs.errors import InputError, SettingError
 from pipeline.video.backends import BackendName, VideoDecoder, open_decoder
 from pipeline.video.geometry import Fit, Size, check_box, check_size
 from pipeline.video.plan import (
+    DAMAGED,
     DECODE_GAP,
     TIMEOUT,
     UNREADABLE,
@@ -34,6 +35,18 @@ class Clip(NamedTuple):
     request_id: Hashable
     frames: np.ndarray
     shown_s: np.ndarray
+
+
+class Span(NamedTuple):
+    """The frames of a range.
+
+    frames: uint8 [T, H, W, 3] RGB, upright. shown_s: float64 [T], when each starts to be shown.
+    lost: the same time of each frame of the range that could not be had -> why.
+    """
+
+    frames: np.ndarray
+    shown_s: np.ndarray
+    lost: dict[float, str]
 
 
 class PlanRun(Iterator[Clip]):
@@ -119,9 +132,10 @@ class PlanRun(Iterator[Clip]):
                 assert places is not None
                 shown_s = decoder.timeline.times_s[places]
                 yield Clip(requests[index].request_id, waiting.take(index), shown_s)
-        reason = TIMEOUT if decoder.timed_out else DECODE_GAP
         for index in waiting.unfinished():
-            self.failures[requests[index].request_id] = reason
+            places = plan.places[index]
+            assert places is not None
+            self.failures[requests[index].request_id] = _why_missing(decoder, places.tolist())
 
 
 class _Waiting:
@@ -190,8 +204,9 @@ def read_plan(
     Each group of pictures is decoded at most once, pictures that nobody wants are never
     converted, and not even decoded where the codec allows. Clips come as they are complete, not in
     the order of `requests`. A request that cannot be served is in `.failures` with its reason
-    (`before_start`, `past_end`, `decode_gap`, `unreadable`, `timeout`) and the others are served
-    all the same; a bad file never raises.
+    and the others are served all the same; a bad file never raises. The reasons: `before_start`,
+    `past_end`, `damaged` (a frame would show damage, or refers to one that does), `decode_gap` (the
+    decoder gives no such frame), `unreadable`, `timeout`.
 
     size: short side in pixels, (H, W), or None for the coded pixels; shrinking is anti-aliased.
     fit: how (H, W) is met when the shapes differ: "stretch", or "cover" (centre crop).
@@ -258,12 +273,11 @@ def read_range(
     backend: BackendName = "pyav",
     stream: int = 0,
     fit: Fit = "stretch",
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Span:
     """Every frame that starts to be shown within [start_s, stop_s), and the one shown at start_s.
 
-    Returns (uint8 [T, H, W, 3] RGB, float64 [T] times at which they start to be shown). The range
-    is cut to the video; frames that cannot be decoded are left out.
-    Raises InputError if the file cannot be read or the range holds no frame that can be decoded.
+    The range is cut to the video; frames that cannot be had are left out, and named in `lost`.
+    Raises InputError if the file cannot be read or no frame of the range can be had.
     """
     with _opened(uri, backend, stream) as decoder:
         times = decoder.timeline.times_s
@@ -273,10 +287,12 @@ def read_range(
         if start_s >= decoder.timeline.end_s:
             last = first
         got = list(_pictures(decoder, np.arange(first, last), size, fit))
+        missing = sorted(set(range(first, last)) - {place for place, _ in got})
+        lost = {float(times[place]): _why_missing(decoder, [place]) for place in missing}
     if not got:
-        raise InputError(f"{uri}: no frame could be had in {start_s:.3f}..{stop_s:.3f} s")
-    got.sort(key=lambda pair: pair[0])
-    return np.stack([frame for _, frame in got]), times[[place for place, _ in got]]
+        why = f": {', '.join(sorted(set(lost.values())))}" if lost else ""
+        raise InputError(f"{uri}: no frame could be had in {start_s:.3f}..{stop_s:.3f} s{why}")
+    return Span(*_stacked(got, times), lost)
 
 
 def frames(
@@ -318,6 +334,13 @@ def frames(
 
 def _opened(uri: str, backend: BackendName, stream: int) -> VideoDecoder:
     return open_decoder(uri, backend, stream, 1, float("inf"), DecodeStats())
+
+
+def _why_missing(decoder: VideoDecoder, places: list[int]) -> str:
+    """Why not all of these places could be had."""
+    if not decoder.damaged.isdisjoint(places):
+        return DAMAGED
+    return TIMEOUT if decoder.timed_out else DECODE_GAP
 
 
 def _pictures(

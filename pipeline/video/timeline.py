@@ -9,7 +9,7 @@ a 30 fps file is found at t = k / 30 although the file says 67 ms for 66.7.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
@@ -38,7 +38,8 @@ class Timeline:
     end_s: when the last one stops being shown.
     by_order: packet times do not say which frame is shown when (packed B-frames of old AVI files,
         raw streams), so that frames are known only by their place in the decoder's output.
-    damaged: packets that the demuxer marked as damaged; error: why the demuxer stopped early.
+    damaged: int64, decode positions of the packets that the demuxer marked as damaged.
+    error: why the demuxer stopped early.
     scene_grid: longest distance of keyframes in frames, if the encoder says that it put a keyframe
         at each scene cut; None if it says nothing.
     one_packet_a_frame: whether a packet holds the frame it shows and nothing else.
@@ -53,7 +54,7 @@ class Timeline:
     times_s: np.ndarray
     end_s: float
     by_order: bool
-    damaged: int = 0
+    damaged: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     error: str | None = None
     scene_grid: int | None = None
     one_packet_a_frame: bool = True
@@ -107,7 +108,7 @@ class PacketLog:
         self.source = source
         self.records: list[tuple[int, int, bool, int, bool, int]] = []
         self.packets: list[Packet] | None = [] if keep_bytes else None
-        self.damaged = 0
+        self.damaged: list[int] = []
         self.grid: int | None = None
         self._room = keep_bytes
         self._h264 = context.name == "h264"
@@ -118,7 +119,8 @@ class PacketLog:
         if not self.records:
             self.grid = bitstream.scene_grid(bytes(packet))
         pts, dts, key = packet.pts, packet.dts, packet.is_keyframe
-        self.damaged += packet.is_corrupt
+        if packet.is_corrupt:
+            self.damaged.append(len(self.records))
         if key and self._h264:
             key = bitstream.restarts_at_once(bytes(packet), self._extradata)
         shows = not packet.is_discard
@@ -203,7 +205,7 @@ def _assemble(log: PacketLog, error: str | None) -> Timeline:
         times_s,
         end_s,
         by_order=packed or untimed,
-        damaged=log.damaged,
+        damaged=np.array(log.damaged, dtype=np.int64),
         error=error,
         scene_grid=log.grid,
         one_packet_a_frame=context.codec.canonical_name not in ("vp8", "vp9", "av1"),
