@@ -100,14 +100,16 @@ def n_pairs(
     """N-pairs loss: cross entropy of raw dot products, with an L2 term that bounds their scale.
 
     Sohn, NIPS 2016. anchors: [N, D] and positives: [M, D], not normalised; positive, negative:
-    bool [N, M]. The L2 term is a quarter of `l2` times the mean squared lengths, as in TCN.
+    bool [N, M]. The L2 term is a quarter of `l2` times the mean squared lengths, as in TCN; it too
+    is left out where no term is valid.
     """
     contrast = info_nce(anchors, positives, positive, negative, temperature=1.0)
     lengths = (
         full_precision(anchors).square().sum(1).mean()
         + full_precision(positives).square().sum(1).mean()
     )
-    return contrast._replace(loss=contrast.loss + 0.25 * l2 * lengths)
+    bound = torch.where(contrast.valid > 0, 0.25 * l2 * lengths, 0.0)
+    return contrast._replace(loss=contrast.loss + bound)
 
 
 def info_nce(

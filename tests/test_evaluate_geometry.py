@@ -9,6 +9,7 @@ from pipeline.evaluate.geometry import (
     collapse_signs,
     diagnose,
     lidar,
+    pairs_in_time,
     participation_ratio,
     rankme,
     spectrum_decay,
@@ -37,6 +38,29 @@ def test_uniformity_equals_the_slow_formulation_and_its_reference_values():
     assert uniformity(np.ones((30, 8))) == pytest.approx(0, abs=1e-6)
     assert uniformity(sphere(rng, 1500, 3)) == pytest.approx(-2.08, abs=0.01)
     assert uniformity(sphere(rng, 1500, 128)) == pytest.approx(-3.938, abs=0.002)
+
+
+def test_uniformity_within_videos_does_not_count():
+    rng = np.random.default_rng(5)
+    centres = sphere(rng, 40, 16)
+    video = np.repeat(np.arange(40), 50)
+    near = centres[video] + 0.01 * rng.normal(size=(2000, 16))
+    assert uniformity(near, video) == pytest.approx(uniformity(centres), abs=0.02)
+    assert uniformity(near) > uniformity(centres) + 0.5
+    assert uniformity(near, np.zeros(2000)) == uniformity(near)
+    assert diagnose(near, video)["uniformity"] == uniformity(near, video)
+
+
+def test_pairs_in_time_are_a_second_apart_in_one_video_at_any_rate():
+    times = [np.arange(40) / 15, np.arange(9) * 0.5, np.arange(5) * 3.0, np.array([0.0])]
+    video = np.concatenate([np.full(len(t), n) for n, t in enumerate(times)])
+    time_s = np.concatenate(times)
+    first, second = pairs_in_time(video, time_s)
+    assert np.array_equal(video[first], video[second])
+    np.testing.assert_allclose(time_s[second] - time_s[first], 1.0)
+    assert np.bincount(video[first], minlength=4).tolist() == [25, 7, 0, 0]
+    jittered, _ = pairs_in_time(np.zeros(3), np.array([0.0, 0.96, 2.5]))
+    assert jittered.tolist() == [0]
 
 
 def test_rankme_of_known_matrices_and_its_invariances():

@@ -251,3 +251,14 @@ def test_class_numbers_in_the_embeddings_serve_without_a_label_file(tmp_path):
     assert rows.label is not None
     assert set(rows.label) == {3}
     assert evaluate("knn", rows, k=3)["accuracy"] == 1
+
+
+def test_a_result_names_all_that_it_rests_on(place):
+    test, gallery = str(place / "test"), str(place / "train")
+    result = run_eval("knn", test, gallery=gallery, labels=str(place / "labels"), k=5)
+    assert result["settings"]["k"] == 5
+    assert result["settings"]["attribute"] == "phase"
+    for side in ("embeddings", "gallery"):
+        assert result[side]["encoder_sha256"] == "ab" * 32
+        assert {"data", "data_digest", "preprocessing", "frames", "videos"} <= result[side].keys()
+    assert "seed" in run_eval("alignment", test)["settings"]

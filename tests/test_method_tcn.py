@@ -14,6 +14,7 @@ from models.temporal.tcn import (
     TCN,
     FrameKeys,
     TCNConfig,
+    _retrieval,
     frame_keys,
     time_pair_masks,
     view_pair_masks,
@@ -105,8 +106,43 @@ def test_multi_view_learns_nothing_where_the_views_have_nothing_in_common() -> N
 
 @pytest.mark.parametrize("loss", ["triplet", "infonce"])
 def test_single_view_learns_what_moves(loss: str) -> None:
-    metrics = train(_method(loss, "time_pairs"), _one_view, steps=40)
+    method = _method(loss, "time_pairs")
+    metrics = train(method, _one_view, steps=40)
     assert metrics["retrieval_top1"] > 0.5
+    assert "retrieval_top1" not in method.chance  # times too near to repel are no candidates
+    assert metrics["ordering"] > 0.85
+
+
+def test_retrieval_counts_candidates_only_and_has_its_stated_chance() -> None:
+    keys = FrameKeys(
+        sample=torch.zeros(8, dtype=torch.int64), pair=torch.arange(4).repeat(2),
+        side=torch.tensor([0, 1]).repeat_interleave(4), instance=torch.zeros(8, dtype=torch.int64),
+        view=torch.zeros(8, dtype=torch.int64), time_s=torch.tensor([0.0, 0.1, 0.2, 5.0]).repeat(2),
+    )  # fmt: skip
+    _, negative = time_pair_masks(keys, positive_s=0.05, negative_s=1.0, other_samples=False)
+    generator = torch.Generator().manual_seed(0)
+    draws = [
+        _retrieval(torch.randn(8, 6, generator=generator), keys, negative) for _ in range(2000)
+    ]
+    # three frames a side have one candidate beside the pair, the last has three
+    top1 = torch.stack([found["retrieval_top1"] for found in draws]).mean()
+    assert top1 == pytest.approx((3 / 2 + 1 / 4) / 4, abs=0.02)
+    assert torch.stack([found["ordering"] for found in draws]).mean() == pytest.approx(
+        0.5, abs=0.02
+    )
+    collapsed = _retrieval(torch.ones(8, 6), keys, negative)
+    assert (collapsed["retrieval_top1"], collapsed["ordering"]) == (0, 0.5)
+    alone = _retrieval(torch.randn(8, 6), keys, torch.zeros(8, 8, dtype=torch.bool))
+    assert alone["retrieval_top1"] == 0
+
+
+def test_nothing_that_moves_is_nothing_to_learn() -> None:
+    def still(generator: torch.Generator) -> Batch:
+        batch = _one_view(generator)
+        return batch | {"frames": batch["frames"][:, :1].expand(-1, 2 * PAIRS, -1, -1, -1)}
+
+    metrics = train(_method("infonce", "time_pairs"), still, steps=40)
+    assert abs(metrics["ordering"] - 0.5) < 0.1
 
 
 @pytest.mark.parametrize("loss", ["triplet", "lifted"])

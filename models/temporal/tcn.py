@@ -137,8 +137,11 @@ class TCN(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """One in N for the anchor's own positive among the N of its sample."""
-        return {"retrieval_top1": 1 / self.config.sampling.pairs}
+        """A tie for `ordering`. Multi-view, where no time of a sample is left out: one in N for the
+        anchor's own positive among the N of its sample."""
+        sampling = self.config.sampling
+        top1 = {"retrieval_top1": 1 / sampling.pairs} if sampling.kind == "view_pairs" else {}
+        return top1 | {"ordering": 0.5}
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
@@ -164,7 +167,7 @@ class TCN(Method):
         objective = self._objective(embeddings, *masks, other_side=~equal_pairs(keys.side))
         metrics = {
             "loss": objective.loss,
-            "retrieval_top1": _retrieval(embeddings.detach(), keys, masks[1]),
+            **_retrieval(embeddings.detach(), keys, masks[1]),
             "embedding_std": embeddings.detach().std(dim=0).mean(),
             "valid": objective.valid,
         }
@@ -205,18 +208,27 @@ def frame_keys(batch: Batch, stack: int = 1) -> FrameKeys:
     )
 
 
-def _retrieval(embeddings: Tensor, keys: FrameKeys, negative: Tensor) -> Tensor:
-    """Share of frames nearer to their pair than to any negative on the pair's side of the sample.
+def _retrieval(embeddings: Tensor, keys: FrameKeys, negative: Tensor) -> dict[str, Tensor]:
+    """How each frame finds its pair among the negatives on the pair's side of its sample.
 
-    An anchor looks among the positives of its sample, a positive among the anchors.
+    An anchor looks among the positives of its sample, a positive among the anchors; frames without
+    any negative there do not count. `retrieval_top1`: share of frames whose pair is nearer than all
+    of them; `ordering`: share of them that are farther than the pair, ties half.
     """
     distance = losses.squared_distances(embeddings, embeddings)
     positive = equal_pairs(keys.pair) & ~_itself(keys.pair)
     candidates = negative & equal_pairs(keys.sample) & ~equal_pairs(keys.side)
-    far = torch.full_like(distance, torch.inf)
-    own = torch.where(positive, distance, far).amin(dim=1)
-    other = torch.where(candidates, distance, far).amin(dim=1)
-    return (own < other).float().mean()
+    own = torch.where(positive, distance, torch.inf).amin(dim=1, keepdim=True)
+    won = (own < distance).float() + 0.5 * (own == distance).float()
+    rivals = candidates.sum(dim=1)
+    farther = torch.where(candidates, won, 0.0).sum(dim=1) / rivals.clamp_min(1)
+    first = (own < distance) | ~candidates
+    counted = rivals > 0
+    count = counted.sum().clamp_min(1)
+    return {
+        "retrieval_top1": (first.all(dim=1) & counted).sum() / count,
+        "ordering": torch.where(counted, farther, 0.0).sum() / count,
+    }
 
 
 def _apart(time_s: Tensor) -> Tensor:

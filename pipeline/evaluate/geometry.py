@@ -23,22 +23,62 @@ def align(first: NDArray[np.floating], second: NDArray[np.floating], alpha: floa
     return float((np.linalg.norm(gap, axis=1) ** alpha).mean())
 
 
-def uniformity(features: NDArray[np.floating], t: float = 2.0) -> float:
-    """log of the mean of exp(-t |u_i - u_j|^2) over pairs i < j; 0 for a constant.
+def uniformity(
+    features: NDArray[np.floating], shot: NDArray[np.object_] | None = None, t: float = 2.0
+) -> float:
+    """log of the mean of exp(-t |u_i - u_j|^2) over pairs i < j of different shots; 0 for a
+    constant. Without `shot` [n], or where all frames are of one, over all pairs.
 
     For the uniform distribution on the sphere with t = 2: -2.08 in 3, -3.94 in 128 dimensions.
     """
     unit = unit_rows(features).astype(np.float64)
     if len(unit) < 2:
         raise InputError("uniformity needs at least two frames")
-    total = 0.0
+    names = _shots(shot, len(unit))
+    total, pairs = 0.0, 0
     for start in range(0, len(unit), _CHUNK):
-        rows = unit[start : start + _CHUNK]
+        rows = slice(start, start + _CHUNK)
         # exponents are in [-4 t, 0]: no overflow to guard against
-        kernel = np.exp(-2 * t * np.maximum(1 - rows @ unit[start:].T, 0))
-        total += float(np.triu(kernel, 1).sum())
-    pairs = len(unit) * (len(unit) - 1) / 2
+        kernel = np.exp(-2 * t * np.maximum(1 - unit[rows] @ unit[start:].T, 0))
+        apart = np.triu(names[rows, None] != names[None, start:], 1)
+        total += float(kernel[apart].sum())
+        pairs += int(apart.sum())
     return float(np.log(total / pairs))
+
+
+def _shots(shot: NDArray[np.object_] | None, count: int) -> NDArray[np.int64]:
+    """The shot of each frame by number; each frame its own where none is known or all are one."""
+    if shot is None:
+        return np.arange(count)
+    names = np.unique(shot, return_inverse=True)[1]
+    return names if names.max(initial=0) > 0 else np.arange(count)
+
+
+def pairs_in_time(
+    video: NDArray[np.object_],
+    time_s: NDArray[np.floating],
+    apart_s: float = 1.0,
+    tolerance_s: float = 0.05,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows (first, second) of one video, `apart_s` apart in time, give or take the tolerance.
+
+    video [n], time_s [n], sorted by video and then by time. Each row is first at most once.
+    """
+    starts = np.flatnonzero(np.append(True, video[1:] != video[:-1]))
+    first, second = [], []
+    for start, stop in zip(starts, [*starts[1:], len(video)], strict=True):
+        times = time_s[start:stop]
+        wanted = times + apart_s
+        after = np.searchsorted(times, wanted).clip(1, max(1, len(times) - 1))
+        if len(times) < 2:
+            continue
+        before = after - 1
+        nearest = np.where(wanted - times[before] < times[after] - wanted, before, after)
+        good = np.abs(times[nearest] - wanted) <= tolerance_s
+        first.append(start + np.flatnonzero(good))
+        second.append(start + nearest[good])
+    empty = np.empty(0, np.int64)
+    return np.concatenate([empty, *first]), np.concatenate([empty, *second])
 
 
 def rankme(features: NDArray[np.floating], *, centred: bool = False) -> float:
@@ -156,17 +196,20 @@ def alarms(signs: dict[str, float]) -> list[str]:
     ]
 
 
-def diagnose(features: NDArray[np.floating]) -> dict[str, Any]:
-    """All of that for features [n, D] of frames from different shots, and which alarms ring.
+def diagnose(
+    features: NDArray[np.floating], shot: NDArray[np.object_] | None = None
+) -> dict[str, Any]:
+    """All of that for features [n, D] of frames, and which alarms ring.
 
+    shot: [n], what each frame is of: pairs of one do not count; by default each is its own.
     `alarms` names those of `LIMITS` that are out of bounds.
     """
-    signs = collapse_signs(features)
+    signs = collapse_signs(features, shot)
     return {
         **signs,
         "rankme_centred": rankme(features, centred=True),
         "participation_ratio": participation_ratio(features),
         "spectrum_decay": spectrum_decay(features),
-        "uniformity": uniformity(features),
+        "uniformity": uniformity(features, shot),
         "alarms": alarms(signs),
     }

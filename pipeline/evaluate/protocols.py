@@ -15,7 +15,7 @@ import numpy as np
 from configs.errors import SettingError
 from pipeline.evaluate.alignment import alignment_error, kendall_tau, nearest_class_error
 from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.geometry import align, diagnose, lidar
+from pipeline.evaluate.geometry import align, diagnose, lidar, pairs_in_time
 from pipeline.evaluate.label_protocols import (
     Figures,
     Location,
@@ -39,6 +39,13 @@ def find_protocol(name: str) -> Callable[..., Figures]:
 def check_options(protocol: str, options: Mapping[str, Any]) -> None:
     """Raises SettingError for a setting that the protocol does not have or of a wrong type."""
     check_settings(protocol, find_protocol(protocol), options)
+
+
+def resolved(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a protocol: those given, and the defaults of the others."""
+    parameters = inspect.signature(find_protocol(protocol)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return defaults | dict(options)
 
 
 def check_settings(protocol: str, run: Callable[..., Any], options: Mapping[str, Any]) -> None:
@@ -124,12 +131,10 @@ def _geometry(
     if test.copy is not None:
         return _geometry_of_copies(test, frames, rng)
     chosen = np.sort(rng.permutation(len(test))[:frames])
-    figures = diagnose(test.features[chosen])
-    following = (test.video_id[1:] == test.video_id[:-1]).nonzero()[0]
-    apart = np.diff(test.time_s)[following]
-    near = following[apart <= 1.05]
-    if len(near):
-        figures["align_time"] = align(test.features[near], test.features[near + 1])
+    figures = diagnose(test.features[chosen], test.video_id[chosen])
+    first, second = pairs_in_time(test.video_id, test.time_s)
+    if len(first):
+        figures["align_time"] = align(test.features[first], test.features[second])
     return figures | {"frames": len(chosen)}
 
 
@@ -144,7 +149,7 @@ def _geometry_of_copies(test: Embeddings, frames: int, rng: np.random.Generator)
     first = first[sizes == copies]
     first = np.sort(rng.permutation(first)[:frames])
     features = test.features[first[:, None] + np.arange(copies)]
-    figures = diagnose(features[:, 0])
+    figures = diagnose(features[:, 0], test.video_id[first])
     if copies > 1:
         figures["align_aug"] = align(features[:, 0], features[:, 1])
         figures["lidar"] = lidar(features)

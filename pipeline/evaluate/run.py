@@ -15,7 +15,7 @@ from configs.errors import InputError, SettingError
 from pipeline.evaluate.embeddings import Embeddings, load_embeddings
 from pipeline.evaluate.label_protocols import Figures, Location, labelled_as
 from pipeline.evaluate.labels import Labels
-from pipeline.evaluate.protocols import SAME_VIDEOS, check_options, find_protocol
+from pipeline.evaluate.protocols import SAME_VIDEOS, check_options, find_protocol, resolved
 
 
 def run_eval(
@@ -35,14 +35,15 @@ def run_eval(
     splits by event). labels: see `evaluate.labels`. baseline: the test frames from another encoder,
     with `baseline_gallery` where `gallery` is given. options: the protocol's own settings.
 
-    Returns {"protocol", "settings", "figures", "baseline"?, "embeddings"}. Raises SettingError for
+    Returns {"protocol", "settings" (all, defaults too), "figures", "baseline"?, "embeddings",
+    "gallery"?}: with these the figures can be made again. Raises SettingError for
     an unknown protocol or setting, InputError for data that the protocol cannot use.
     """
     run = find_protocol(protocol)
     if baseline is not None and gallery is not None and baseline_gallery is None:
         raise SettingError("a baseline with a gallery needs baseline_gallery=FOLDER too")
     check_options(protocol, options)
-    result: Figures = {"protocol": protocol, "settings": dict(options)}
+    result: Figures = {"protocol": protocol, "settings": resolved(protocol, options)}
     sides = {"figures": (embeddings, gallery)}
     if baseline is not None:
         sides["baseline"] = (baseline, baseline_gallery)
@@ -54,18 +55,21 @@ def run_eval(
         result[name] = run(test, train, labels, **options)
         if name == "figures":
             result["embeddings"] = describe(test, location)
+            if train is not None and other is not None:
+                result["gallery"] = describe(train, other)
     return result
 
 
 def describe(embeddings: Embeddings, location: Location) -> Figures:
-    """Which embeddings these are."""
+    """Which embeddings these are: of which encoder, data and preparation of pictures."""
+    known = ("encoder_sha256", "data", "data_digest", "preprocessing")
     return {
         "location": str(location),
         "frames": len(embeddings),
         "videos": len(np.unique(embeddings.video_id)),
         "events": len(np.unique(embeddings.event)),
         "dim": int(embeddings.features.shape[1]),
-        "encoder_sha256": embeddings.meta.get("encoder_sha256"),
+        **{name: embeddings.meta.get(name) for name in known},
     }
 
 
