@@ -11,10 +11,12 @@ from typing import cast
 
 import numpy as np
 
+from configs.sampling import ClipsSampling
 from configs.schema import DataConfig
 from pipeline.images import Images, decode_image
 from pipeline.index import Index
 from pipeline.plan import Plan, PlannedSample, Position, Unit
+from pipeline.sampling.shown import unlike_plan
 from pipeline.source import Source
 from pipeline.stored import StoredSamples
 from pipeline.video import FrameRequest, read_plan
@@ -97,6 +99,8 @@ class DecodeStage:
         self, index: Index, samples: list[PlannedSample], frames: np.ndarray, refused: list[str]
     ) -> None:
         """Fill `frames`, each video read once for all samples of its event."""
+        sampling = self.plan.sampling
+        clip_frames = sampling.num_frames if isinstance(sampling, ClipsSampling) else 1
         event = index.event(samples[0].event)
         for view, video in enumerate(event.videos):
             slots = [np.flatnonzero(s.request.views == view) for s in samples]
@@ -119,6 +123,10 @@ class DecodeStage:
             for clip in run:
                 number = cast(int, clip.request_id)
                 frames[number, slots[number]] = clip.frames
+                times_s = samples[number].request.times_s[slots[number]]
+                reason = unlike_plan(times_s, clip.shown_s, video.fps, clip_frames)
+                if reason:
+                    refused[number] = refused[number] or f"{video.video_id}: {reason}"
             for request_id, reason in run.failures.items():
                 number = cast(int, request_id)
                 detail = f" ({run.error})" if run.error else ""

@@ -22,6 +22,7 @@ from pipeline.evaluate.copies import strong_copy
 from pipeline.images import Images, decode_image
 from pipeline.index import Index, default_workers
 from pipeline.sampling.lookback import clip_times
+from pipeline.sampling.shown import unlike_plan
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute
 from pipeline.stored import StoredSamples
@@ -159,6 +160,7 @@ class ReadPart:
         for clip in run:
             number: Any = clip.request_id
             frames[number] = clip.frames if lengths else clip.frames[0]
+            refused[number] = unlike_plan(wanted_s[number], clip.shown_s, video.fps, length)
         for number, reason in run.failures.items():
             refused[number] = reason if run.error is None else run.error  # type: ignore[index]
         return frames, refused
