@@ -80,6 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="largest offset that --sync looks for (default 30)",
     )  # fmt: skip
     index.add_argument("--workers", type=int, help="processes (default: one a core)")
+    index.add_argument(
+        "--time-limit", type=float, metavar="SECONDS",
+        help="longest time for one file, whose row says so then "
+        "(default 600, or 3600 where --motion decodes)",
+    )  # fmt: skip
 
     mine = command("mine", _mine, "Store samples as shards: tracked patches, tuples, pairs, ...")
     mine.add_argument("data", help="index, image table or image folder")
@@ -158,42 +163,51 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _index(options: argparse.Namespace) -> Result:
-    from collections import Counter
-
     from pipeline.index import default_workers
-    from pipeline.indexing import make_index, write_index
+    from pipeline.indexing import probe_corpus, summarise, write_index
     from pipeline.progress import Progress
 
     if options.sync and not options.views:
         raise UsageError("--sync needs --views, which says which videos show one event")
+    for name, value in (("--workers", options.workers), ("--time-limit", options.time_limit)):
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} {value}: a positive number is needed")
     workers = options.workers or default_workers()
     bar = Progress("index", "videos")
-    table = make_index(
+    parts = probe_corpus(
         options.source,
+        options.out,
         views=options.views,
         motion=options.motion,
         workers=workers,
+        limit_s=options.time_limit,
         progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
     )
     bar.close()
+    tables: Any = parts
     unplaced = []
     if options.sync:
-        table, unplaced = _synchronised(table, options.sync, options.sync_within, workers)
-    write_index(table, options.out)
-    states = Counter(table["status"].to_pylist())
-    bad = [row for row in table.select(["video_id", "status", "error"]).to_pylist() if row["error"]]
-    for row in bad:
-        print(f"{row['status']}: {row['video_id']}: {row['error']}", file=sys.stderr)
-    minutes = sum(table["duration_s"].to_pylist()) / 60
-    events = len(set(table["event"].to_pylist()))
+        table, unplaced = _synchronised(parts.table(), options.sync, options.sync_within, workers)
+        tables = [table]
+    write_index(tables, options.out)
+    summary = summarise(tables)
+    parts.remove()
+    for status, video_id, error in summary.bad:
+        print(f"{status}: {video_id}: {error}", file=sys.stderr)
     print(
-        f"{len(table)} videos, {events} events, {minutes:.1f} minutes -> {options.out}",
+        f"{summary.videos} videos, {summary.events} events, {summary.minutes:.1f} minutes -> "
+        f"{options.out}",
         file=sys.stderr,
     )
-    figures = {"videos": len(table), "events": events, "minutes": minutes, "status": dict(states)}
+    figures = {
+        "videos": summary.videos,
+        "events": summary.events,
+        "minutes": summary.minutes,
+        "status": dict(summary.status),
+    }
     if options.sync:
         figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}
-    return (REFUSED if bad or unplaced else DONE), figures
+    return (REFUSED if summary.bad or unplaced else DONE), figures
 
 
 def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple[Any, list[Any]]:

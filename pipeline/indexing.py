@@ -1,207 +1,118 @@
-"""How an index is made: find the videos, probe them in parallel, group the views, write Parquet."""
+"""How is an index made? Videos are found, probed in parts, placed among their views, and written.
+
+A part is the rows of a thousand files. Parts of an unfinished index stand beside its place, so that
+neither the time nor the memory that they took is spent twice.
+"""
 
 from __future__ import annotations
 
-import csv
-import glob
+import hashlib
 import io
-import re
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
-from pathlib import Path, PurePosixPath
+import math
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import asdict, astuple, dataclass, field
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import InputError, UsageError
-from pipeline.index import SCHEMA, relative_name
-from pipeline.storage import Folder, is_remote, local_path
+from pipeline.found import Found, Placement, find_videos, group_views
+from pipeline.index import SCHEMA
+from pipeline.storage import Folder
 from pipeline.video import VideoInfo, probe
+from pipeline.workers import Lost, run_in_processes
 
-SUFFIXES = frozenset(
-    [
-        ".mp4",
-        ".mov",
-        ".m4v",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".flv",
-        ".wmv",
-        ".3gp",
-        ".ogv",
-        ".mxf",
-        ".gif",
-    ]
-)
-"""File endings that a folder is searched for; a file named outright may have any."""
+PART_FILES = 1000
+"""Files whose rows are held as objects, written, and read together."""
+LIMITS_S = {"packets": 600.0, "none": 600.0, "vectors": 3600.0, "flow": 3600.0}
+"""Seconds that one file may take, by `motion`; the last two decode it."""
+Progress = Callable[[int, int, float], None]
+"""Called with (files done, files in all, seconds of video seen)."""
+
+
+def _silent(done: int, total: int, seconds: float) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file of the corpus: its stable name and where it is."""
+class Corpus:
+    """The files of an index in the order of their ids, where each belongs, how it is probed."""
 
-    video_id: str
-    uri: str
-    bytes: int
+    files: list[Found]
+    placed: dict[str, Placement]
+    motion: str
+
+    @classmethod
+    def find(cls, sources: list[str], views: str | None, motion: str) -> Corpus:
+        """Raises InputError and UsageError as `find_videos` and `group_views` do."""
+        files = find_videos(sources)
+        return cls(files, group_views([file.video_id for file in files], views), motion)
+
+    @property
+    def parts(self) -> int:
+        """How many parts its index has."""
+        return math.ceil(len(self.files) / PART_FILES)
+
+    def part(self, number: int) -> range:
+        """Places of the files of one part."""
+        return range(number * PART_FILES, min((number + 1) * PART_FILES, len(self.files)))
+
+    def digest(self) -> str:
+        """What its rows depend on, as a short hash: names, places, sizes, views and settings."""
+        digest = hashlib.blake2b(repr((self.motion, PART_FILES, SCHEMA.names)).encode())
+        for file in self.files:
+            digest.update(repr((astuple(file), astuple(self.placed[file.video_id]))).encode())
+        return digest.hexdigest()[:16]
+
+    def rows(self, place: int, info: VideoInfo | Lost) -> list[dict]:
+        """The rows of one file."""
+        file = self.files[place]
+        if isinstance(info, Lost):
+            info = VideoInfo(status="unreadable", error=f"{file.uri}: {info.reason}")
+        values = {"stream": 0, **asdict(info), **asdict(self.placed[file.video_id]), **asdict(file)}
+        return [{name: values[name] for name in SCHEMA.names}]
 
 
-def find_videos(sources: Iterable[str]) -> list[Found]:
-    """All videos of folders (searched to any depth), files, globs and URIs, by name.
+def probe_parts(
+    corpus: Corpus,
+    done: Container[int],
+    put: Callable[[int, pa.Table], None],
+    *,
+    workers: int,
+    limit_s: float | None = None,
+    progress: Progress = _silent,
+    seen: tuple[int, float] = (0, 0.0),
+) -> None:
+    """Probe the files of all parts that are not `done`, and `put` each part when it is whole.
 
-    A video's id is its path within its source. Raises InputError when a source does not exist or
-    holds no video, and when two sources give two files one id.
+    workers: processes, so that a file that crashes or takes more than `limit_s` seconds (default:
+        `LIMITS_S`) costs only itself: its row says so. 0 probes in this process.
+    seen: files and seconds of the parts that are done, for `progress`.
     """
-    found: dict[str, Found] = {}
-    for source in sources:
-        files = list(_find_remote(source) if is_remote(source) else _find_local(source))
-        if not files:
-            raise InputError(
-                f"{source} holds no video (looked for {' '.join(sorted(SUFFIXES))}, at any depth)"
-            )
-        for file in files:
-            other = found.setdefault(file.video_id, file)
-            if other.uri != file.uri:
-                raise InputError(
-                    f"two files would be called {file.video_id!r}: {other.uri} and {file.uri}; "
-                    "index their common parent folder instead"
-                )
-    return [found[name] for name in sorted(found)]
-
-
-def _find_local(source: str) -> Iterator[Found]:
-    path = local_path(source)
-    if path.is_dir():
-        root, paths = path, (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-    elif path.exists():
-        root, paths = path.parent, iter([path])
-    elif glob.has_magic(str(path)):
-        fixed = path
-        while glob.has_magic(str(fixed)):
-            fixed = fixed.parent
-        root, paths = fixed, map(Path, glob.iglob(str(path), recursive=True))
+    places = [p for n in range(corpus.parts) if n not in done for p in corpus.part(n)]
+    uris = [corpus.files[place].uri for place in places]
+    describe = partial(probe, motion=corpus.motion)  # type: ignore[arg-type]
+    results: Iterator[tuple[int, VideoInfo | Lost]]
+    if workers:
+        limit_s = LIMITS_S[corpus.motion] if limit_s is None else limit_s
+        results = run_in_processes(describe, uris, workers=workers, limit_s=limit_s)
     else:
-        raise InputError(f"no such file or folder: {source}")
-    for file in paths:
-        if file.is_file():
-            yield Found(relative_name(file, root), str(file.absolute()), file.stat().st_size)
-
-
-def _find_remote(source: str) -> Iterator[Found]:
-    from pyarrow import fs
-
-    scheme = source.partition("://")[0]
-    try:
-        filesystem, base = fs.FileSystem.from_uri(source)
-        info = filesystem.get_file_info(base)
-        if info.type == fs.FileType.NotFound:
-            raise InputError(f"no such file or folder: {source}")
-        if info.is_file:
-            yield Found(info.base_name, source, info.size)
-            return
-        for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
-            if item.is_file and PurePosixPath(item.path).suffix.lower() in SUFFIXES:
-                name = PurePosixPath(item.path).relative_to(base).as_posix()
-                yield Found(name, f"{scheme}://{item.path}", item.size)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot list {source}: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a video stands among its event's views, and what the event shows, if that is known."""
-
-    event: str
-    view: str
-    label: str = ""
-    clock_offset_s: float = 0.0
-    clock_rate: float = 1.0
-
-
-def group_views(names: list[str], views: str | None) -> dict[str, Placement]:
-    """The event and view of every video id.
-
-    views: None (each video is its own event), a regular expression with the named groups `event`
-    and `view`, `label`, or all three, searched for in the id, or the path of a CSV with the columns
-    `video_id,event,view` and optionally `label,clock_offset_s,clock_rate`. A video that it does not
-    cover is its own event, without label.
-    Raises UsageError when it covers none, or gives two videos one view of one event.
-    """
-    if views is None:
-        return {name: Placement(name, "0") for name in names}
-    rule = _read_placements(views) if views.lower().endswith(".csv") else _match_placements(views)
-    placed = {name: rule(name) for name in names}
-    if names and not any(placed.values()):
-        raise UsageError(f"--views {views} covers none of the videos (first: {names[0]!r})")
-    result: dict[str, Placement] = {}
-    taken: dict[tuple[str, str], str] = {}
-    for name, placement in placed.items():
-        placement = placement or Placement(name, "0")
-        other = taken.setdefault((placement.event, placement.view), name)
-        if other != name:
-            raise UsageError(
-                f"--views {views} gives {other!r} and {name!r} the same event "
-                f"{placement.event!r} and view {placement.view!r}"
-            )
-        result[name] = placement
-    return result
-
-
-def _match_placements(expression: str) -> Callable[[str], Placement | None]:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError(f"--views {expression} is no regular expression: {error}") from error
-    groups = pattern.groupindex.keys()
-    grouped = {"event", "view"} <= groups
-    if not grouped and not ("label" in groups and groups.isdisjoint({"event", "view"})):
-        raise UsageError(
-            f"--views {expression} must name the groups (?P<event>...) and (?P<view>...), "
-            "or (?P<label>...) alone"
-        )
-
-    def place(name: str) -> Placement | None:
-        match = pattern.search(name)
-        if match is None:
-            return None
-        label = (match["label"] or "") if "label" in groups else ""
-        if not grouped:
-            return Placement(name, "0", label)
-        # what stands before the match keeps equal names of different folders apart
-        return Placement(name[: match.start("event")] + match["event"], match["view"], label)
-
-    return place
-
-
-def _read_placements(location: str) -> Callable[[str], Placement | None]:
-    path = local_path(location)
-    if not path.is_file():
-        raise InputError(f"no such file: {location}")
-    rows: dict[str, Placement] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        absent = {"video_id", "event", "view"} - set(reader.fieldnames or ())
-        if absent:
-            raise InputError(f"{location} lacks the column {', '.join(sorted(absent))}")
-        for line, row in enumerate(reader, start=2):
-            try:
-                offset = float(row.get("clock_offset_s") or 0)
-                rate = float(row.get("clock_rate") or 1)
-            except ValueError as error:
-                raise InputError(f"{location}, line {line}: {error}") from error
-            if not 0.5 <= rate <= 2:
-                raise InputError(f"{location}, line {line}: clock_rate {rate} is not in [0.5, 2]")
-            label = row.get("label") or ""
-            rows[row["video_id"]] = Placement(row["event"], row["view"], label, offset, rate)
-    return rows.get
+        results = enumerate(map(describe, uris))
+    open_parts: dict[int, dict[int, list[dict]]] = {}
+    files, seconds = seen
+    for n, info in results:
+        place = places[n]
+        number = place // PART_FILES
+        part = open_parts.setdefault(number, {})
+        part[place] = corpus.rows(place, info)
+        if len(part) == len(corpus.part(number)):
+            rows = [row for at in corpus.part(number) for row in part[at]]
+            put(number, pa.Table.from_pylist(rows, schema=SCHEMA))
+            del open_parts[number]
+        files += 1
+        seconds += 0.0 if isinstance(info, Lost) else info.duration_s
+        progress(files, len(corpus.files), seconds)
 
 
 def make_index(
@@ -209,63 +120,130 @@ def make_index(
     *,
     views: str | None = None,
     motion: str = "packets",
-    workers: int = 1,
-    progress: Callable[[int, int, float], None] = lambda done, total, seconds: None,
+    workers: int = 0,
+    progress: Progress = _silent,
 ) -> pa.Table:
-    """Find, probe and group: the index as a table, one row a file, sorted by id.
+    """The index of a corpus that fits in memory: one row a file, sorted by id.
 
-    progress: called with (files done, files in all, seconds of video seen).
+    workers: see `probe_parts`.
     """
-    found = find_videos(sources)
-    placed = group_views([file.video_id for file in found], views)
-    rows: list[dict] = []
-    seconds = 0.0
-    for file, info in probe_all(found, motion=motion, workers=workers):
-        rows.append(_row(file, placed[file.video_id], info))
-        seconds += info.duration_s
-        progress(len(rows), len(found), seconds)
-    rows.sort(key=lambda row: row["video_id"])
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    corpus = Corpus.find(sources, views, motion)
+    parts: dict[int, pa.Table] = {}
+    probe_parts(corpus, parts, parts.__setitem__, workers=workers, progress=progress)
+    return pa.concat_tables([parts[number] for number in range(corpus.parts)]).combine_chunks()
 
 
-def _row(file: Found, placement: Placement, info: VideoInfo) -> dict:
-    values = {"stream": 0, **asdict(info), **asdict(placement), **asdict(file)}
-    return {name: values[name] for name in SCHEMA.names}
+class StoredParts:
+    """The parts of an unfinished index, in a folder beside its place; iterates over all in order.
 
-
-def probe_all(
-    found: list[Found], *, motion: str = "packets", workers: int = 1
-) -> Iterator[tuple[Found, VideoInfo]]:
-    """Probe files in processes, in the order of completion.
-
-    A file that kills its process is probed again alone, and reported when it does so again.
+    Parts of another corpus, or of other settings, that are found there are removed.
     """
-    if workers <= 1 or len(found) == 1:
-        yield from ((file, probe(file.uri, motion=motion)) for file in found)  # type: ignore[arg-type]
-        return
-    open_files = {file.video_id: file for file in found}
-    try:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            jobs = {pool.submit(probe, file.uri, motion=motion): file for file in found}  # type: ignore[arg-type]
-            for job in as_completed(jobs):
-                info = job.result()
-                yield open_files.pop(jobs[job].video_id), info
-    except BrokenProcessPool:
-        for file in open_files.values():
-            yield file, _probe_alone(file, motion)
+
+    def __init__(self, location: str, corpus: Corpus) -> None:
+        self._home, name = _split(location)
+        self._name = f"{name}.unfinished"
+        self._folder = Folder(self._home.join(self._name))
+        self._count = corpus.parts
+        key = corpus.digest().encode()
+        if self._folder.exists("corpus") and self._folder.read("corpus") != key:
+            self.remove()
+        self._folder.write("corpus", key)
+        self._folder.sweep()
+        present = set(self._folder.names(suffix=".parquet"))
+        self.done = {n for n in range(self._count) if self._file(n) in present}
+
+    def _file(self, number: int) -> str:
+        return f"part-{number:06d}.parquet"
+
+    def put(self, number: int, table: pa.Table) -> None:
+        """Store one part."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        self._folder.write(self._file(number), buffer.getvalue())
+        self.done.add(number)
+
+    def get(self, number: int) -> pa.Table:
+        """One part that is stored."""
+        return pq.read_table(io.BytesIO(self._folder.read(self._file(number))))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return (self.get(number) for number in range(self._count))
+
+    def table(self) -> pa.Table:
+        """All parts as one table."""
+        return pa.concat_tables(self).combine_chunks()
+
+    def remove(self) -> None:
+        """Remove the folder: the index is written, or was of something else."""
+        self._home.remove(self._name)
 
 
-def _probe_alone(file: Found, motion: str) -> VideoInfo:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        try:
-            return pool.submit(probe, file.uri, motion=motion).result()  # type: ignore[arg-type]
-        except BrokenProcessPool:
-            return VideoInfo(status="unreadable", error="the demuxer crashed on this file")
+def probe_corpus(
+    sources: list[str],
+    location: str,
+    *,
+    views: str | None = None,
+    motion: str = "packets",
+    workers: int = 1,
+    limit_s: float | None = None,
+    progress: Progress = _silent,
+) -> StoredParts:
+    """The parts of the index that will stand at `location`; those that are there are kept.
+
+    workers, limit_s: see `probe_parts`.
+    """
+    corpus = Corpus.find(sources, views, motion)
+    parts = StoredParts(location, corpus)
+    files = sum(len(corpus.part(number)) for number in parts.done)
+    seconds = sum(sum(parts.get(n)["duration_s"].to_pylist()) for n in parts.done)
+    probe_parts(
+        corpus, frozenset(parts.done), parts.put, workers=workers, limit_s=limit_s,
+        progress=progress, seen=(files, seconds),
+    )  # fmt: skip
+    return parts
 
 
-def write_index(table: pa.Table, location: str) -> None:
-    """Write the index whole, or not at all."""
+@dataclass
+class Summary:
+    """What the parts of an index hold together."""
+
+    videos: int = 0
+    minutes: float = 0.0
+    events: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[str, str, str]] = field(default_factory=list)
+    """(status, video_id, error) of every row that has an error."""
+
+
+def summarise(tables: Iterable[pa.Table]) -> Summary:
+    """Count the rows of an index that comes in parts."""
+    summary = Summary()
+    events: set[str] = set()
+    for table in tables:
+        summary.videos += len(table)
+        summary.minutes += sum(table["duration_s"].to_pylist()) / 60
+        events.update(table["event"].to_pylist())
+        summary.status.update(table["status"].to_pylist())
+        rows = zip(*(table[n].to_pylist() for n in ("status", "video_id", "error")), strict=True)
+        summary.bad += [row for row in rows if row[2]]
+    summary.events = len(events)
+    return summary
+
+
+def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
+    """Write an index whole, or not at all, in row groups of `PART_FILES` rows.
+
+    Memory: one table of `tables`, and the compressed file.
+    """
+    home, name = _split(location)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
+        for table in [tables] if isinstance(tables, pa.Table) else tables:
+            writer.write_table(table, row_group_size=PART_FILES)
+    home.write(name, buffer.getvalue())
+
+
+def _split(location: str) -> tuple[Folder, str]:
+    """The folder of a file, and its name there."""
     folder, _, name = location.rpartition("/")
-    Folder(folder or ".").write(name, buffer.getvalue())
+    return Folder(folder or "."), name

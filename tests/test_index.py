@@ -1,12 +1,16 @@
 """Indexing: every file a row, ids that travel, views grouped, faults named."""
 
+import multiprocessing
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import InputError, UsageError
+from pipeline import indexing
+from pipeline.found import find_videos, group_views
 from pipeline.index import SCHEMA, Index
-from pipeline.indexing import find_videos, group_views, make_index, write_index
+from pipeline.indexing import make_index, probe_corpus, summarise, write_index
 from tests.corpora import make_video
 from tests.videos import encode_video
 
@@ -41,6 +45,60 @@ def test_every_video_file_is_a_row_and_bad_ones_say_why(folder):
 
 def test_processes_give_the_rows_of_one(folder):
     assert make_index([str(folder)], workers=2).equals(make_index([str(folder)]))
+
+
+def test_a_process_that_is_killed_costs_no_row(folder):
+    killed = []
+
+    def kill_one(done, total, seconds):
+        if not killed:
+            killed.append(multiprocessing.active_children()[0])
+            killed[0].kill()
+
+    assert make_index([str(folder)], workers=1, progress=kill_one).equals(make_index([str(folder)]))
+    assert killed
+
+
+def test_a_file_that_takes_too_long_is_a_row_that_says_so(tmp_path):
+    encode_video(tmp_path / "long.mp4", 300)  # seconds of optical flow
+    options = {"motion": "flow", "workers": 2, "limit_s": 0.05}
+    parts = probe_corpus([str(tmp_path)], str(tmp_path / "index.parquet"), **options)
+    (row,) = rows(parts.table()).values()
+    assert row["status"] == "unreadable"
+    assert row["error"].endswith("long.mp4: took longer than 0.05 s and was ended")
+    assert summarise(parts).bad == [("unreadable", "long.mp4", row["error"])]
+
+
+def test_an_index_goes_on_where_it_was_interrupted_and_leaves_nothing(folder, monkeypatch):
+    monkeypatch.setattr(indexing, "PART_FILES", 1)
+    out = str(folder / "out" / "index.parquet")
+    steps = []
+
+    def stop(done, total, seconds):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        probe_corpus([str(folder)], out, workers=0, progress=stop)
+    parts = probe_corpus(
+        [str(folder)], out, workers=0, progress=lambda done, total, seconds: steps.append(done)
+    )
+    assert steps == [3, 4]
+    write_index(parts, out)
+    parts.remove()
+    assert pq.read_table(out).equals(make_index([str(folder)]))
+    assert pq.ParquetFile(out).num_row_groups == 4
+    assert [p.name for p in (folder / "out").iterdir()] == ["index.parquet"]
+
+
+def test_parts_of_other_files_are_not_taken_for_these(folder, monkeypatch):
+    monkeypatch.setattr(indexing, "PART_FILES", 1)
+    out = str(folder / "out" / "index.parquet")
+    probe_corpus([str(folder)], out, workers=0)
+    (folder / "a.mp4").unlink()
+    encode_video(folder / "a.mp4", 30)
+    table = probe_corpus([str(folder)], out, workers=0).table()
+    assert rows(table)["a.mp4"]["frames"] == 30
 
 
 def test_ids_do_not_depend_on_where_the_folder_stands(folder, tmp_path_factory):

@@ -1,0 +1,75 @@
+"""Work in processes: what crashes or hangs costs only itself."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from configs.errors import MareyError
+from pipeline.workers import Lost, run_in_processes
+
+
+def double(value):
+    """Twice a number; other words crash, hang or fail the process that meets them."""
+    if value == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if value == "hang":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
+        time.sleep(600)
+    if value == "raise":
+        raise ValueError("no number")
+    if isinstance(value, Path):  # crashes the first process, and only that
+        first = not value.exists()
+        value.touch()
+        return double("crash") if first else "second"
+    return 2 * value
+
+
+class EndsAtStart:
+    """A function that ends the process that is handed it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def run(inputs, **options):
+    return dict(run_in_processes(double, inputs, **{"workers": 2, "limit_s": 60.0, **options}))
+
+
+def test_every_input_has_one_result_whatever_becomes_of_the_others(tmp_path):
+    inputs = list(range(40))
+    inputs[5] = inputs[6] = "crash"
+    inputs[20], inputs[30] = "raise", tmp_path / "first"
+    got = run(inputs)
+    assert sorted(got) == list(range(40))
+    assert got.pop(5) == got.pop(6) == Lost("its process crashed 2 times")
+    assert got.pop(20) == Lost("ValueError: no number")
+    assert got.pop(30) == "second"
+    assert all(result == 2 * place for place, result in got.items())
+    assert not multiprocessing.active_children()
+
+
+def test_an_input_that_hangs_is_killed_after_its_time():
+    start = time.monotonic()
+    got = run(["hang", 1, 2, 3], limit_s=1.0)
+    assert got == {0: Lost("took longer than 1 s and was ended"), 1: 2, 2: 4, 3: 6}
+    assert time.monotonic() - start < 60
+
+
+def test_a_caller_that_stops_leaves_no_process():
+    results = run_in_processes(double, [1, "hang"], workers=2, limit_s=600.0)
+    assert next(results) == (0, 2)
+    results.close()
+    assert not multiprocessing.active_children()
+
+
+def test_nothing_to_do_starts_nothing():
+    assert run([]) == {}
+
+
+def test_processes_that_cannot_start_are_an_error():
+    with pytest.raises(MareyError, match="in a row ended while they started"):
+        list(run_in_processes(EndsAtStart(), [1, 2], workers=1, limit_s=60.0))
