@@ -21,12 +21,13 @@ from pipeline.evaluate.baselines import encoder_location, open_encoder
 from pipeline.evaluate.copies import strong_copy
 from pipeline.images import Images, decode_image
 from pipeline.index import Index, default_workers
+from pipeline.part_notes import part_notes
 from pipeline.sampling.lookback import clip_times
 from pipeline.sampling.shown import unlike_plan
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute
 from pipeline.stored import StoredSamples
-from pipeline.stream import ahead, budget
+from pipeline.stream import MAX_BLOCKS, ahead, budget
 from pipeline.video import FrameRequest, read_plan
 
 PART_FRAMES = 1024
@@ -288,20 +289,22 @@ def embed(
         "copies": copies,
     }  # fmt: skip
     _claim(folder, key)
-    done = [part for part in todo if folder.exists(part.name)]
-    left = [part for part in todo if not folder.exists(part.name)]
-    counts = [_counts(folder, part) for part in done]
+    present = {f"parts/{name}" for name in folder.names("parts")}
+    left = [part for part in todo if part.name not in present]
+    frames, ready = 0, len(todo) - len(left)
+    refused: Counter[str] = Counter()
+    for rows, reasons in _counts(folder, [part for part in todo if part.name in present]):
+        frames += rows
+        refused.update(reasons)
     size = architecture["image_size"]
     read = ReadPart(source, rate, (size, size), copies, clip)
     run = _run_here if engine == "local" else _run_on_ray
-    progress(len(done), len(todo), sum(rows for rows, _ in counts))
+    progress(ready, len(todo), frames)
     for rows, reasons in run(left, read, data, encoder_run, out, dtype):
-        counts.append((rows, reasons))
-        progress(len(counts), len(todo), sum(rows for rows, _ in counts))
-    refused: Counter[str] = Counter()
-    for _, reasons in counts:
+        frames += rows
+        ready += 1
         refused.update(reasons)
-    frames = sum(rows for rows, _ in counts)
+        progress(ready, len(todo), frames)
     meta = {**key, "format": 1, "frames": frames, "parts": len(todo), "refused": dict(refused),
             "preprocessing": about["preprocessing"]}  # fmt: skip
     folder.write(META, json.dumps(meta, indent=1).encode())
@@ -326,12 +329,14 @@ def _claim(folder: Folder, key: dict[str, Any]) -> None:
         folder.write("unfinished.json", json.dumps(key).encode())
 
 
-def _counts(folder: Folder, part: Part) -> tuple[int, dict[str, int]]:
-    metadata = pq.read_schema(io.BytesIO(folder.read(part.name))).metadata
-    return int(metadata[b"rows"]), json.loads(metadata[b"refused"])
-
-
 Counts = Iterator[tuple[int, dict[str, int]]]
+"""Rows of each part, and how often each reason refused one."""
+
+
+def _counts(folder: Folder, done: list[Part]) -> Counts:
+    """What finished parts say about themselves."""
+    for about in part_notes(folder, [part.name for part in done]):
+        yield int(about[b"rows"]), json.loads(about[b"refused"])
 
 
 def _run_here(
@@ -375,22 +380,25 @@ def _run_on_ray(
         share = budget(cpus, max(1, gpus))
         # a part's frames must reach the encoder as one block
         ray.data.DataContext.get_current().target_max_block_size = 4 * 2**30
-        blocks = [pa.table({"part": [json.dumps([p.number, p.pieces])]}) for p in left]
-        dataset = ray.data.from_blocks(blocks).map_batches(
-            RayRead,
-            fn_constructor_args=(data, read.rate, read.shape, read.copies, read.clip),
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
-            num_cpus=share.actor_cpus,
-        ).map_batches(
-            EmbedPart,
-            fn_constructor_args=(encoder_run, out, dtype),
-            batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
-            num_cpus=share.trainer_cpus,
-            num_gpus=1 if gpus else 0,
-        )  # fmt: skip
-        # as one split, so that Ray runs the graph, and writes its log, in an actor of its own
-        (rows,) = dataset.streaming_split(1, equal=False)
-        for row in rows.iter_rows():
-            yield int(row["rows"]), json.loads(row["refused"])
+        # one part a block, so in turns: Ray Data keeps state for every block
+        for start in range(0, len(left), MAX_BLOCKS):
+            turn = left[start : start + MAX_BLOCKS]
+            blocks = [pa.table({"part": [json.dumps([p.number, p.pieces])]}) for p in turn]
+            dataset = ray.data.from_blocks(blocks).map_batches(
+                RayRead,
+                fn_constructor_args=(data, read.rate, read.shape, read.copies, read.clip),
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
+                num_cpus=share.actor_cpus,
+            ).map_batches(
+                EmbedPart,
+                fn_constructor_args=(encoder_run, out, dtype),
+                batch_size=None,
+                compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
+                num_cpus=share.trainer_cpus,
+                num_gpus=1 if gpus else 0,
+            )  # fmt: skip
+            # as one split, so that Ray runs the graph, and writes its log, in an actor of its own
+            (rows,) = dataset.streaming_split(1, equal=False)
+            for row in rows.iter_rows():
+                yield int(row["rows"]), json.loads(row["refused"])

@@ -24,10 +24,10 @@ from pipeline.engine import ray_session
 from pipeline.index import Index, default_workers
 from pipeline.mining import TrackMiner, track_table, track_units, videos
 from pipeline.plan import Plan, Position, make_plan
-from pipeline.shards import PartCounts, claim, finish, part_name, sample_table, write_part
+from pipeline.shards import PartCounts, claim, finish, parts_left, sample_table, write_part
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute
-from pipeline.stream import budget
+from pipeline.stream import MAX_BLOCKS, budget
 
 KINDS = {
     "tracks": "tracks",
@@ -123,8 +123,7 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
 
             # no trainer is running: its share goes to the actors
             share = budget(cpus, 1)
-            blocks = [pa.table({"part": [number]}) for number in numbers]
-            dataset = ray.data.from_blocks(blocks).map_batches(
+            dataset = ray.data.from_blocks(part_blocks(numbers)).map_batches(
                 RayPart,
                 fn_constructor_args=(make,),
                 batch_size=None,
@@ -136,6 +135,12 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
                 yield PartCounts(int(row["rows"]), json.loads(row["reasons"]))
 
     return run
+
+
+def part_blocks(numbers: list[int]) -> list[pa.Table]:
+    """Numbers as input blocks: one a block, or evenly several where there are very many."""
+    pieces = np.array_split(np.array(numbers, dtype=np.int64), min(len(numbers), MAX_BLOCKS))
+    return [pa.table({"part": piece}) for piece in pieces]
 
 
 class RayPart:
@@ -186,7 +191,7 @@ def mine_corpus(
         raise InputError(f"{data} has no readable video")
     folder = Folder(out)
     claim(folder, key)
-    left = [n for n in range(parts) if not folder.exists(part_name(n))]
+    left = parts_left(folder, parts)
     rows = 0
     progress(parts - len(left), parts, rows)
     run = run_here if engine == "local" else run_on_ray

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import InputError, UsageError
 from configs.mining import ImageConfig
+from pipeline.part_notes import part_notes
 from pipeline.storage import Folder, is_remote, local_path
 
 MANIFEST = "manifest.json"
@@ -79,10 +80,16 @@ def write_part(folder: Folder, number: int, table: pa.Table, reasons: dict[str, 
     return PartCounts(len(table), ordered)
 
 
-def part_counts(folder: Folder, number: int) -> PartCounts:
-    """What a finished part says about itself."""
-    about = pq.read_schema(io.BytesIO(folder.read(part_name(number)))).metadata
-    return PartCounts(int(about[b"rows"]), json.loads(about[b"reasons"]))
+def part_counts(folder: Folder, numbers: Sequence[int]) -> Iterator[PartCounts]:
+    """What finished parts say about themselves, in the order of their numbers."""
+    for about in part_notes(folder, [part_name(number) for number in numbers]):
+        yield PartCounts(int(about[b"rows"]), json.loads(about[b"reasons"]))
+
+
+def parts_left(folder: Folder, parts: int) -> list[int]:
+    """Numbers of the parts, of so many, that are not there yet: one listing."""
+    present = set(folder.names("parts"))
+    return [n for n in range(parts) if part_name(n).partition("/")[2] not in present]
 
 
 def claim(folder: Folder, key: dict[str, Any]) -> None:
@@ -111,8 +118,7 @@ def finish(folder: Folder, key: dict[str, Any], parts: int) -> dict[str, Any]:
     """Write the manifest of `parts` parts, all of which must be there; returns it."""
     reasons: Counter[str] = Counter()
     rows = []
-    for number in range(parts):
-        counts = part_counts(folder, number)
+    for counts in part_counts(folder, range(parts)):
         rows.append(counts.rows)
         reasons.update(counts.reasons)
     manifest = {
@@ -156,13 +162,11 @@ class Shards:
 
     def part(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one part."""
-        name = part_name(number)
-        content: Any = (
-            io.BytesIO(self.folder.read(name))
-            if is_remote(self.location)
-            else (local_path(self.folder.join(name)))
-        )
-        return pq.read_table(content, columns=list(columns) if columns else None)
+        chosen = list(columns) if columns else None
+        if not is_remote(self.location):
+            return pq.read_table(local_path(self.folder.join(part_name(number))), columns=chosen)
+        with self.folder.opened(part_name(number)) as stream:
+            return pq.read_table(stream, columns=chosen)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows; leave `images` out unless they fit in memory."""

@@ -100,17 +100,21 @@ class Folder:
     def read(self, name: str, start: int = 0) -> bytes:
         """A file's content from byte `start` on. Raises InputError when it is not there."""
         try:
-            with self._opened(name) as stream:
+            with self.opened(name) as stream:
                 stream.seek(start)
                 return stream.read()
         except OSError as error:
             raise InputError(f"cannot read {self.join(name)}: {error}") from error
 
-    def _opened(self, name: str) -> IO[bytes]:
-        if self._local is not None:
-            return open(self._local / name, "rb")
-        filesystem, base = self._remote  # type: ignore[misc]
-        return filesystem.open_input_file(f"{base}/{name}")
+    def opened(self, name: str) -> IO[bytes]:
+        """A file to read pieces of, without the others. Raises InputError when it is not there."""
+        try:
+            if self._local is not None:
+                return open(self._local / name, "rb")
+            filesystem, base = self._remote  # type: ignore[misc]
+            return filesystem.open_input_file(f"{base}/{name}")
+        except OSError as error:
+            raise InputError(f"cannot read {self.join(name)}: {error}") from error
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole: an object store takes it in one piece, elsewhere it gets its name

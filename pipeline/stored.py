@@ -61,13 +61,6 @@ class StoredSamples:
                 f"on {wanted!r} (mine those, or give an index)"
             )
 
-    @cached_property
-    def _videos(self) -> np.ndarray:
-        """int64 [rows]: a number for the video that each row comes from."""
-        column = "video_id" if self.shards.kind == "tracks" else "instance"
-        names = self.shards.table([column]).column(column).to_pylist()
-        return np.unique(np.array(names), return_inverse=True)[1].astype(np.int64)
-
     def read(
         self, numbers: Sequence[int], shape: tuple[int, int]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -76,10 +69,11 @@ class StoredSamples:
         frames = np.stack(
             [np.stack([cover(image, shape) for image in decode_images(r["images"])]) for r in rows]
         )
-        columns = {"instance": self._videos[np.asarray(numbers)]}
         if self.shards.kind == "tracks":
-            columns["time_s"] = np.array([r["image_times_s"] for r in rows], dtype=np.float32)
-            return frames, columns
+            videos = [_number(row["video_id"]) for row in rows]
+            times_s = np.array([row["image_times_s"] for row in rows], dtype=np.float32)
+            return frames, {"instance": np.array(videos, dtype=np.int64), "time_s": times_s}
+        columns = {"instance": np.array([row["instance"] for row in rows], dtype=np.int64)}
         for name, (sizes, dtype) in self._targets.items():
             values = [np.array(row[name], dtype=dtype).reshape(sizes) for row in rows]
             columns[name] = np.stack(values)
@@ -107,3 +101,8 @@ class StoredSamples:
                 self._parts.popitem(last=False)
         self._parts.move_to_end(number)
         return self._parts[number]
+
+
+def _number(name: str) -> int:
+    """A number for a video, the same in every process: nothing but its equality is used."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") >> 1

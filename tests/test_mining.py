@@ -16,10 +16,11 @@ from configs.mining import SamplesMining, TracksMining
 from configs.sampling import ClipsSampling, FramesSampling, TimePairsSampling, TuplesSampling
 from pipeline.index import Index
 from pipeline.indexing import make_index, write_index
-from pipeline.mine import mine_corpus
+from pipeline.mine import mine_corpus, part_blocks
 from pipeline.mining import TrackMiner, cut_patch, track_units
 from pipeline.shards import Shards, decode_images
 from pipeline.shots import hard_cuts
+from pipeline.stream import MAX_BLOCKS
 from pipeline.video import read_range
 from tests.corpora import encode_corpus, load
 from tests.tracked_scenes import moving_square, texture
@@ -259,3 +260,12 @@ def test_real_cuts_and_a_static_camera(shared_data, tmp_path):
     assert hard_cuts(frames) == [30, 76, 137, 187, 242]
     frames, *_ = read_range(str(shared_data / "videos" / "vtest.avi"), 0, 20, 160)
     assert hard_cuts(frames) == []
+
+
+def test_a_block_holds_a_part_or_several_where_there_are_very_many():
+    few = part_blocks([4, 7, 9])
+    assert [block["part"].to_pylist() for block in few] == [[4], [7], [9]]
+    numbers = list(range(3, 3 + 2 * MAX_BLOCKS))
+    many = part_blocks(numbers)
+    assert len(many) == MAX_BLOCKS
+    assert [n for block in many for n in block["part"].to_pylist()] == numbers

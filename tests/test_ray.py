@@ -85,7 +85,9 @@ def _read_all(shards):
 
 
 @pytest.mark.usefixtures("session")
-def test_embeddings_from_ray_are_those_of_one_process(corpus, tmp_path):
+def test_embeddings_from_ray_are_those_of_one_process(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.embed.PART_FRAMES", 160)
+    monkeypatch.setattr("pipeline.embed.MAX_BLOCKS", 2)  # three parts in two turns
     from pipeline.checkpoint import export_encoder
     from pipeline.train import build_method
 

@@ -1,6 +1,7 @@
 """Parts are written once and whole; an unfinished folder is finished, a foreign one left alone."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipeline.shards import (
     finish,
     part_counts,
     part_name,
+    parts_left,
     sample_table,
     write_part,
 )
@@ -53,8 +55,37 @@ def test_equal_parts_are_equal_bytes(tmp_path):
     write_part(one, 0, table(0, 4), {"x": 1, "a": 2})
     write_part(other, 0, table(0, 4), {"a": 2, "x": 1})
     assert one.read(part_name(0)) == other.read(part_name(0))
-    assert part_counts(one, 0).reasons == {"a": 2, "x": 1}
-    assert part_counts(one, 0).rows == 4
+    (counts,) = part_counts(one, [0])
+    assert (counts.rows, counts.reasons) == (4, {"a": 2, "x": 1})
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read from files so far."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("rchar:")))
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux's /proc")
+def test_finishing_and_reading_a_column_leave_the_pictures_unread(tmp_path):
+    folder = Folder(tmp_path / "s")
+    claim(folder, KEY)
+    random = np.random.default_rng(0)
+    for number in range(6):
+        images = pa.array([[random.bytes(2**20)] for _ in range(4)], pa.list_(pa.binary()))
+        write_part(folder, number, table(4 * number, 4).append_column("images", images), {"a": 1})
+    before = bytes_read()
+    assert finish(folder, KEY, 6)["rows"] == 24
+    shards = Shards(str(tmp_path / "s"))
+    assert shards.table(["sample"]).column("sample").to_pylist() == list(range(24))
+    assert bytes_read() - before < 2**20  # of 24
+
+
+def test_missing_parts_are_found_by_one_listing(tmp_path, monkeypatch):
+    folder = Folder(tmp_path / "s")
+    for number in (0, 2, 3):
+        write_part(folder, number, table(0, 1), {})
+    monkeypatch.setattr(Folder, "exists", None)
+    assert parts_left(folder, 6) == [1, 4, 5]
 
 
 def test_unfinished_shards_are_not_read_but_finished(tmp_path):

@@ -35,7 +35,7 @@ LAYERS = [
     {"pipeline.found"},
     {"pipeline.corpus", "pipeline.engine", "pipeline.doctor", "pipeline.progress"},
     {"pipeline.index"},
-    {"pipeline.video", "pipeline.row_groups", "pipeline.workers"},
+    {"pipeline.video", "pipeline.part_notes", "pipeline.row_groups", "pipeline.workers"},
     {"pipeline.storage"},
     {"models", "trackers"},
     {"configs"},
