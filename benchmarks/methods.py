@@ -49,6 +49,7 @@ from pipeline.cli import DONE, REFUSED
 from pipeline.index import default_workers
 from pipeline.record import UNTRAINED
 from pipeline.sampling import build_sampler
+from pipeline.source import open_source
 
 FAILED = "failed.txt"
 ASKED = "asked.json"
@@ -136,9 +137,13 @@ def sampling_of(config: RunConfig) -> Any:
 
 def budget(suite: str, name: str, options: argparse.Namespace) -> list[str]:
     """The words that give every preset of a suite the same number of images."""
-    if suite == "images":
-        return [f"trainer.epochs={options.epochs}"]
     config = preset_config(name, options.settings)
+    if suite == "images":
+        if sampling_of(config).labelled_part is None:
+            return [f"trainer.epochs={options.epochs}"]
+        images = options.epochs * len(open_source(options.train))  # some come several times
+        steps = math.ceil(images / config.trainer.batch_size)
+        return [f"trainer.steps={steps}", "trainer.epochs=100000"]
     each = build_sampler(sampling_of(config)).num_frames * config.trainer.batch_size
     return [f"trainer.steps={math.ceil(options.frames / each)}", "trainer.epochs=100000"]
 

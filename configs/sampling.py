@@ -18,6 +18,12 @@ class FramesSampling(Settings):
     kind: Literal["frames"] = "frames"
     per_video: int = Field(default=1, ge=1, le=10_000)
     """Frames drawn from one video in an epoch, one from each of as many equal time bins."""
+    labelled_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the labelled videos (or images) whose labels are used; the others' are hidden,
+    always the same ones, and those of a smaller share are among those of a larger one."""
+    labelled_part: float | None = Field(default=None, gt=0, lt=1)
+    """Part of an epoch's samples that shall have a label: where fewer have one, what is labelled is
+    visited more often (S4L: 0.5). Unset: everything once."""
 
 
 class StackSettings(Settings):

@@ -15,7 +15,7 @@ from configs.sampling import ClipsSampling
 from configs.schema import DataConfig
 from pipeline.images import Images, decode_image
 from pipeline.index import Index
-from pipeline.plan import Plan, PlannedSample, Position, Unit
+from pipeline.plan import Plan, PlannedSample, Position, Unit, known_labels
 from pipeline.sampling.shown import unlike_plan
 from pipeline.source import Source
 from pipeline.stored import StoredSamples
@@ -46,7 +46,7 @@ class DecodeStage:
     done: Position
 
     def __post_init__(self) -> None:
-        self._labels = self.source.labels()
+        self._labels = known_labels(self.source, self.plan.sampling)
 
     def __call__(self, unit: Unit) -> Iterator[Rows]:
         """The samples of a unit that are not done, in order."""
@@ -90,7 +90,7 @@ class DecodeStage:
             "refused": np.array(refused),
         }
         if self._labels is not None:
-            rows["class_id"] = np.array([self._labels[s.event] for s in samples], dtype=np.int64)
+            rows["class_id"] = self._labels[[s.event for s in samples]]
         for name in samples[0].request.targets:
             rows[name] = np.stack([s.request.targets[name] for s in samples])
         return rows

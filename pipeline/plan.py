@@ -15,9 +15,10 @@ from functools import cached_property
 import numpy as np
 
 from configs.errors import InputError
-from configs.sampling import Sampling
+from configs.sampling import FramesSampling, Sampling
 from pipeline.index import Event
 from pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
+from pipeline.sampling.labelled import label_is_kept, visits
 from pipeline.source import Source
 from pipeline.stored import StoredSamples
 
@@ -57,13 +58,16 @@ class Plan:
     seed: int
     epochs: int
     events: np.ndarray
-    """int64 [E]: positions of the eligible events in the source."""
+    """int64 [E]: positions of the eligible events in the source, one for each visit."""
     counts: np.ndarray
     """int64 [E]: samples that each gives in an epoch."""
     frames: np.ndarray
     """int64 [E]: frames of each event's videos, the measure of work."""
     stills: bool
     """Whether events are single pictures or stored samples, whose neighbours lie together."""
+    visit: np.ndarray
+    """int64 [E]: how many entries before this one are of the same event (labelled events may be
+    visited several times an epoch)."""
     refused: dict[str, int] = field(default_factory=dict)
     """Reason code -> events that give no sample."""
     refused_names: list[tuple[str, str]] = field(default_factory=list)
@@ -128,7 +132,9 @@ class Plan:
             event = int(self.events[order[place]])
             home = int(self._places[order[place]])
             value = source.event(event)
-            requests = sampler.plan(value, event_rng(self.seed, unit.epoch, value.event_id))
+            visit = int(self.visit[order[place]])
+            name = f"{value.event_id} {visit}" if visit else value.event_id
+            requests = sampler.plan(value, event_rng(self.seed, unit.epoch, name))
             first = int(numbers[place])
             if len(requests) != int(numbers[place + 1]) - first:
                 raise RuntimeError(f"the sampler broke its count for {value.event_id}")
@@ -161,17 +167,37 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
             f"none of the {len(source)} events of {source.location} gives a sample of kind "
             f"{sampling.kind!r} ({reasons or 'the index is empty'})"
         )
+    columns = np.array([events, counts, frames], dtype=np.int64)
+    visit = np.zeros(len(events), dtype=np.int64)
+    labels = known_labels(source, sampling)
+    if labels is not None and isinstance(sampling, FramesSampling) and sampling.labelled_part:
+        chosen, visit = visits(labels[columns[0]] >= 0, columns[1], sampling.labelled_part)
+        columns = columns[:, chosen]
     return Plan(
         sampling,
         seed,
         epochs,
-        events=np.array(events, dtype=np.int64),
-        counts=np.array(counts, dtype=np.int64),
-        frames=np.array(frames, dtype=np.int64),
+        events=columns[0],
+        counts=columns[1],
+        frames=columns[2],
         stills=source.kind != "video",
+        visit=visit,
         refused=dict(refused),
         refused_names=names,
     )
+
+
+def known_labels(source: Source, sampling: Sampling) -> np.ndarray | None:
+    """The class of each event that a run may know, int64 [events of the source], -1 for none; None
+    for a source without labels."""
+    labels = source.labels()
+    if labels is None:
+        return None
+    known = np.array(labels, dtype=np.int64)
+    if isinstance(sampling, FramesSampling) and sampling.labelled_share < 1:
+        kept = label_is_kept(np.arange(len(known)), sampling.labelled_share)
+        known = np.where(kept, known, -1)
+    return known
 
 
 class _Stored:

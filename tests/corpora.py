@@ -39,6 +39,28 @@ def make_event(*videos: Video) -> Event:
     return Event(videos[0].event, tuple(videos))
 
 
+class Rows:
+    """Index rows without files: a source for plans, with a class for each event where given."""
+
+    kind = "video"
+    location = "rows"
+
+    def __init__(self, *events: Event, labels: list[int] | None = None) -> None:
+        self._events = events
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def event(self, number: int) -> Event:
+        """The event at a position."""
+        return self._events[number]
+
+    def labels(self) -> list[int] | None:
+        """As a source gives them."""
+        return self._labels
+
+
 def encode_corpus(
     folder: Path,
     *,

@@ -2,7 +2,6 @@
 
 import colorsys
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from torch.nn import functional
 
 from configs.encoder import EncoderConfig
 from models.augment import AugmentConfig
-from models.context.s4l import S4L, S4LConfig, label_is_kept
+from models.context.s4l import S4L, S4LConfig
 from models.encoder import Encoder
 from models.exemplars import (
     HSVNoise,
@@ -49,45 +48,21 @@ def _stripes(generator: torch.Generator, count: int = 24) -> Batch:
     return batch_of(frames, label)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
-@pytest.mark.parametrize("order", ["sorted", "in turn", "mixed"])
-def test_labels_are_kept_for_the_same_share_of_every_class(share: float, order: str) -> None:
-    place = torch.arange(10_000)
-    kept = label_is_kept(place, share)
-    label = {
-        "sorted": place // 1000,
-        "in turn": place % 10,
-        "mixed": torch.randperm(10_000, generator=torch.Generator().manual_seed(0)) % 10,
-    }[order]
-    by_class = torch.stack([kept[label == c].float().mean() for c in range(10)])
-    assert kept.float().mean().item() == pytest.approx(share, rel=0.02)
-    # of the 10 labels that 1 % leaves a class; chance alone would often leave 4 or 16
-    most = 0.45 if share < 0.1 else 0.1
-    spread = 4 * math.sqrt(share / 1000) if order == "mixed" else most * share
-    assert (by_class - share).abs().max() < spread
-
-
-def test_fewer_labels_are_some_of_more_and_the_ends_are_exact() -> None:
-    place = torch.arange(5000)
-    shares = [label_is_kept(place, share) for share in (0.0, 0.01, 0.1, 0.4, 1.0)]
-    assert not shares[0].any()
-    assert shares[-1].all()
-    for few, many in pairwise(shares):
-        assert not (few & ~many).any()
-
-
-def test_hidden_labels_do_not_reach_the_loss() -> None:
-    method = _method(labelled_share=0.3)
-    batch = _stripes(torch.Generator().manual_seed(0))
-    kept = label_is_kept(batch["place"], 0.3)
-    other = batch | {"class_id": torch.where(kept, batch["class_id"], 0)}
-    torch.manual_seed(0)
-    first = method.augment(batch)
-    torch.manual_seed(0)
-    second = method.augment(other)
-    assert torch.equal(first["class_id"] >= 0, kept)
-    assert torch.equal(first["class_id"], second["class_id"])
-    assert method(first)["labelled"].item() == pytest.approx(kept.float().mean().item())
+@pytest.mark.parametrize("task", ["rotation", "exemplar"])
+def test_the_pretext_term_is_the_mean_of_both_halves_each_for_itself(task: str) -> None:
+    method = _method(task=task).eval()
+    batch = method.augment(_stripes(torch.Generator().manual_seed(0)))
+    batch["class_id"][6:] = -1  # a quarter has labels
+    halves = []
+    for half in (batch["class_id"] >= 0, batch["class_id"] < 0):
+        part = {name: value[half] for name, value in batch.items()} | {}
+        part["class_id"] = torch.full_like(part["class_id"], -1)
+        halves.append(method(part)["loss"])
+    taught, _ = method._classes(
+        method.encoder(batch["images"].flatten(0, 2)).unflatten(0, (24, -1)), batch["class_id"], 1
+    )
+    torch.testing.assert_close(method(batch)["loss"], taught + (halves[0] + halves[1]) / 2)
+    assert method(batch)["labelled"].item() == 0.25
 
 
 @pytest.mark.parametrize("task", ["rotation", "exemplar"])
@@ -112,8 +87,12 @@ def test_equal_logits_give_the_logs_of_both_tasks() -> None:
 
 @pytest.mark.parametrize("task", ["rotation", "exemplar"])
 def test_a_batch_without_labels_has_the_pretext_term_alone(task: str) -> None:
-    method = _method(task=task, labelled_share=0.0)
-    metrics = method(method.augment(_stripes(torch.Generator().manual_seed(0))))
+    def unlabelled() -> Batch:
+        batch = _stripes(torch.Generator().manual_seed(0))
+        return batch | {"class_id": torch.full_like(batch["class_id"], -1)}
+
+    method = _method(task=task)
+    metrics = method(method.augment(unlabelled()))
     metrics["loss"].backward()
     alone = _method(classes=0, task=task)
     without = _stripes(torch.Generator().manual_seed(0))
@@ -121,7 +100,7 @@ def test_a_batch_without_labels_has_the_pretext_term_alone(task: str) -> None:
     torch.manual_seed(5)
     first = alone(alone.augment(without))["loss"]
     torch.manual_seed(5)
-    second = method(method.augment(_stripes(torch.Generator().manual_seed(0))))["loss"]
+    second = method(method.augment(unlabelled()))["loss"]
     torch.testing.assert_close(first, second)
     assert metrics["labelled"].item() == metrics["accuracy"].item() == 0
     grads = {name: p.grad for name, p in method.named_parameters()}
@@ -214,7 +193,12 @@ def test_near_frames_of_one_video_do_not_repel() -> None:
 
 
 def test_turns_and_a_few_labels_are_learned_together() -> None:
-    metrics = train(_method(labelled_share=0.5), _stripes, steps=30)
+    def half(generator: torch.Generator) -> Batch:
+        batch = _stripes(generator)
+        batch["class_id"][::2] = -1
+        return batch
+
+    metrics = train(_method(), half, steps=30)
     assert metrics["turn_accuracy"] > 0.6  # chance 0.25
     assert metrics["accuracy"] > 0.6  # chance 0.333
     assert metrics["averaged_accuracy"] > 0.6

@@ -6,23 +6,7 @@ import pytest
 from configs.errors import InputError
 from configs.sampling import FramesSampling, TimePairsSampling
 from pipeline.plan import UNIT_FRAMES, Plan, Position, make_plan
-from tests.corpora import make_event, make_video
-
-
-class Rows:
-    """Index rows without files."""
-
-    kind = "video"
-    location = "rows"
-
-    def __init__(self, *events):
-        self._events = events
-
-    def __len__(self):
-        return len(self._events)
-
-    def event(self, number):
-        return self._events[number]
+from tests.corpora import Rows, make_event, make_video
 
 
 def rows(count=40, frames=300):

@@ -25,13 +25,11 @@ from models.transformations import TURNS, quarter_turns
 class S4LConfig(MethodConfig):
     """Self-supervised semi-supervised learning."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images are seen."""
+    sampling: FramesSampling = FramesSampling(labelled_part=0.5)
+    """Which frames or images are seen, how many labels are used (`labelled_share`), and how many of
+    the samples have one (half and half: section 3)."""
     task: Literal["rotation", "exemplar"] = "rotation"
     """The pretext task: quarter turns (section 3.1), or telling images apart (section 3.2)."""
-    labelled_share: float = Field(default=1.0, ge=0, le=1)
-    """Share of the samples whose labels are used; the others' are hidden, always the same ones, and
-    those of a smaller share are among those of a larger one."""
     self_weight: float = Field(default=1.0, ge=0, le=100)
     """Weight w of the pretext task beside the labels (section 3)."""
     crops: int = Field(default=8, ge=2, le=64)
@@ -44,16 +42,6 @@ class S4LConfig(MethodConfig):
     """How crops are drawn; those of `exemplar` then get other hue, saturation and value."""
 
 
-def label_is_kept(place: Tensor, share: float) -> Tensor:
-    """Which samples keep their labels, by their place in the corpus alone: bool [B].
-
-    place: int64 [B]. Multiples of the golden ratio fill the unit interval evenly, whatever the
-    step between places, so that each class keeps nearly its share however the table is sorted.
-    """
-    golden = 2_654_435_769  # 2^32 / 1.618...
-    return (place * golden % 2**32).double() / 2**32 < share
-
-
 @register
 class S4L(Method):
     """A class head on what is labelled, and a pretext task on everything.
@@ -61,7 +49,7 @@ class S4L(Method):
     Works without any label too: then the pretext task alone is trained.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `time_s` float32 [B, F];
-    `instance`, `place` and, where there are labels, `class_id` int64 [B], -1 for none.
+    `instance` and, where there are labels, `class_id` int64 [B], -1 for none.
     """
 
     name = "s4l"
@@ -100,7 +88,7 @@ class S4L(Method):
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts in place of `frames`: `images`, float32 [B, F, K, 3, S, S], the K copies of each
-        (four turns of one crop, or crops); and hides the labels that are not to be used."""
+        (four turns of one crop, or crops)."""
         frames, config = batch["frames"], self.config
         size = self.encoder.config.image_size
         if config.task == "rotation":
@@ -110,11 +98,7 @@ class S4L(Method):
             crops = augment_frames(copies.flatten(0, 2), size, config.augment)
             crops = apply_hsv_noise(crops, draw_hsv_noise(len(crops)))
             images = self.encoder.normalize(crops).unflatten(0, copies.shape[:3])
-        added = {"images": images}
-        if self.classes:
-            kept = label_is_kept(batch["place"], config.labelled_share)
-            added["class_id"] = batch["class_id"].masked_fill(~kept, -1)
-        return replace_frames(batch, **added)
+        return replace_frames(batch, images=images)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images = batch["images"]
@@ -149,14 +133,25 @@ class S4L(Method):
     def _turns(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.pretext(embeddings).float().flatten(0, 1)
         label = torch.arange(TURNS, device=logits.device).repeat(len(embeddings))
+        terms = functional.cross_entropy(logits, label, reduction="none")
+        known = self._known(batch).repeat_interleave(TURNS)
         hit = (logits.argmax(dim=1) == label).float().mean()
-        return functional.cross_entropy(logits, label), {"turn_accuracy": hit}
+        return mean_of_halves(terms, known, torch.ones_like(known)), {"turn_accuracy": hit}
+
+    def _known(self, batch: Batch) -> Tensor:
+        """Which frames have a label: bool [B F]."""
+        frames = batch["images"].shape[1]
+        if not self.classes:
+            return batch["instance"].new_zeros(len(batch["instance"]) * frames, dtype=torch.bool)
+        return (batch["class_id"] >= 0).repeat_interleave(frames)
 
     def _exemplars(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         crops = embeddings.shape[1]
         compared = functional.normalize(self.pretext(embeddings.flatten(0, 1)).float(), dim=1)
         frames = moments(batch)
+        known = self._known(batch)
         near = alike(frames, frames.gathered(), self.config.instance_s)
+        near = near | (known[:, None] != gather_rows(known)[None, :])  # each half for itself
         negative = ~near.repeat_interleave(crops, 0).repeat_interleave(crops, 1)
         # crops of all ranks by number; those of one frame are numbered one after another
         columns = torch.arange(negative.shape[1], device=compared.device)
@@ -166,7 +161,7 @@ class S4L(Method):
         terms, counted = batch_hard_terms(
             distance, same & (rows[:, None] != columns[None, :]), negative
         )
-        loss = mean_over_ranks(terms, counted)
+        loss = mean_of_halves(terms, known.repeat_interleave(crops), counted)
         following = rows // crops * crops + (rows + 1) % crops
         partner = distance.detach().gather(1, following[:, None])
         farther = ((distance > partner) & negative).sum(dim=1) / negative.sum(dim=1).clamp_min(1)
@@ -176,3 +171,15 @@ class S4L(Method):
             "embedding_std": compared.std(dim=0).mean(),
             "valid": counted.float().mean(),
         }
+
+
+def mean_of_halves(terms: Tensor, known: Tensor, counted: Tensor) -> Tensor:
+    """Mean of the labelled terms' mean and the others', as this rank's share of it (section 3).
+
+    terms: float [N]; known, counted: bool [N]. Where one half is empty on all ranks, the other's.
+    """
+    halves = [counted & known, counted & ~known]
+    present = torch.stack([half.any().float() for half in halves])
+    present = gather_rows(present[None]).amax(dim=0)
+    means = torch.stack([mean_over_ranks(terms, half) for half in halves])
+    return means.sum() / present.sum().clamp_min(1)
