@@ -312,6 +312,12 @@ def _train(options: argparse.Namespace) -> Result:
         f"{total} steps" + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items()),
         file=sys.stderr,
     )
+    if plan.unweighted:
+        print(
+            f"{plan.unweighted} events have no motion profile (indexed with --motion none?): "
+            "sampled evenly over time, not where it moves",
+            file=sys.stderr,
+        )
     bar = Progress(config.name, "steps", total, prepared.resumed_step)
 
     def watch(lines: list[dict[str, Any]]) -> None:

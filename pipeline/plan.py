@@ -71,6 +71,8 @@ class Plan:
     refused: dict[str, int] = field(default_factory=dict)
     """Reason code -> events that give no sample."""
     refused_names: list[tuple[str, str]] = field(default_factory=list)
+    unweighted: int = 0
+    """Events sampled evenly although samples are to follow motion: no motion was measured."""
     _latest: tuple[int, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
     """The epoch that was asked for last, its order and first numbers."""
 
@@ -150,6 +152,8 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
     events, counts, frames = [], [], []
     refused: Counter[str] = Counter()
     names: list[tuple[str, str]] = []
+    weighted = source.kind == "video" and getattr(sampling, "motion_weighted", False)
+    unweighted = 0
     for number in range(len(source)):
         event = source.event(number)
         count, reason = sampler.count(event)
@@ -157,6 +161,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
             events.append(number)
             counts.append(count)
             frames.append(sum(video.frames for video in event.videos))
+            unweighted += weighted and any(not len(v.motion) for v in event.videos if v.has_frames)
             continue
         refused[reason] += 1
         if len(names) < NAMED_REFUSALS:
@@ -184,6 +189,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
         visit=visit,
         refused=dict(refused),
         refused_names=names,
+        unweighted=unweighted,
     )
 
 

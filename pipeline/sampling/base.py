@@ -13,9 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.index import Event
+from pipeline.index import Event, Video
 
-LACKS = ("too_short", "frame_rate_too_low", "no_motion")
+LACKS = ("single_frame", "too_short", "frame_rate_too_low", "no_motion")
 """Why a view gives no sample, in the order in which it is checked."""
 
 
@@ -76,6 +76,11 @@ def usable(event: Event) -> str:
     if any(video.has_frames for video in event.videos):
         return ""
     return event.videos[0].status if event.videos else "missing_view"
+
+
+def no_room(video: Video) -> str:
+    """The reason code of a view in which nothing that takes time fits."""
+    return "single_frame" if video.frames == 1 else "too_short"
 
 
 def count_views(event: Event, per_video: int, lacks: list[str]) -> tuple[int, str]:

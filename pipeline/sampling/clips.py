@@ -6,9 +6,9 @@ import numpy as np
 
 from configs.sampling import ClipsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
 from pipeline.sampling.frame_numbers import frame_time, shots, spaced, whole_step
-from pipeline.sampling.motion import frame_motion
+from pipeline.sampling.motion import frame_motion, still
 
 
 class ClipsSampler:
@@ -45,11 +45,13 @@ class ClipsSampler:
         return starts, total[starts + extent + 1] - total[starts]
 
     def _lack(self, video: Video, weights: np.ndarray) -> str:
-        if not len(weights):
-            return "too_short"
+        if not len(weights) or (video.frames == 1 and self.num_frames > 1):
+            return no_room(video)
         if self.config.num_frames > 1 and not spaced(video, self.config.spacing_s):
             return "frame_rate_too_low"
-        return "" if weights.any() else "no_motion"
+        # a still has single frames, but no two that differ
+        unmoving = still(video) and self.num_frames > 1
+        return "no_motion" if unmoving or not weights.any() else ""
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` samples for every view in which the clips fit (and something moves)."""

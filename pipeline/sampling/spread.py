@@ -6,8 +6,9 @@ import numpy as np
 
 from configs.sampling import SpreadSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
 from pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
+from pipeline.sampling.motion import still
 from pipeline.sampling.stacks import stack_reach, stack_runs, stack_spaced, stack_step_s, stacked
 
 
@@ -41,10 +42,12 @@ class SpreadSampler:
 
     def _lack(self, video: Video, ranges: list[tuple[int, int, np.ndarray]]) -> str:
         if not ranges:
-            return "too_short"
+            return no_room(video)
         near_s = self.config.positive_s
         alone = near_s is not None and frames_within(video, near_s) < 1
-        return "frame_rate_too_low" if alone or not stack_spaced(video, self.config) else ""
+        if alone or not stack_spaced(video, self.config):
+            return "frame_rate_too_low"
+        return "no_motion" if still(video) else ""
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` samples for every view that has enough frames."""

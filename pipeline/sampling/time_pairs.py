@@ -8,8 +8,9 @@ import numpy as np
 
 from configs.sampling import TimePairsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
 from pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
+from pipeline.sampling.motion import still
 from pipeline.sampling.stacks import stack_runs, stack_spaced, stack_step_s, stacked
 
 
@@ -40,9 +41,10 @@ class TimePairsSampler:
 
     def _lack(self, video: Video, windows: list[tuple[int, int]]) -> str:
         if not windows:
-            return "too_short"
-        fast = self._reach(video) >= 1 and stack_spaced(video, self.config)
-        return "" if fast else "frame_rate_too_low"
+            return no_room(video)
+        if self._reach(video) < 1 or not stack_spaced(video, self.config):
+            return "frame_rate_too_low"
+        return "no_motion" if still(video) else ""
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` samples for each view that has a long enough shot."""

@@ -6,9 +6,9 @@ import numpy as np
 
 from configs.sampling import TuplesSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, count_views, one_view
+from pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
 from pipeline.sampling.frame_numbers import frame_time, shots
-from pipeline.sampling.motion import frame_motion
+from pipeline.sampling.motion import frame_motion, still
 
 MIN_GAP_S = 0.2
 """In a short shot span and gap shrink together, the gap to no less than this."""
@@ -61,7 +61,7 @@ class TuplesSampler:
 
     def count(self, event: Event) -> tuple[int, str]:
         """`per_video` tuples for every view that is long enough and moves."""
-        lacks = [_lack(self._windows(video)) for video in event.videos]
+        lacks = [_lack(video, self._windows(video)) for video in event.videos]
         return count_views(event, self.config.per_video, lacks)
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
@@ -69,7 +69,7 @@ class TuplesSampler:
         requests = []
         for view, video in enumerate(event.videos):
             windows = self._windows(video)
-            if _lack(windows):
+            if _lack(video, windows):
                 continue
             weights = np.array([weight for *_, weight in windows])
             for _ in range(self.config.per_video):
@@ -85,10 +85,11 @@ class TuplesSampler:
         return requests
 
 
-def _lack(windows: list[tuple[int, int, int, int, float]]) -> str:
+def _lack(video: Video, windows: list[tuple[int, int, int, int, float]]) -> str:
     if not windows:
-        return "too_short"
-    return "" if any(weight > 0 for *_, weight in windows) else "no_motion"
+        return no_room(video)
+    moving = not still(video) and any(weight > 0 for *_, weight in windows)
+    return "" if moving else "no_motion"
 
 
 def _draw(

@@ -6,8 +6,9 @@ import numpy as np
 
 from configs.sampling import ViewPairsSampling
 from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, target_arrays
+from pipeline.sampling.base import SampleRequest, no_room, target_arrays
 from pipeline.sampling.frame_numbers import shots
+from pipeline.sampling.motion import still
 from pipeline.sampling.stacks import stack_spaced, stack_step_s, stacked
 
 MAX_CLOCK_GAP = 0.5
@@ -24,7 +25,8 @@ class ViewPairsSampler:
     stacks at their last frames), `view` [F] with F = 2N `stack`.
 
     An event with one view gives nothing (`missing_view`), nor does one where fewer than N such
-    times are seen by two views (`too_short`).
+    times are seen by two views (`too_short`, `single_frame`) or none shows any motion
+    (`no_motion`), but for a single pair.
     """
 
     def __init__(self, config: ViewPairsSampling) -> None:
@@ -46,7 +48,12 @@ class ViewPairsSampler:
             enough = len(times_s) >= needed
         else:
             enough = len(self._view_pairs(covered, needed)) > 0
-        return (self.config.per_event, "") if enough else (0, "too_short")
+        if not enough:
+            return 0, no_room(max(live, key=lambda video: video.frames))
+        # two cameras show a still too, but no other time that differs
+        if self.config.pairs > 1 and all(map(still, live)):
+            return 0, "no_motion"
+        return self.config.per_event, ""
 
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Draw a range, N of its times, and an ordered pair of views that show them."""

@@ -83,7 +83,7 @@ def _describe(source: VideoSource, timeline: Timeline, motion: Motion, stream: i
     error = _damage(source, timeline)
     profile, rate = np.empty(0), 0.0
     if motion == "packets":
-        profile, rate = packet_motion(timeline, width * height)
+        profile, rate = packet_motion(timeline, width * height, context.codec.canonical_name)
     elif motion != "none":
         from pipeline.video.motion import decoded_motion
 
