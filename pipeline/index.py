@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from configs.errors import InputError
 from pipeline.storage import is_remote, local_path
@@ -101,7 +103,10 @@ class Event:
 
 
 class Index:
-    """A loaded index: events in a fixed order, rows made only when asked for."""
+    """A loaded index: its columns as Arrow, events in a fixed order, rows made when asked for.
+
+    Every process of a run holds one: see docs/cluster.md for what that takes.
+    """
 
     kind = "video"
 
@@ -111,30 +116,48 @@ class Index:
 
     @classmethod
     def load(cls, location: str) -> Index:
-        """Read an index. Raises InputError when it is not one."""
-        return cls(read_table(location, SCHEMA.names), location)
+        """Read what videos are made of (no keyframes). Raises InputError when it is no index."""
+        return cls(read_table(location, SCHEMA.names, list(_VIDEO_COLUMNS)), location)
 
     @cached_property
-    def _groups(self) -> list[tuple[str, list[int]]]:
-        """Event name and row numbers, views in order, events sorted by name."""
-        events = self.table.column("event").to_pylist()
-        views = self.table.column("view").to_pylist()
-        rows: dict[str, list[int]] = {}
-        for row in sorted(range(len(events)), key=lambda r: (events[r], views[r])):
-            rows.setdefault(events[row], []).append(row)
-        return list(rows.items())
+    def _order(self) -> np.ndarray:
+        """int32 [rows]: row numbers, events sorted by name, the views of each sorted by name."""
+        keys = [("event", "ascending"), ("view", "ascending")]
+        return (
+            pc.call_function("sort_indices", [self.table], pc.SortOptions(keys))
+            .to_numpy()
+            .astype(np.int32)
+        )
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """int32 [events + 1]: where in `_order` each event begins, and the end of the last."""
+        names = self.table.column("event").take(pa.array(self._order)).combine_chunks()
+        new = pc.call_function("not_equal", [names[1:], names[:-1]]).to_numpy(zero_copy_only=False)
+        inner = np.flatnonzero(new) + 1
+        ends = [len(names)] if len(names) else []
+        return np.concatenate([[0], inner, ends]).astype(np.int32)
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._starts) - 1
 
     def event(self, number: int) -> Event:
         """The event at a position of the fixed order."""
-        name, rows = self._groups[number]
-        return Event(name, tuple(self._video(row) for row in rows))
+        rows = self._order[self._starts[number] : self._starts[number + 1]]
+        videos = tuple(self._video(int(row)) for row in rows)
+        return Event(videos[0].event, videos)
 
     def events(self) -> Iterator[Event]:
         """All events in order."""
         return (self.event(number) for number in range(len(self)))
+
+    def video(self, place: int) -> Video:
+        """The video at a place of the fixed order, all events one after another."""
+        return self._video(int(self._order[place]))
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of numbers, in the fixed order of the videos."""
+        return self.table.column(name).to_numpy()[self._order]
 
     def _video(self, row: int) -> Video:
         value = {name: self.table.column(name)[row] for name in _VIDEO_COLUMNS}
@@ -147,7 +170,7 @@ class Index:
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes of the events, sorted; `labels` counts them from 0."""
-        return sorted({name for name in self.table.column("label").to_pylist() if name})
+        return sorted(name for name in self.table.column("label").unique().to_pylist() if name)
 
     def labels(self) -> list[int] | None:
         """The class of each event, -1 where it has none; None for a corpus without labels."""
@@ -157,9 +180,13 @@ class Index:
     def _labels(self) -> list[int] | None:
         if not self.classes:
             return None
-        number = {name: n for n, name in enumerate(self.classes)} | {"": -1}
-        names = self.table.column("label").to_pylist()
-        return [number[names[rows[0]]] for _, rows in self._groups]
+        number = pc.call_function(
+            "index_in",
+            [self.table.column("label")],
+            pc.SetLookupOptions(pa.array(self.classes)),
+        )
+        known = number.fill_null(-1).to_numpy()
+        return known[self._order[self._starts[:-1]]].tolist()
 
     @cached_property
     def digest(self) -> str:
@@ -168,24 +195,29 @@ class Index:
         for name in (
             "video_id", "event", "view", "label", "frames", "fps", "clock_offset_s", "clock_rate",
         ):  # fmt: skip
-            for value in self.table.column(name).to_pylist():
+            for value in self._values(name):
                 digest.update(repr(value).encode())
         return digest.hexdigest()
 
+    def _values(self, name: str) -> Iterator[Any]:
+        """A column's values in the order of the rows, few of them objects at a time."""
+        column = self.table.column(name)
+        for start in range(0, len(column), _SLICE):
+            yield from column.slice(start, _SLICE).to_pylist()
+
     def missing(self) -> list[str]:
         """Local uris that are no file, of rows that were readable when they were indexed."""
-        uris = self.table.column("uri").to_pylist()
-        states = self.table.column("status").to_pylist()
+        rows = zip(self._values("uri"), self._values("status"), strict=True)
         return [
             uri
-            for uri, status in zip(uris, states, strict=True)
+            for uri, status in rows
             if status != "unreadable" and not is_remote(uri) and not local_path(uri).is_file()
         ]
 
     def check_present(self) -> list[str]:
         """The videos that are gone; raises InputError when none is left at its place."""
         gone = self.missing()
-        if gone and len(gone) == sum(s != "unreadable" for s in self.table["status"].to_pylist()):
+        if gone and len(gone) == sum(status != "unreadable" for status in self._values("status")):
             raise InputError(
                 f"{self.location} lists {len(gone)} videos and none is at its place "
                 f"(first: {gone[0]}); were they moved? index the new folder again"
@@ -193,27 +225,63 @@ class Index:
         return gone
 
 
+_SLICE = 10_000
+"""Values of a column that are Python objects, or read, at a time."""
+_CHUNK = 100_000
+"""Values of a column that lie together in memory."""
 _VIDEO_COLUMNS = tuple(Video.__slots__)  # type: ignore[attr-defined]
 
 
-def read_table(location: str, columns: list[str]) -> pa.Table:
-    """A Parquet table that must have these columns. Raises InputError saying what is wrong."""
+def read_table(
+    location: str, columns: Sequence[str], wanted: Sequence[str] | None = None
+) -> pa.Table:
+    """A Parquet table that must have these columns; of them, or of all, those that are wanted.
+
+    Raises InputError saying what is wrong.
+    """
+    path = location if is_remote(location) else local_path(location)
     if not is_remote(location) and not local_path(location).is_file():
         raise InputError(f"no such file: {location}")
     try:
-        table = pq.read_table(
-            location if is_remote(location) else local_path(location),
-            partitioning=None,  # pyright: ignore[reportArgumentType]
-        )
+        names = pq.read_schema(path).names
+        absent = [name for name in columns if name not in names]
+        if absent:
+            raise InputError(
+                f"{location} is not an index: it lacks {', '.join(absent)} "
+                f"(it has {', '.join(names[:12])})"
+            )
+        return _read_columns(path, wanted or names)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{location} is not a Parquet file: {error}") from error
-    absent = [name for name in columns if name not in table.column_names]
-    if absent:
-        raise InputError(
-            f"{location} is not an index: it lacks {', '.join(absent)} "
-            f"(it has {', '.join(table.column_names[:12])})"
-        )
-    return table.combine_chunks()
+
+
+def _read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
+    """Columns of a Parquet file in little more memory than they need in the end.
+
+    Arrow's reader leaves twice the room that values take, and `pq.read_table` holds the buffers of
+    all columns at once; pieces that are copied together as they come are exact.
+    """
+    columns: dict[str, list[pa.Array]] = {name: [] for name in names}
+    pool = pa.default_memory_pool()
+    with _opened(path) as file:
+        for name in names:
+            pieces: list[pa.Array] = []
+            kind = file.schema_arrow.field(name).type
+            for batch in file.iter_batches(_SLICE, columns=[name], use_threads=False):
+                pieces.append(batch.column(0))
+                if sum(map(len, pieces)) >= _CHUNK:
+                    columns[name].append(pa.concat_arrays(pieces))
+                    pieces = []
+            columns[name].append(pa.concat_arrays([*pieces, pa.array([], kind)]))
+            pool.release_unused()
+    return pa.table({name: pa.chunked_array(chunks) for name, chunks in columns.items()})
+
+
+def _opened(path: str | Path) -> pq.ParquetFile:
+    if isinstance(path, Path):
+        return pq.ParquetFile(path, buffer_size=2**20)
+    filesystem, inside = fs.FileSystem.from_uri(path)
+    return pq.ParquetFile(inside, filesystem=filesystem, buffer_size=2**20)
 
 
 def default_workers() -> int:

@@ -22,7 +22,7 @@ from configs.schema import DataConfig
 from pipeline.decode import DecodeStage
 from pipeline.engine import ray_session
 from pipeline.index import Index, default_workers
-from pipeline.mining import TrackMiner, track_table, track_units, videos
+from pipeline.mining import TrackMiner, TrackUnits, track_table
 from pipeline.plan import Plan, Position, make_plan
 from pipeline.shards import PartCounts, claim, finish, parts_left, sample_table, write_part
 from pipeline.source import open_source
@@ -62,15 +62,14 @@ class MinePart:
         cv2.setNumThreads(1)
         self.settings = settings
         self.index = Index.load(index)
-        self.videos = videos(self.index)
-        self.units = track_units(self.index, settings)
+        self.units = TrackUnits(self.index, settings)
         self.miner = TrackMiner(settings)
         self.out = Folder(out)
 
     def write(self, number: int) -> PartCounts:
         """Mine one unit and write its part."""
         unit = self.units[number]
-        video = self.videos[unit.row]
+        video = self.index.video(unit.row)
         mined, reasons = self.miner.unit(video, unit)
         return write_part(self.out, number, track_table(video, mined, self.settings), reasons)
 
@@ -181,7 +180,7 @@ def mine_corpus(
     if isinstance(settings, TracksMining):
         if not isinstance(source, Index):
             raise InputError(f"{data} holds images: tracks are mined from an index of videos")
-        parts = len(track_units(source, settings))
+        parts = len(TrackUnits(source, settings))
         make: Callable[[], MinePart | SamplePart] = partial(MinePart, data, out, settings)
     else:
         plan = make_plan(source, settings.sampling, seed=settings.seed, epochs=settings.epochs)

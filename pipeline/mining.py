@@ -46,28 +46,35 @@ class TrackUnit:
     """The unit of work: tracks that start within [start_s, stop_s) of one video."""
 
     number: int
-    row: int  # of the index
+    row: int  # the video's place in the index's fixed order
     start_s: float
     stop_s: float
 
 
-def track_units(index: Index, settings: TracksMining) -> list[TrackUnit]:
-    """The units of a corpus, in the order of the index: the same on every machine."""
-    units: list[TrackUnit] = []
-    for row, video in enumerate(videos(index)):
-        if video.frames <= 0 or video.duration_s <= 0:
-            continue
-        pieces = max(1, math.ceil(video.duration_s / settings.unit_s - 1e-6))
-        for piece in range(pieces):
-            start = piece * settings.unit_s
-            stop = min(start + settings.unit_s, video.duration_s)
-            units.append(TrackUnit(len(units), row, start, stop))
-    return units
+class TrackUnits(Sequence[TrackUnit]):
+    """The units of a corpus, in the order of the index: the same on every machine.
 
+    Made when they are asked for: a corpus has millions.
+    """
 
-def videos(index: Index) -> list[Video]:
-    """All videos of an index, in its fixed order."""
-    return [video for event in index.events() for video in event.videos]
+    def __init__(self, index: Index, settings: TracksMining) -> None:
+        self._duration_s = index.column("duration_s")
+        readable = (index.column("frames") > 0) & (self._duration_s > 0)
+        pieces = np.ceil(self._duration_s / settings.unit_s - 1e-6)
+        self._ends = np.cumsum(np.where(readable, np.maximum(1, pieces), 0).astype(np.int64))
+        self._unit_s = settings.unit_s
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, number):  # type: ignore[override]
+        if not 0 <= number < len(self):
+            raise IndexError(f"unit {number} of {len(self)}")
+        row = int(np.searchsorted(self._ends, number, side="right"))
+        piece = number - (int(self._ends[row - 1]) if row else 0)
+        start = piece * self._unit_s
+        stop = min(start + self._unit_s, float(self._duration_s[row]))
+        return TrackUnit(number, row, start, stop)
 
 
 @dataclass(frozen=True, slots=True)

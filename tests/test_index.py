@@ -3,6 +3,7 @@
 import multiprocessing
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -175,14 +176,60 @@ def test_an_index_comes_back_as_it_was_written(folder):
     assert not list((folder / "out").glob("*.tmp-*"))
 
 
+def made_up(rows: int, **columns) -> pa.Table:
+    """An index of videos that nobody has."""
+    values = {
+        "video_id": [f"v{n}" for n in range(rows)], "uri": [f"s3://b/{n}" for n in range(rows)],
+        "event": [f"v{n}" for n in range(rows)], "view": ["0"] * rows, "label": [""] * rows,
+        "keyframes": [np.arange(60.0)] * rows, "motion": [np.ones(50, np.float32)] * rows,
+        "cuts": [[1.0]] * rows, "status": ["ok"] * rows, "error": [None] * rows,
+        "codec": ["h264"] * rows,
+    } | columns  # fmt: skip
+    numbers = {f.name: np.ones(rows) for f in SCHEMA if f.name not in values}
+    kinds = {field.name: field.type for field in SCHEMA}
+    return pa.table(
+        {n: pa.array((values | numbers)[n]).cast(kinds[n]) for n in SCHEMA.names}, schema=SCHEMA
+    )
+
+
+def test_events_and_their_views_are_sorted_by_name(tmp_path):
+    random = np.random.default_rng(0)
+    events = [f"{'éaZ😀b'[n % 5]}{n // 15}" for n in range(150)]
+    views = [f"{n % 3}" for n in range(150)]
+    labels = ["", "walk", "run"]
+    rows = random.permutation(sorted({*zip(events, views, strict=True)}))
+    table = made_up(len(rows), event=rows[:, 0].tolist(), view=rows[:, 1].tolist(),
+                    label=[labels[sum(map(ord, e)) % 3] for e in rows[:, 0]],
+                    frames=list(range(len(rows))))  # fmt: skip
+    write_index(table, str(tmp_path / "i.parquet"))
+    index = Index.load(str(tmp_path / "i.parquet"))
+    wanted = sorted((str(e), str(v)) for e, v in rows)
+    got = [(event.event_id, video.view) for event in index.events() for video in event.videos]
+    assert got == wanted
+    assert [(v.event, v.view) for v in map(index.video, range(len(rows)))] == wanted
+    flat = [video.frames for event in index.events() for video in event.videos]
+    assert index.column("frames").tolist() == flat
+    known = {"": -1, "run": 0, "walk": 1}
+    assert index.labels() == [known[event.videos[0].label] for event in index.events()]
+
+
+def test_a_loaded_index_holds_what_videos_are_made_of_and_little_more(tmp_path):
+    table = made_up(25_000)
+    write_index(table, str(tmp_path / "i.parquet"))
+    needed = table.drop(["keyframes", "error", "codec", "bytes", "rotation"]).nbytes
+    before = pa.total_allocated_bytes()
+    index = Index.load(str(tmp_path / "i.parquet"))
+    assert len(index) == 25_000
+    assert pa.total_allocated_bytes() - before < 1.1 * needed
+    assert index.event(7).videos[0].motion.tolist() == [1.0] * 50
+
+
 def test_what_is_no_index_is_refused_by_what_it_lacks(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         Index.load(str(tmp_path / "none.parquet"))
     (tmp_path / "text.parquet").write_text("no parquet")
     with pytest.raises(InputError, match="not a Parquet file"):
         Index.load(str(tmp_path / "text.parquet"))
-    import pyarrow as pa
-
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(InputError, match=r"is not an index: it lacks video_id, .* \(it has x\)"):
         Index.load(str(tmp_path / "other.parquet"))

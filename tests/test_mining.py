@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from configs.sampling import ClipsSampling, FramesSampling, TimePairsSampling, T
 from pipeline.index import Index
 from pipeline.indexing import make_index, write_index
 from pipeline.mine import mine_corpus, part_blocks
-from pipeline.mining import TrackMiner, cut_patch, track_units
+from pipeline.mining import TrackMiner, TrackUnits, cut_patch
 from pipeline.shards import Shards, decode_images
 from pipeline.shots import hard_cuts
 from pipeline.stream import MAX_BLOCKS
@@ -116,7 +117,7 @@ def test_damaged_frames_are_counted_and_no_track_crosses_them(tmp_path):
     write_index(make_index([str(path)]), str(tmp_path / "index.parquet"))
     index = Index.load(str(tmp_path / "index.parquet"))
     wanted = settings(window_s=2.0, unit_s=2.0)
-    (unit,) = track_units(index, wanted)
+    (unit,) = TrackUnits(index, wanted)
     found, reasons = TrackMiner(wanted).unit(index.event(0).videos[0], unit)
     assert reasons["frame: damaged"] == 10
     assert found
@@ -206,11 +207,23 @@ def test_killed_five_times_and_resumed_the_shards_are_the_same(tmp_path, corpus)
 
 def test_units_do_not_depend_on_anything_but_index_and_settings(corpus):
     index = load(corpus)
-    units = track_units(index, settings(unit_s=1.0))
+    units = TrackUnits(index, settings(unit_s=1.0))
     assert [unit.number for unit in units] == list(range(len(units)))
-    assert units == track_units(load(corpus), settings(unit_s=1.0))
+    assert list(units) == list(TrackUnits(load(corpus), settings(unit_s=1.0)))
     by_row = Counter(unit.row for unit in units)
     assert sorted(by_row.values()) == [2, 2, 2, 2]
+
+
+def test_units_cut_every_readable_video_and_no_other(tmp_path):
+    lengths = [0.0, 1.0, 2.5, 4.0, 0.0, 0.3]
+    table = pa.table({"event": list("abcdef"), "view": ["0"] * 6, "duration_s": lengths,
+                      "frames": [0, 10, 25, 40, 5, 3]})  # fmt: skip
+    units = list(TrackUnits(Index(table, ""), settings(unit_s=2.0, window_s=2.0)))
+    assert [(u.row, u.start_s, u.stop_s) for u in units] == [
+        (1, 0.0, 1.0), (2, 0.0, 2.0), (2, 2.0, 2.5), (3, 0.0, 2.0), (3, 2.0, 4.0), (5, 0.0, 0.3),
+    ]  # fmt: skip
+    with pytest.raises(IndexError):
+        TrackUnits(Index(table, ""), settings())[6]
 
 
 def test_images_have_no_tracks_and_wrong_settings_are_named(tmp_path, corpus):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import MareyError
-from pipeline.index import Index, Video
+from pipeline.index import SCHEMA, Index, Video, read_table
 from pipeline.report.charts import bar_chart, sparkline
 from pipeline.report.choose import spread
 from pipeline.report.frames import frame_of
@@ -41,7 +41,7 @@ _PLATES = 6
 def index_sections(location: str) -> tuple[str, str, list[Section]]:
     """Title, subtitle and sections of an index."""
     index = Index.load(location)
-    rows = index.table.to_pylist()
+    rows = read_table(location, SCHEMA.names).to_pylist()
     refused = [row for row in rows if row["status"] != "ok"]
     sections = [Section("Corpus", _summary(rows))]
     look = _look(index)
