@@ -9,21 +9,44 @@ Every rank must hold the same number of rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_alone = ContextVar("alone", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, a loss sees this process's samples only, as if no other trained with it.
+
+    For steps in which every process holds the same samples: gathered, each would count once for
+    each process, and be a negative of itself.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
 
 def world_size() -> int:
-    """Processes that train together; 1 outside a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Processes whose samples make a batch; 1 outside a process group."""
+    return dist.get_world_size() if _together() else 1
 
 
 def rank() -> int:
     """This process's number among them; 0 outside a process group."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _together() else 0
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and not _alone.get()
 
 
 class _Gather(torch.autograd.Function):

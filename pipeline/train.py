@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from configs.errors import InputError, MareyError
 from configs.schema import RunConfig
+from models.distributed import alone, world_size
 from models.distributed import rank as own_rank
-from models.distributed import world_size
 from models.encoder import Encoder
 from models.method import Corpus, Method, Progress, methods
 from models.modes import evaluating
@@ -160,8 +160,10 @@ def train(
             epoch = progress.epoch
             method.before_epoch(progress)
         rate = set_schedule(optimizer, trainer.optimizer, step, total)
-        torch.manual_seed(_seed(trainer.seed, step, rank))
-        forward_backward(model, method, work.batches, device, trainer.precision, meter)
+        # processes that hold the same samples draw alike, so that all of them stay the same
+        torch.manual_seed(_seed(trainer.seed, step, 0 if work.shared else rank))
+        with alone() if work.shared else contextlib.nullcontext():
+            forward_backward(model, method, work.batches, device, trainer.precision, meter)
         if trainer.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(method.parameters(), trainer.optimizer.clip_norm)
         optimizer.step()

@@ -10,7 +10,7 @@ from torch import Tensor
 from configs.encoder import EncoderConfig
 from models.augment import AugmentConfig
 from models.contrastive.simclr import SimCLR, SimCLRConfig
-from models.distributed import gather_rows, mean_over_ranks, rank
+from models.distributed import alone, gather_rows, mean_over_ranks, rank
 from models.encoder import Encoder
 from models.method import Batch
 from models.temporal.tcn import TCN, TCNConfig
@@ -131,3 +131,34 @@ def test_without_a_process_group_nothing_changes() -> None:
     assert gather_rows(rows) is rows
     mean = mean_over_ranks(rows[:, 0], torch.tensor([True, False, True]))
     torch.testing.assert_close(mean, rows[[0, 2], 0].mean())
+
+
+def _shared_step() -> dict[str, Tensor]:
+    """The loss and gradients of a batch that every process holds whole."""
+    torch.manual_seed(0)
+    method = _simclr().eval()  # in training, batch norm makes noise of what is nearly 0
+    model = parallel(method)
+    batch = _batch("simclr")
+    torch.manual_seed(1)
+    with alone():
+        loss = model(batch)["loss"]
+        loss.backward()
+    return {"loss": loss.detach(), **gradients(method)}
+
+
+def test_a_batch_that_every_process_holds_has_the_loss_of_one_process(tmp_path) -> None:
+    here = _shared_step()
+    for found in in_two_processes(_shared_step, tmp_path):
+        for name, value in here.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_being_alone_ends_where_it_ends(tmp_path) -> None:
+    for number, found in enumerate(in_two_processes(_ranks, tmp_path)):
+        assert found == {"alone": torch.tensor(0), "together": torch.tensor(number)}
+
+
+def _ranks() -> dict[str, Tensor]:
+    with alone():
+        inside = rank()
+    return {"alone": torch.tensor(inside), "together": torch.tensor(rank())}
