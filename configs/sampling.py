@@ -108,6 +108,9 @@ class TuplesSampling(Settings):
     """Tuples drawn from one video in an epoch."""
     motion_weighted: bool = True
     """Draw windows with probability proportional to their motion, else uniformly."""
+    inner: bool = False
+    """Add a fourth frame: the one that is in order, between the ends. Beside a middle frame out of
+    order it tells whether that one looks as if it were in order, as in cyclic motion."""
 
 
 class ClipsSampling(Settings):

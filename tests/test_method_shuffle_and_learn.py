@@ -141,6 +141,23 @@ def test_cyclic_and_static_tuples_out_of_order_count_nothing() -> None:
     assert _method().augment(batch)["counted"].tolist() == [True, False, False, True]
 
 
+def test_a_tuple_that_looks_as_if_in_order_counts_nothing_where_the_frame_in_order_is_known() -> (
+    None
+):
+    """Cyclic motion: long after d, or before b, the picture is that of c again."""
+    x = torch.tensor([[0.2, 0.5, 0.8, 0.5], [0.2, 0.5, 0.8, 0.4], [0.2, 0.5, 0.8, 0.5]])
+    frames = draw_dots(x.flatten(), torch.full((12,), 0.5), torch.zeros(12, 3)).unflatten(0, (3, 4))
+    batch = {"frames": frames, "label": torch.tensor([0, 0, 1])}
+    torch.manual_seed(0)
+    given = _method(inner=True).augment(batch)
+    assert given["counted"].tolist() == [False, True, True]
+    # only the guard sees the fourth frame, and without it the tuple counts
+    torch.manual_seed(0)
+    three = _method().augment({**batch, "frames": frames[:, :3]})
+    assert torch.equal(given["images"], three["images"])
+    assert three["counted"].all()
+
+
 def test_tuples_that_do_not_count_do_not_change_the_loss() -> None:
     method = _method().eval()
     batch = method.augment(_tuples(torch.Generator().manual_seed(0)))

@@ -146,6 +146,7 @@ def test_every_candidate_is_counted_once():
     ("sampling", "images"),
     [
         (TuplesSampling(per_video=2, max_span_s=0.8, min_gap_s=0.2), 3),
+        (TuplesSampling(per_video=2, max_span_s=0.8, min_gap_s=0.2, inner=True), 4),
         (TimePairsSampling(pairs=3), 6),
         (ClipsSampling(num_frames=4), 4),
         (FramesSampling(per_video=2), 1),

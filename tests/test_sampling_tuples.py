@@ -50,6 +50,24 @@ def test_five_frames_keep_their_distances_at_any_frame_rate(fps):
     assert abs((middle < low)[~valid].mean() - 0.5) < 0.03
 
 
+@pytest.mark.parametrize("fps", [10.0, 29.97])
+def test_the_frame_that_is_in_order_comes_along_and_changes_no_tuple(fps):
+    config = TuplesSampling(max_span_s=1.0, min_gap_s=0.3, per_video=20)
+    with_inner = config.model_copy(update={"inner": True})
+    event = make_event(make_video(fps=fps, frames=int(8 * fps)))
+    for seed in range(50):
+        plain, given = (
+            build_sampler(c).plan(event, event_rng(seed, 0, "a")) for c in (config, with_inner)
+        )
+        for one, other in zip(plain, given, strict=True):
+            assert np.array_equal(one.times_s, other.times_s[:3])
+            assert one.targets["label"] == other.targets["label"]
+            first, middle, last, inner = other.times_s
+            assert min(first, last) < inner < max(first, last)
+            assert (middle == inner) == (other.targets["label"] == 1)
+    assert [build_sampler(c).num_frames for c in (config, with_inner)] == [3, 4]
+
+
 def test_negatives_before_and_behind_come_where_there_is_room():
     config = TuplesSampling(max_span_s=0.8, min_gap_s=0.3, per_video=20)
     # 25 frames hold a tuple of 4 to 17 frames and one negative side of 6 or more

@@ -34,9 +34,10 @@ class ShuffleAndLearnConfig(MethodConfig):
     """One crop and mirror image for a tuple (as in the paper), or for each of its frames, so that
     embeddings do not depend on where the camera stands."""
     cyclic: float = Field(default=0.1, ge=0, lt=1)
-    """Tuples out of order are left out when their middle frame differs from the first or the last
-    by less than this share of what those two differ (mean squared difference of pixels): in cyclic
-    motion, and where nothing moves, such a tuple may look valid (section 3.1)."""
+    """Tuples out of order are left out when their middle frame differs from the first, the last or,
+    with `sampling.inner`, the frame that is in order between them by no more than this share of
+    what first and last differ (mean squared difference of pixels): in cyclic motion, and where
+    nothing moves, such a tuple may look valid (section 3.1)."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.7, 1.0), jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, blur=0.3
     )
@@ -49,8 +50,9 @@ class ShuffleAndLearnConfig(MethodConfig):
 class ShuffleAndLearn(Method):
     """Temporal order verification on three-frame tuples.
 
-    Batch: `frames` uint8 [B, 3, H, W, 3]; `label` int64 [B], 1 for a valid order, 0 for a
-    displaced middle frame.
+    Batch: `frames` uint8 [B, F, H, W, 3], the three of the tuple, and with `sampling.inner` the one
+    that is in order between first and last, which only the guard sees; `label` int64 [B], 1 for a
+    valid order, 0 for a displaced middle frame.
     """
 
     name = "shuffle_and_learn"
@@ -84,7 +86,7 @@ class ShuffleAndLearn(Method):
         frames = without_border_noise(batch["frames"])
         ambiguous = looks_valid(frames, self.config.cyclic) & (batch["label"] == 0)
         shared = 3 if self.config.crops == "shared" else 1
-        images = self.images(frames, self.config.augment, shared=shared)
+        images = self.images(frames[:, :3], self.config.augment, shared=shared)
         return replace_frames(batch, images=images, counted=~ambiguous)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -110,13 +112,13 @@ class ShuffleAndLearn(Method):
 
 
 def looks_valid(frames: Tensor, cyclic: float) -> Tensor:
-    """bool [B]: the middle frame is much nearer to the first or last than those are to each other.
+    """bool [B]: the middle frame is much nearer to one from the first to the last than those two
+    are to each other.
 
-    frames: uint8 [B, 3, H, W, 3]. Static tuples look valid too.
+    frames: uint8 [B, 3 or 4, H, W, 3]: first, middle, last, and if known one between first and
+    last. Static tuples look valid too.
     """
-    first, middle, last = frames.float().flatten(2).unbind(dim=1)
-    whole = (first - last).square().mean(dim=1)
-    nearest = torch.minimum(
-        (middle - first).square().mean(dim=1), (middle - last).square().mean(dim=1)
-    )
-    return nearest <= cyclic * whole
+    first, middle, *others = frames.float().flatten(2).unbind(dim=1)
+    whole = (first - others[0]).square().mean(dim=1)
+    away = torch.stack([(middle - other).square().mean(dim=1) for other in (first, *others)])
+    return away.amin(dim=0) <= cyclic * whole

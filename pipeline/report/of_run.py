@@ -201,6 +201,8 @@ def _sample(frames: NDArray[np.uint8], keys: dict[str, NDArray[Any]], kind: str,
         text += f": {meaning.get(int(label), f'label {int(label)}')}"
     if pairs:
         text += ": anchors above, positives below"
+    if kind == "tuples" and len(frames) == 4:
+        text += "; the fourth is the frame that is in order between the ends"
     rows = np.split(np.arange(len(frames)), 2) if pairs else [np.arange(len(frames))]
     # time order makes a strip of pairs readable; tuples keep the order that is to be judged
     order = (

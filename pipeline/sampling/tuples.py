@@ -19,13 +19,13 @@ class TuplesSampler:
 
     Only the middle frame tells them apart: b and d have one law whatever the label. Windows of
     high motion are drawn more often. Every tuple is reversed with probability 1/2, which keeps
-    its label. Targets: `label` [] (1: in order), `time_s` [3], `view` [3].
+    its label. With `inner` c follows as a fourth frame (of a tuple in order once more its middle,
+    which is decoded once). Targets: `label` [] (1: in order), `time_s` [F], `view` [F], F 3 or 4.
     """
-
-    num_frames = 3
 
     def __init__(self, config: TuplesSampling) -> None:
         self.config = config
+        self.num_frames = 4 if config.inner else 3
 
     def _fit(self, video: Video, length: int) -> tuple[int, int] | None:
         """(span, gap) in frames that fit a shot of that length, or None."""
@@ -77,9 +77,11 @@ class TuplesSampler:
                     rng.choice(len(windows), p=weights / weights.sum())
                 ]
                 positive = rng.random() >= self.config.negative_share
-                numbers = _draw(first, stop, span, gap, positive, rng)
+                numbers, inner = _draw(first, stop, span, gap, positive, rng)
                 if rng.random() < 0.5:
                     numbers = numbers[::-1]
+                if self.config.inner:
+                    numbers = np.append(numbers, inner)
                 label = np.array(positive, dtype=np.int64)
                 requests.append(one_view(event, view, frame_time(video, numbers), label=label))
         return requests
@@ -94,12 +96,13 @@ def _lack(video: Video, windows: list[tuple[int, int, int, int, float]]) -> str:
 
 def _draw(
     first: int, stop: int, span: int, gap: int, positive: bool, rng: np.random.Generator
-) -> np.ndarray:
-    """Frame numbers [3] of a tuple inside [first, stop), from five frames a < b < c < d < e.
+) -> tuple[np.ndarray, int]:
+    """Frame numbers [3] of a tuple, and that of its c, of five frames a < b < c < d < e.
 
-    d - b is uniform in [span/2, span]; c keeps a quarter of it from either end; a lies `gap` to
-    `span` frames before b, e as far behind d. Of a and e at least one has room. b and d are drawn
-    in the same way whatever the middle will be, so that they alone tell nothing.
+    All lie inside [first, stop). d - b is uniform in [span/2, span]; c keeps a quarter of it from
+    either end; a lies `gap` to `span` frames before b, e as far behind d. Of a and e at least one
+    has room. b and d are drawn in the same way whatever the middle will be, so that they alone tell
+    nothing.
     """
     longest = min(span, stop - first - 1 - gap)
     distance = int(rng.integers(max(4, min(span // 2, longest)), max(longest, 4) + 1))
@@ -115,4 +118,4 @@ def _draw(
     if d + gap < stop:
         outside.append(int(rng.integers(d + gap, min(stop - 1, d + span) + 1)))
     middle = c if positive else outside[int(rng.integers(len(outside)))]
-    return np.array([b, middle, d])
+    return np.array([b, middle, d]), c
