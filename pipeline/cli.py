@@ -238,7 +238,7 @@ def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple
 def _mine(options: argparse.Namespace) -> Result:
     from pipeline.mine import mine_corpus, mining_settings
     from pipeline.progress import Progress
-    from pipeline.video.plan import FILE_FAULTS
+    from pipeline.video.reasons import FILE_FAULTS
 
     settings = mining_settings(options.kind, options.settings)
     bar = Progress("mine", "parts")

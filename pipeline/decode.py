@@ -14,15 +14,14 @@ import numpy as np
 from configs.sampling import ClipsSampling
 from configs.schema import DataConfig
 from pipeline.images import Images, decode_image
-from pipeline.index import Index
+from pipeline.index import Index, Video
 from pipeline.plan import Plan, PlannedSample, Position, Unit, known_labels
 from pipeline.sampling.shown import unlike_plan
 from pipeline.source import Source
 from pipeline.stored import StoredSamples
-from pipeline.video import FrameRequest, read_plan
+from pipeline.video import Clip, FrameRequest
+from pipeline.video.isolate import read_into
 
-TIME_LIMIT_S = 600.0
-"""Longest time that one video may take; a decoder that hangs costs no more than this."""
 CHUNK_BYTES = 256 * 2**20
 """Frames of at most this size are decoded together, so that a long video needs no more memory."""
 IMAGE_ROWS = 256
@@ -44,6 +43,8 @@ class DecodeStage:
     source: Source
     data: DataConfig
     done: Position
+    suspicious: bool = False
+    """Read each video in a process of its own: one of them may have killed this one before."""
 
     def __post_init__(self) -> None:
         self._labels = known_labels(self.source, self.plan.sampling)
@@ -111,25 +112,28 @@ class DecodeStage:
             ]
             if not requests:
                 continue
-            run = read_plan(
-                video.uri,
-                requests,
-                self.data.frame_shape,
-                backend=self.data.backend,  # pyright: ignore[reportArgumentType]
-                stream=video.stream,
-                fit="cover",
-                time_limit_s=TIME_LIMIT_S,
-            )
-            for clip in run:
+
+            def place(clip: Clip, video: Video = video, slots: list[np.ndarray] = slots) -> None:
                 number = cast(int, clip.request_id)
                 frames[number, slots[number]] = clip.frames
                 times_s = samples[number].request.times_s[slots[number]]
                 reason = unlike_plan(times_s, clip.shown_s, video.fps, clip_frames)
                 if reason:
                     refused[number] = refused[number] or f"{video.video_id}: {reason}"
-            for request_id, reason in run.failures.items():
+
+            failures, error = read_into(
+                place,
+                video.uri,
+                requests,
+                self.data.frame_shape,
+                suspected=self.suspicious,
+                backend=self.data.backend,
+                stream=video.stream,
+                fit="cover",
+            )
+            for request_id, reason in failures.items():
                 number = cast(int, request_id)
-                detail = f" ({run.error})" if run.error else ""
+                detail = f" ({error})" if error else ""
                 refused[number] = refused[number] or f"{video.video_id}: {reason}{detail}"
 
     @staticmethod

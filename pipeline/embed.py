@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from configs.errors import InputError, UsageError
-from pipeline.engine import gpu_count, ray_session
+from pipeline.engine import Suspicion, actor_retries, gpu_count, ray_session
 from pipeline.evaluate.baselines import encoder_location, open_encoder
 from pipeline.evaluate.copies import strong_copy
 from pipeline.images import Images, decode_image
@@ -28,7 +28,8 @@ from pipeline.source import open_source
 from pipeline.storage import Folder, absolute
 from pipeline.stored import StoredSamples
 from pipeline.stream import MAX_BLOCKS, ahead, budget
-from pipeline.video import FrameRequest, read_plan
+from pipeline.video import Clip, FrameRequest
+from pipeline.video.isolate import read_into
 
 PART_FRAMES = 1024
 """Frames that one part file holds at most."""
@@ -93,6 +94,8 @@ class ReadPart:
     """Strongly changed copies of each frame to give in its place; 0 gives the frame itself."""
     clip: tuple[int, float] = (1, 0.0)
     """Frames that an embedding sees, and the seconds between them (see `clip_times`)."""
+    suspicious: bool = False
+    """Read each video in a process of its own: one of them may have killed this one before."""
 
     def __call__(self, part: Part) -> dict[str, np.ndarray]:
         """Rows `frames` uint8 [n, H, W, 3] (of clips [n, T, H, W, 3]) and their keys.
@@ -151,19 +154,23 @@ class ReadPart:
         wanted_s, refused = clip_times(video, times_s, length, step_s)
         # one request a row: a damaged frame costs only those that see it
         requests = [FrameRequest(n, wanted_s[n]) for n in range(len(times_s)) if not refused[n]]
-        run = read_plan(
-            video.uri,
-            requests,
-            self.shape,
-            stream=video.stream,
-            fit="cover",  # type: ignore[arg-type]
-        )
-        for clip in run:
+
+        def place(clip: Clip) -> None:
             number: Any = clip.request_id
             frames[number] = clip.frames if lengths else clip.frames[0]
             refused[number] = unlike_plan(wanted_s[number], clip.shown_s, video.fps, length)
-        for number, reason in run.failures.items():
-            refused[number] = reason if run.error is None else run.error  # type: ignore[index]
+
+        failures, error = read_into(
+            place,
+            video.uri,
+            requests,
+            self.shape,
+            suspected=self.suspicious,
+            stream=video.stream,
+            fit="cover",
+        )
+        for number, reason in failures.items():
+            refused[number] = error or reason  # type: ignore[index]
         return frames, refused
 
 
@@ -362,8 +369,10 @@ class RayRead:
         source = open_source(data)
         assert not isinstance(source, StoredSamples)  # refused before any actor starts
         self._read = ReadPart(source, rate, shape, copies, clip)
+        self._suspicion = Suspicion()
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._read.suspicious = self._suspicion.next()
         number, pieces = json.loads(str(rows["part"][0]))
         return self._read(Part(number, tuple(tuple(piece) for piece in pieces)))
 
@@ -390,6 +399,7 @@ def _run_on_ray(
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
                 num_cpus=share.actor_cpus,
+                ray_remote_args_fn=actor_retries,
             ).map_batches(
                 EmbedPart,
                 fn_constructor_args=(encoder_run, out, dtype),
@@ -397,6 +407,7 @@ def _run_on_ray(
                 compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
                 num_cpus=share.trainer_cpus,
                 num_gpus=1 if gpus else 0,
+                ray_remote_args_fn=actor_retries,
             )  # fmt: skip
             # as one split, so that Ray runs the graph, and writes its log, in an actor of its own
             (rows,) = dataset.streaming_split(1, equal=False)

@@ -16,6 +16,12 @@ STARTS = 3
 """How often a local instance is started before that counts as failed."""
 TOO_BUSY = "timed out during startup"
 """What Ray says when its processes were not ready within a time that cannot be set."""
+MAX_RESTARTS = 1000
+"""How often one Ray Data actor is started again."""
+MAX_RETRIES = 3
+"""How often a unit of work is handed out again after its actor's death."""
+SUSPECTED_CALLS = 16
+"""A restarted actor suspects so many units of work: Ray hands back the few that it held."""
 LOGICAL_PER_CORE = 2
 """Logical CPUs that a local instance counts for each core."""
 
@@ -102,6 +108,33 @@ def quiet_data() -> None:
     context.max_errored_blocks = 0
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def actor_retries() -> dict[str, int]:
+    """How often Ray Data's actors may be lost, for its `ray_remote_args_fn`.
+
+    Its own default is without end: a unit of work that kills its process would be tried for ever.
+    Each restart is paid for by another file, which is read in isolation then (see `Suspicion`).
+    """
+    return {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RETRIES}
+
+
+class Suspicion:
+    """Whether the next unit of work of this actor may be the one that killed its process.
+
+    Ray tries a unit again in the restarted actor, among the first that it is given.
+    """
+
+    def __init__(self) -> None:
+        import ray
+
+        restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        self._left = SUSPECTED_CALLS if restarted else 0
+
+    def next(self) -> bool:
+        """To be asked once a unit of work."""
+        self._left -= 1
+        return self._left >= 0
 
 
 def gpu_count() -> int:

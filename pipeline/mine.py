@@ -20,7 +20,7 @@ from configs.mining import ImageConfig, SamplesMining, TracksMining
 from configs.sampling import Sampling
 from configs.schema import DataConfig
 from pipeline.decode import DecodeStage
-from pipeline.engine import ray_session
+from pipeline.engine import Suspicion, actor_retries, ray_session
 from pipeline.index import Index, default_workers
 from pipeline.mining import TrackMiner, TrackUnits, track_table
 from pipeline.plan import Plan, Position, make_plan
@@ -66,6 +66,10 @@ class MinePart:
         self.miner = TrackMiner(settings)
         self.out = Folder(out)
 
+    def suspect(self, suspicious: bool) -> None:
+        """Whether videos are read in processes of their own from now on."""
+        self.miner.suspicious = suspicious
+
     def write(self, number: int) -> PartCounts:
         """Mine one unit and write its part."""
         unit = self.units[number]
@@ -84,6 +88,10 @@ class SamplePart:
         self.units = list(plan.units())
         self.stage = DecodeStage(plan, open_source(source), data, Position())
         self.image, self.out = image, Folder(out)
+
+    def suspect(self, suspicious: bool) -> None:
+        """Whether videos are read in processes of their own from now on."""
+        self.stage.suspicious = suspicious
 
     def write(self, number: int) -> PartCounts:
         """Decode one unit's samples and write their part."""
@@ -128,6 +136,7 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
                 num_cpus=share.actor_cpus,
+                ray_remote_args_fn=actor_retries,
             )
             (rows,) = dataset.streaming_split(1, equal=False)
             for row in rows.iter_rows():
@@ -147,8 +156,10 @@ class RayPart:
 
     def __init__(self, make: Callable[[], MinePart | SamplePart]) -> None:
         self._stage = make()
+        self._suspicion = Suspicion()
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._stage.suspect(self._suspicion.next())
         counts = [self._stage.write(int(number)) for number in rows["part"]]
         return {
             "rows": np.array([c.rows for c in counts], dtype=np.int64),

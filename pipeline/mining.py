@@ -24,7 +24,9 @@ from pipeline.index import Index, Video
 from pipeline.sampling import event_rng
 from pipeline.shards import TRACKS, encode_image
 from pipeline.shots import hard_cuts
-from pipeline.video import Span, read_range
+from pipeline.video import Span
+from pipeline.video.isolate import read_span
+from pipeline.video.reasons import reason_of
 from trackers import State, Track, Tracker, build
 from trackers.consistency import (
     Limits,
@@ -99,6 +101,8 @@ class TrackMiner:
     """Mines one video's units; holds the tracker, nothing else."""
 
     settings: TracksMining
+    suspicious: bool = False
+    """Read each video in a process of its own: one of them may have killed this one before."""
 
     def __post_init__(self) -> None:
         s = self.settings
@@ -127,8 +131,8 @@ class TrackMiner:
         for start, stop in self._windows(unit):
             try:
                 frames, times_s, lost = self._read(video, start, stop)
-            except InputError:
-                reasons["window: unreadable"] += 1
+            except InputError as error:
+                reasons[f"window: {reason_of(error)}"] += 1
                 continue
             reasons.update(f"frame: {why}" for time_s, why in lost.items() if time_s < stop)
             rng = event_rng(0, round(start * 1000), video.video_id)
@@ -154,11 +158,12 @@ class TrackMiner:
     def _read(self, video: Video, start: float, stop: float) -> Span:
         """Frames from `start` until tracks that start before `stop` have ended."""
         side = min(video.width, video.height) or self.settings.height
-        frames, times_s, lost = read_range(
+        frames, times_s, lost = read_span(
             video.uri,
             start,
             stop + self.settings.track_s + 0.1,
             min(self.settings.height, side),
+            suspected=self.suspicious,
             stream=video.stream,
         )
         every = max(1, math.ceil(video.fps / self.settings.max_fps - 1e-6))

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from configs.schema import DataConfig
 from pipeline.decode import DecodeStage, Rows
+from pipeline.engine import Suspicion, actor_retries
 from pipeline.index import default_workers
 from pipeline.plan import Plan, Position, Unit
 from pipeline.source import Source, open_source
@@ -132,8 +133,10 @@ class RayDecode:
 
         cv2.setNumThreads(1)
         self._stage = DecodeStage(plan, open_source(location), data, done)
+        self._suspicion = Suspicion()
 
     def __call__(self, units: dict[str, np.ndarray]) -> Iterator[Rows]:
+        self._stage.suspicious = self._suspicion.next()
         columns = (units["epoch"], units["start"], units["stop"])
         for epoch, start, stop in zip(*columns, strict=True):
             yield from self._stage(Unit(int(epoch), int(start), int(stop)))
@@ -152,6 +155,7 @@ def stream_ray(
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
         num_cpus=share.actor_cpus,
+        ray_remote_args_fn=actor_retries,
     )
 
 

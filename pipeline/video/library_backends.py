@@ -43,7 +43,7 @@ class ArrayDecoder:
         connect: Callable[[VideoSource, Timeline], Fetch],
     ) -> None:
         with open_video(uri, stream) as source:
-            self.timeline, _ = scan(source)
+            self.timeline, _ = scan(source, deadline=deadline)
             orientation = source.container_orientation()
             self._sar = 1 / source.sar if orientation.transpose else source.sar
             self._fetch = connect(source, self.timeline)

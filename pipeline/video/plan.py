@@ -11,16 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.video.reasons import BEFORE_START, PAST_END
 from pipeline.video.timeline import Timeline
-
-BEFORE_START = "before_start"
-PAST_END = "past_end"
-DECODE_GAP = "decode_gap"
-DAMAGED = "damaged"
-UNREADABLE = "unreadable"
-TIMEOUT = "timeout"
-FILE_FAULTS = (DECODE_GAP, DAMAGED, UNREADABLE, TIMEOUT)
-"""Reasons that lie in the file or its reading, not in what was asked of it."""
 
 Box = tuple[float, float, float, float]
 

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from configs.errors import InputError, SettingError
+from pipeline.video import isolate
 from pipeline.video.profile import find_cuts, packet_motion
-from pipeline.video.source import VideoSource, open_video
+from pipeline.video.source import VideoSource, deadline_after, open_video
 from pipeline.video.timeline import Timeline, scan
 
 Motion = Literal["packets", "vectors", "flow", "none"]
@@ -62,14 +63,20 @@ def probe(uri: str, *, stream: int = 0, motion: Motion = "packets") -> VideoInfo
         "flow": mean optical flow with the camera's homography removed, in picture diagonals a
             second; decodes the file at a short side of 128 pixels. The slowest and the surest.
         "none": no profile.
+    A file that takes longer than `isolate.TIME_LIMIT_S` is unreadable.
     Raises SettingError for an unknown `motion` or a negative `stream`.
     """
     if motion not in get_args(Motion):
         raise SettingError(f"motion={motion!r}: allowed are {', '.join(get_args(Motion))}")
-    try:
+    limit = isolate.TIME_LIMIT_S
+
+    def look() -> VideoInfo:
         with open_video(uri, stream) as source:
-            timeline, _ = scan(source)
+            timeline, _ = scan(source, deadline=deadline_after(limit))
             return _describe(source, timeline, motion, stream)
+
+    try:
+        return isolate.within(limit + isolate.GRACE_S, look, uri)
     except InputError as error:
         return VideoInfo(status="unreadable", error=str(error))
 

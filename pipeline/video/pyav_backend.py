@@ -60,9 +60,11 @@ class PyavDecoder:
         """times_s: only these times will be asked for; spares a long file the whole scan."""
         self.source = open_video(uri, stream, quick=True)
         try:
-            near = None if times_s is None else scan_near(self.source, times_s, KEEP_BYTES)
+            near = None
+            if times_s is not None:
+                near = scan_near(self.source, times_s, KEEP_BYTES, deadline)
             self.partial = near is not None
-            self.timeline, self._packets = near or scan(self.source, keep_bytes=KEEP_BYTES)
+            self.timeline, self._packets = near or scan(self.source, KEEP_BYTES, deadline)
         except BaseException:
             self.source.close()
             raise
@@ -341,7 +343,7 @@ class PyavDecoder:
         }
         try:
             for packet in container.demux(stream):
-                if packet.size == 0:
+                if packet.size == 0 or self._late():
                     return
                 key = (
                     MISSING if packet.pts is None else packet.pts,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from typing import NamedTuple
@@ -12,16 +11,9 @@ import numpy as np
 from configs.errors import InputError, SettingError
 from pipeline.video.backends import BackendName, VideoDecoder, open_decoder
 from pipeline.video.geometry import Fit, Size, check_box, check_size
-from pipeline.video.plan import (
-    DAMAGED,
-    DECODE_GAP,
-    TIMEOUT,
-    UNREADABLE,
-    Box,
-    FrameRequest,
-    Plan,
-    make_plan,
-)
+from pipeline.video.plan import Box, FrameRequest, Plan, make_plan
+from pipeline.video.reasons import DAMAGED, DECODE_GAP, TIMEOUT, reason_of
+from pipeline.video.source import deadline_after
 from pipeline.video.stats import DecodeStats
 
 
@@ -76,7 +68,7 @@ class PlanRun(Iterator[Clip]):
         self._requests = list(requests)
         self._size = size
         self._fit: Fit = fit
-        self._deadline = time.monotonic() + time_limit_s if time_limit_s else float("inf")
+        self._deadline = deadline_after(time_limit_s)
         self._open = (backend, stream, threads)
         self._clips: Generator[Clip] = self._run()
 
@@ -111,7 +103,7 @@ class PlanRun(Iterator[Clip]):
             )
         except InputError as error:
             self.error = str(error)
-            self.failures = {request.request_id: UNREADABLE for request in requests}
+            self.failures = {request.request_id: reason_of(error) for request in requests}
             return False
         with decoder:
             plan = make_plan(decoder.timeline, requests)
@@ -212,7 +204,7 @@ def read_plan(
     fit: how (H, W) is met when the shapes differ: "stretch", or "cover" (centre crop).
     stream: counts the file's video streams from 0.
     threads: decoder threads; 1 costs the least CPU a frame.
-    time_limit_s: no further packet is decoded after it; what is missing then is `timeout`.
+    time_limit_s: no further packet is read or decoded after it; what is missing then is `timeout`.
     Raises SettingError for a size, crop, backend or stream that cannot mean anything, and
     DependencyError if the backend is not installed.
     """
@@ -273,13 +265,15 @@ def read_range(
     backend: BackendName = "pyav",
     stream: int = 0,
     fit: Fit = "stretch",
+    time_limit_s: float | None = None,
 ) -> Span:
     """Every frame that starts to be shown within [start_s, stop_s), and the one shown at start_s.
 
-    The range is cut to the video; frames that cannot be had are left out, and named in `lost`.
+    The range is cut to the video; frames that cannot be had, or not within `time_limit_s`, are left
+    out, and named in `lost`.
     Raises InputError if the file cannot be read or no frame of the range can be had.
     """
-    with _opened(uri, backend, stream) as decoder:
+    with _opened(uri, backend, stream, time_limit_s) as decoder:
         times = decoder.timeline.times_s
         tolerance = decoder.timeline.tolerance_s
         first = max(0, int(np.searchsorted(times, start_s + tolerance, side="right")) - 1)
@@ -332,8 +326,10 @@ def frames(
             yield _stacked(batch, timeline.times_s)
 
 
-def _opened(uri: str, backend: BackendName, stream: int) -> VideoDecoder:
-    return open_decoder(uri, backend, stream, 1, float("inf"), DecodeStats())
+def _opened(
+    uri: str, backend: BackendName, stream: int, time_limit_s: float | None = None
+) -> VideoDecoder:
+    return open_decoder(uri, backend, stream, 1, deadline_after(time_limit_s), DecodeStats())
 
 
 def _why_missing(decoder: VideoDecoder, places: list[int]) -> str:

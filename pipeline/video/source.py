@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -70,6 +71,11 @@ class VideoSource:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def deadline_after(time_limit_s: float | None) -> float:
+    """The value of `time.monotonic()` at which a time limit ends; infinite without one."""
+    return float("inf") if time_limit_s is None else time.monotonic() + time_limit_s
 
 
 def local_path(uri: str) -> str:

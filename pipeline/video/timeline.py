@@ -9,6 +9,8 @@ a 30 fps file is found at t = k / 30 although the file says 67 ms for 66.7.
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -18,6 +20,7 @@ from av.packet import Packet
 
 from configs.errors import InputError
 from pipeline.video import bitstream
+from pipeline.video.reasons import TIMEOUT, VideoError
 from pipeline.video.source import VideoSource
 
 MAX_TOLERANCE_S = 0.0005
@@ -151,19 +154,32 @@ class PacketLog:
         return _assemble(self, error)
 
 
-def scan(source: VideoSource, keep_bytes: int = 0) -> tuple[Timeline, list[Packet] | None]:
+def demux(source: VideoSource, deadline: float) -> Iterator[Packet]:
+    """The packets of a stream that hold something. Raises VideoError (`timeout`) when it is late.
+
+    deadline: a value of `time.monotonic()`.
+    """
+    for packet in source.container.demux(source.stream):
+        if time.monotonic() > deadline:
+            raise VideoError(f"{source.uri}: its packets were not read in time", TIMEOUT)
+        if packet.size:
+            yield packet
+
+
+def scan(
+    source: VideoSource, keep_bytes: int = 0, deadline: float = float("inf")
+) -> tuple[Timeline, list[Packet] | None]:
     """Demux the whole stream once.
 
     Returns the timeline, and the packets themselves unless they exceed `keep_bytes` in total.
     A demuxer that fails on the way ends the timeline there: its `error` says why.
-    Raises InputError if the stream holds no packet at all.
+    Raises InputError if the stream holds no packet at all, VideoError as `demux` does.
     """
     log = PacketLog(source, keep_bytes)
     error = None
     try:
-        for packet in source.container.demux(source.stream):
-            if packet.size:
-                log.add(packet)
+        for packet in demux(source, deadline):
+            log.add(packet)
     except (FFmpegError, OSError) as failure:
         error = f"stopped after {len(log.records)} packets: {failure}"
     return log.timeline(error), log.packets

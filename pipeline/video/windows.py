@@ -15,7 +15,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 
 from pipeline.video.source import VideoSource
-from pipeline.video.timeline import MAX_TOLERANCE_S, PacketLog, Timeline
+from pipeline.video.timeline import MAX_TOLERANCE_S, PacketLog, Timeline, demux
 
 LONG_FRAMES = 1500
 """Shorter files are scanned whole: that takes 5 ms."""
@@ -28,11 +28,12 @@ FRAMES_A_WINDOW = 600
 
 
 def scan_near(
-    source: VideoSource, times_s: np.ndarray, keep_bytes: int
+    source: VideoSource, times_s: np.ndarray, keep_bytes: int, deadline: float = float("inf")
 ) -> tuple[Timeline, list[Packet]] | None:
     """Timeline and packets of the surroundings of `times_s`, and of the file's start.
 
     times_s: float64 [T], seconds from the first frame shown.
+    deadline: as in `demux`, whose VideoError it raises.
     Returns None where a whole scan is better or safer: short files, many times, containers other
     than MP4 and MOV, missing times, seeks that miss.
     """
@@ -44,7 +45,7 @@ def scan_near(
     if frames < LONG_FRAMES or windows * FRAMES_A_WINDOW > frames:
         return None
     try:
-        return _Windows(source, keep_bytes).read(wanted)
+        return _Windows(source, keep_bytes, deadline).read(wanted)
     except (FFmpegError, OSError, _NoWindowError):
         # The whole scan that follows starts at the file's beginning.
         source.container.seek(-(2**40), stream=source.stream, backward=False, any_frame=True)
@@ -56,8 +57,8 @@ class _NoWindowError(Exception):
 
 
 class _Windows:
-    def __init__(self, source: VideoSource, keep_bytes: int) -> None:
-        self._source = source
+    def __init__(self, source: VideoSource, keep_bytes: int, deadline: float) -> None:
+        self._source, self._deadline = source, deadline
         self._log = PacketLog(source, keep_bytes)
         self._packets = self._demux()
         self._last = self._first = 0
@@ -124,4 +125,4 @@ class _Windows:
             self._last = packet.dts
 
     def _demux(self) -> Iterator[Packet]:
-        return (p for p in self._source.container.demux(self._source.stream) if p.size)
+        return demux(self._source, self._deadline)

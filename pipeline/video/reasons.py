@@ -1,0 +1,31 @@
+"""Why does a request get no frames? The reasons, by the names under which they are counted."""
+
+from __future__ import annotations
+
+from configs.errors import InputError
+
+BEFORE_START = "before_start"
+PAST_END = "past_end"
+DECODE_GAP = "decode_gap"
+DAMAGED = "damaged"
+UNREADABLE = "unreadable"
+TIMEOUT = "timeout"
+
+FILE_FAULTS = (DECODE_GAP, DAMAGED, UNREADABLE, TIMEOUT)
+"""Reasons that lie in the file or its reading, not in what was asked of it."""
+
+
+class VideoError(InputError):
+    """A whole file cannot be read, for `reason`."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
+        return VideoError, (str(self), self.reason)
+
+
+def reason_of(error: InputError) -> str:
+    """The reason to count an error under."""
+    return error.reason if isinstance(error, VideoError) else UNREADABLE
