@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from configs.errors import InputError, UsageError
-from pipeline.storage import Folder
+from pipeline.storage import Folder, split
 from pipeline.video import probe, read_range
 from trackers import Request, State, Track, build
 from trackers.draw import draw_track
@@ -92,5 +92,5 @@ def _write(frames: np.ndarray, fps: float, out: str) -> None:
             image = np.ascontiguousarray(frame[:height, :width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
-    parent, _, name = out.rpartition("/")
-    Folder(parent or ".").write(name, buffer.getvalue())
+    parent, name = split(out)
+    Folder(parent).write(name, buffer.getvalue())

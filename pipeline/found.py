@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from configs.errors import InputError, UsageError
 from pipeline.index import relative_name
-from pipeline.storage import is_remote, local_path
+from pipeline.storage import is_remote, join, local_path
 
 SUFFIXES = frozenset(
     [
@@ -90,7 +90,6 @@ def _find_local(source: str) -> Iterator[Found]:
 def _find_remote(source: str) -> Iterator[Found]:
     from pyarrow import fs
 
-    scheme = source.partition("://")[0]
     try:
         filesystem, base = fs.FileSystem.from_uri(source)
         info = filesystem.get_file_info(base)
@@ -102,7 +101,7 @@ def _find_remote(source: str) -> Iterator[Found]:
         for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
             if item.is_file and PurePosixPath(item.path).suffix.lower() in SUFFIXES:
                 name = PurePosixPath(item.path).relative_to(base).as_posix()
-                yield Found(name, f"{scheme}://{item.path}", item.size)
+                yield Found(name, join(source, name), item.size)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot list {source}: {error}") from error
 

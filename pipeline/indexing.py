@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.found import Found, Placement, find_videos, group_views
 from pipeline.index import SCHEMA
-from pipeline.storage import Folder
+from pipeline.storage import Folder, split
 from pipeline.video import VideoInfo, probe
 from pipeline.workers import Lost, run_in_processes
 
@@ -245,5 +245,5 @@ def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
 
 def _split(location: str) -> tuple[Folder, str]:
     """The folder of a file, and its name there."""
-    folder, _, name = location.rpartition("/")
-    return Folder(folder or "."), name
+    folder, name = split(location)
+    return Folder(folder), name

@@ -34,6 +34,21 @@ def absolute(location: str | os.PathLike[str]) -> str:
     return str(location) if is_remote(location) else str(local_path(location).absolute())
 
 
+def join(location: str, name: str) -> str:
+    """The location of a file below a URI; options (`?endpoint_override=...`) stay at the end."""
+    path, mark, options = location.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def split(location: str | os.PathLike[str]) -> tuple[str, str]:
+    """A file's location as (folder, name), each of which keeps its meaning."""
+    path, mark, options = str(location), "", ""
+    if is_remote(location):
+        path, mark, options = path.partition("?")
+    folder, _, name = path.rpartition("/")
+    return (folder or ".") + mark + options, name
+
+
 def _remote(location: str):
     from pyarrow import fs
 
@@ -58,7 +73,7 @@ class Folder:
         """The full location of one file."""
         if self._local is not None:
             return str(self._local / name)
-        return f"{self.location.rstrip('/')}/{name}"
+        return join(self.location, name)
 
     def exists(self, name: str = "") -> bool:
         """Whether a file (or the folder itself) is there."""

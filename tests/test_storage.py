@@ -9,7 +9,7 @@ import pytest
 from pyarrow import fs
 
 from configs.errors import InputError
-from pipeline.storage import Folder, is_remote
+from pipeline.storage import Folder, is_remote, join, split
 
 
 @pytest.fixture(params=["local", "arrow", "store"])
@@ -123,3 +123,14 @@ def test_uris_are_told_from_paths():
     assert is_remote("gs://bucket/x")
     assert not is_remote("file:///tmp/x")
     assert not is_remote("/tmp/a:b")
+
+
+def test_the_options_of_a_uri_stay_at_its_end():
+    options = "?endpoint_override=http://here:9000&scheme=http"
+    assert join(f"s3://bucket/run/{options}", "a/b.mp4") == f"s3://bucket/run/a/b.mp4{options}"
+    assert split(f"s3://bucket/run/i.parquet{options}") == (
+        f"s3://bucket/run{options}",
+        "i.parquet",
+    )
+    assert split("/tmp/what?/i.parquet") == ("/tmp/what?", "i.parquet")
+    assert split("i.parquet") == (".", "i.parquet")

@@ -356,6 +356,7 @@ class PyavDecoder:
                     yield position, packet
         except (FFmpegError, OSError):
             self.stats.damaged += 1
+        self.source.check()
 
 
 def _first_tick(timeline: Timeline) -> int:

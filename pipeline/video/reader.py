@@ -12,7 +12,7 @@ from configs.errors import InputError, SettingError
 from pipeline.video.backends import BackendName, VideoDecoder, open_decoder
 from pipeline.video.geometry import Fit, Size, check_box, check_size
 from pipeline.video.plan import Box, FrameRequest, Plan, make_plan
-from pipeline.video.reasons import DAMAGED, DECODE_GAP, TIMEOUT, reason_of
+from pipeline.video.reasons import DAMAGED, DECODE_GAP, TIMEOUT, VideoError, reason_of
 from pipeline.video.source import deadline_after
 from pipeline.video.stats import DecodeStats
 
@@ -109,21 +109,30 @@ class PlanRun(Iterator[Clip]):
             plan = make_plan(decoder.timeline, requests)
             for index, reason in plan.failures.items():
                 self.failures[requests[index].request_id] = reason
-            yield from self._deliver(decoder, plan, requests)
+            try:
+                yield from self._deliver(decoder, plan, requests)
+            except VideoError as error:  # the file stopped being read on the way
+                self.error = str(error)
+                return False
             return decoder.partial and not decoder.timed_out
 
     def _deliver(
         self, decoder: VideoDecoder, plan: Plan, requests: list[FrameRequest]
     ) -> Iterator[Clip]:
         waiting = _Waiting(plan, requests)
-        for place, picture in decoder.pictures(plan.wanted):
-            self.stats.delivered += 1
-            done = waiting.place(place, picture, decoder, self._size, self._fit)
-            for index in done:
-                places = plan.places[index]
-                assert places is not None
-                shown_s = decoder.timeline.times_s[places]
-                yield Clip(requests[index].request_id, waiting.take(index), shown_s)
+        try:
+            for place, picture in decoder.pictures(plan.wanted):
+                self.stats.delivered += 1
+                done = waiting.place(place, picture, decoder, self._size, self._fit)
+                for index in done:
+                    places = plan.places[index]
+                    assert places is not None
+                    shown_s = decoder.timeline.times_s[places]
+                    yield Clip(requests[index].request_id, waiting.take(index), shown_s)
+        except VideoError as error:
+            left = {requests[index].request_id: error.reason for index in waiting.unfinished()}
+            self.failures |= left
+            raise
         for index in waiting.unfinished():
             places = plan.places[index]
             assert places is not None
@@ -198,7 +207,7 @@ def read_plan(
     the order of `requests`. A request that cannot be served is in `.failures` with its reason
     and the others are served all the same; a bad file never raises. The reasons: `before_start`,
     `past_end`, `damaged` (a frame would show damage, or refers to one that does), `decode_gap` (the
-    decoder gives no such frame), `unreadable`, `timeout`.
+    decoder gives no such frame), `unreadable`, `timeout`, `io_error` (a store did not answer).
 
     size: short side in pixels, (H, W), or None for the coded pixels; shrinking is anti-aliased.
     fit: how (H, W) is met when the shapes differ: "stretch", or "cover" (centre crop).

@@ -10,8 +10,9 @@ DECODE_GAP = "decode_gap"
 DAMAGED = "damaged"
 UNREADABLE = "unreadable"
 TIMEOUT = "timeout"
+IO_ERROR = "io_error"
 
-FILE_FAULTS = (DECODE_GAP, DAMAGED, UNREADABLE, TIMEOUT)
+FILE_FAULTS = (DECODE_GAP, DAMAGED, UNREADABLE, TIMEOUT, IO_ERROR)
 """Reasons that lie in the file or its reading, not in what was asked of it."""
 
 

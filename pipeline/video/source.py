@@ -16,12 +16,14 @@ from av.video.stream import VideoStream
 
 from configs.errors import InputError, SettingError
 from pipeline.video import display
+from pipeline.video.reasons import VideoError
+from pipeline.video.remote import RemoteFile
 
 MAX_PIXELS = 2**26
 """Largest coded picture that is opened, in pixels: twice 8K UHD. Larger ones are refused."""
 
 IO_TIMEOUT_S = 60.0
-"""Longest wait for one read of a file or an object store."""
+"""Longest wait for one read of a local file. An object store's client has limits of its own."""
 
 REORDERING_CODECS = "h264,hevc,mpeg4,mpeg2video,mpeg1video,vc1"
 """Decoders from whose headers libav's probing learns by how many frames the output lags."""
@@ -34,7 +36,7 @@ class VideoSource:
     uri: str
     container: InputContainer
     stream: VideoStream
-    file: BinaryIO | None
+    file: RemoteFile | None
 
     @property
     def time_base(self) -> Fraction:
@@ -57,9 +59,14 @@ class VideoSource:
         if "mov" not in self.container.format.name:
             return display.UPRIGHT
         if self.file is not None:
-            return display.from_mp4(self.file, self.stream.id)
+            return display.from_mp4(cast(BinaryIO, self.file), self.stream.id)
         with open(local_path(self.uri), "rb") as file:
             return display.from_mp4(file, self.stream.id)
+
+    def check(self) -> None:
+        """Raise the VideoError (`io_error`) that a read of a remote file ended with, if any."""
+        if self.file is not None and self.file.failure is not None:
+            raise self.file.failure
 
     def close(self) -> None:
         self.container.close()
@@ -101,7 +108,8 @@ def open_video(
         costs as much as several frames (15 to 20 ms at 768x576). Only for containers that say it
         themselves; pixel aspect and pixel format may then be known after the first decoded frame
         only. A file that cannot be opened so is opened once more at leisure.
-    Raises InputError if the file cannot be opened, has no such stream, no decoder is built for
+    Raises VideoError (`io_error`) if an object store does not answer, InputError if the file cannot
+    be opened, has no such stream, no decoder is built for
     it, or its picture has more than `max_pixels` pixels; SettingError if `stream` is negative.
     """
     if stream < 0:
@@ -109,13 +117,15 @@ def open_video(
     if quick and _is_explicit(uri):
         try:
             return _open(uri, stream, max_pixels, quick=True)
+        except VideoError:
+            raise
         except InputError:
             pass  # what its header lacks may be found in its frames
     return _open(uri, stream, max_pixels, quick=False)
 
 
 def _open(uri: str, stream: int, max_pixels: int, *, quick: bool) -> VideoSource:
-    file = _open_remote(uri) if is_remote(uri) else None
+    file = RemoteFile(uri) if is_remote(uri) else None
     container = None
     try:
         container = _open_container(uri, file, max_pixels, quick=quick)
@@ -131,11 +141,12 @@ def _open(uri: str, stream: int, max_pixels: int, *, quick: bool) -> VideoSource
 
 def _is_explicit(uri: str) -> bool:
     """Whether the container, by its name, states sizes, times and decoder settings itself."""
-    return uri.lower().endswith((".mp4", ".m4v", ".mov", ".mkv", ".webm"))
+    path = uri.partition("?")[0] if is_remote(uri) else uri
+    return path.lower().endswith((".mp4", ".m4v", ".mov", ".mkv", ".webm"))
 
 
 def _open_container(
-    uri: str, file: BinaryIO | None, max_pixels: int, *, quick: bool
+    uri: str, file: RemoteFile | None, max_pixels: int, *, quick: bool
 ) -> InputContainer:
     target: Any = file
     options = {"max_pixels": str(max_pixels)}
@@ -157,6 +168,8 @@ def _open_container(
         limit = IO_TIMEOUT_S if file is None else None
         return cast(InputContainer, av.open(target, options=options, timeout=limit))
     except (FFmpegError, OSError, ValueError, UnicodeError) as error:
+        if file is not None and file.failure is not None:
+            raise file.failure from error
         raise InputError(f"{uri}: cannot be opened as a video ({_reason(error)})") from error
 
 
@@ -181,16 +194,6 @@ def _choose_stream(
     if context.width <= 0 or context.height <= 0:
         raise InputError(f"{uri}: its picture size is unknown; the stream holds no usable header")
     return video
-
-
-def _open_remote(uri: str) -> BinaryIO:
-    import pyarrow.fs  # slow to import, and needed for remote files only
-
-    try:
-        system, path = pyarrow.fs.FileSystem.from_uri(uri)
-        return system.open_input_file(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{uri}: cannot be opened ({_reason(error)})") from error
 
 
 def _reason(error: BaseException) -> str:

@@ -155,15 +155,19 @@ class PacketLog:
 
 
 def demux(source: VideoSource, deadline: float) -> Iterator[Packet]:
-    """The packets of a stream that hold something. Raises VideoError (`timeout`) when it is late.
+    """The packets of a stream that hold something.
 
-    deadline: a value of `time.monotonic()`.
+    deadline: a value of `time.monotonic()`. Raises VideoError: `timeout` when it is late,
+    `io_error` when a remote file is not to be had to its end.
     """
-    for packet in source.container.demux(source.stream):
-        if time.monotonic() > deadline:
-            raise VideoError(f"{source.uri}: its packets were not read in time", TIMEOUT)
-        if packet.size:
-            yield packet
+    try:
+        for packet in source.container.demux(source.stream):
+            if time.monotonic() > deadline:
+                raise VideoError(f"{source.uri}: its packets were not read in time", TIMEOUT)
+            if packet.size:
+                yield packet
+    finally:
+        source.check()
 
 
 def scan(

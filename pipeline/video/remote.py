@@ -1,0 +1,129 @@
+"""How is a file of an object store read? In large blocks, and again where a read fails."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from configs.errors import InputError
+from pipeline.video.reasons import IO_ERROR, VideoError
+
+BLOCK_BYTES = 2**20
+"""A read fetches so much: libav asks for 32 KiB at a time, and each request costs a round trip."""
+BLOCKS_KEPT = 8
+"""Blocks in memory a file: a demuxer goes to and fro between index, pictures and sound."""
+PAUSES_S = (0.5, 2.0, 8.0)
+"""Waits before the second, third and fourth try of a request; then it has failed."""
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors that another try does not mend."""
+T = TypeVar("T")
+
+
+def persistently(attempt: Callable[[], T], uri: str) -> T:
+    """What `attempt` gives, tried again after each OSError that may pass.
+
+    Raises VideoError (`io_error`) when every try failed, and errors of `FINAL` at once.
+    """
+    for pause_s in (*PAUSES_S, None):
+        try:
+            return attempt()
+        except FINAL:
+            raise
+        except OSError as error:
+            if pause_s is None:
+                raise VideoError(
+                    f"{uri}: cannot be read, {len(PAUSES_S) + 1} tries failed ({error})", IO_ERROR
+                ) from error
+            time.sleep(pause_s)
+    raise AssertionError("the last try returns or raises")
+
+
+class RemoteFile(io.RawIOBase):
+    """A file behind a URI that pyarrow's file systems know, for reading.
+
+    failure: the VideoError that a read ended with. libav is given it as well, but may take it for
+    the end of the file.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Raises InputError if there is no such file, VideoError if it cannot be reached."""
+        import pyarrow.fs  # slow to import, and needed for remote files only
+
+        self.failure: VideoError | None = None
+        self._uri = uri
+        self._place = 0
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._file: Any = None
+        try:
+            system, path = persistently(lambda: pyarrow.fs.FileSystem.from_uri(uri), uri)
+            self._open = lambda: system.open_input_file(path)
+            self._file = persistently(self._open, uri)
+            self._size = int(persistently(self._file.size, uri))
+        except (OSError, ValueError) as error:
+            text = str(error).strip() or type(error).__name__
+            raise InputError(f"{uri}: cannot be opened ({text.splitlines()[0]})") from error
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, but for the end of the file. Raises VideoError (`io_error`)."""
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view) and self._place < self._size:
+            number, inside = divmod(self._place, BLOCK_BYTES)
+            piece = self._block(number)[inside : inside + len(view) - done]
+            if not piece:
+                break
+            view[done : done + len(piece)] = piece
+            done += len(piece)
+            self._place += len(piece)
+        return done
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def _block(self, number: int) -> bytes:
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        try:
+            block = persistently(lambda: self._fetch(number * BLOCK_BYTES), self._uri)
+        except VideoError as error:
+            self.failure = error
+            raise
+        self._blocks[number] = block
+        while len(self._blocks) > BLOCKS_KEPT:
+            self._blocks.popitem(last=False)
+        return block
+
+    def _fetch(self, start: int) -> bytes:
+        wanted = min(BLOCK_BYTES, self._size - start)
+        if self._file is None:
+            self._file = self._open()
+        try:
+            self._file.seek(start)
+            block = self._file.read(wanted)
+        except OSError:
+            self._file.close()  # a connection that broke may not serve again
+            self._file = None
+            raise
+        if len(block) < wanted:
+            raise OSError(f"{len(block)} of {wanted} bytes from {start} on came")
+        return block
