@@ -14,6 +14,9 @@ from configs.errors import MareyError, UsageError
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 """Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
 
+LOST = ("video: ", "event: ", "sample: ", "window: ")
+"""Reasons of mining that name an input which gave nothing; the others are the miner's choice."""
+
 Result = tuple[int, dict[str, Any]]
 """What a command gives back: exit code, and the figures that --json prints."""
 
@@ -254,8 +257,9 @@ def _mine(options: argparse.Namespace) -> Result:
         print(f"{count:>8}  {reason}", file=sys.stderr)
     print(f"{manifest['rows']} samples -> {options.out}", file=sys.stderr)
     figures = {name: manifest[name] for name in ("kind", "rows", "parts", "reasons")}
+    lost = [r for r in manifest["reasons"] if r.startswith(LOST) and r != "sample: accepted"]
     refused = any(fault in reason for reason in manifest["reasons"] for fault in FILE_FAULTS)
-    return (REFUSED if refused else DONE), figures
+    return (REFUSED if refused or lost else DONE), figures
 
 
 def _track(options: argparse.Namespace) -> Result:
@@ -356,7 +360,7 @@ def _embed(options: argparse.Namespace) -> Result:
     )
     bar.close()
     for reason, count in list(result.refused.items())[:20]:
-        print(f"refused: {reason} ({count} frames)", file=sys.stderr)
+        print(f"refused: {reason} ({count})", file=sys.stderr)
     print(f"{result.frames} frames -> {options.out}", file=sys.stderr)
     figures = {"frames": result.frames, "refused": result.refused}
     return (REFUSED if result.refused else DONE), figures

@@ -83,6 +83,15 @@ def parts(source: Index | Images, rate: float, size: int = PART_FRAMES) -> Itera
         yield Part(number, tuple(pieces))
 
 
+def without_frames(source: Index | Images) -> Counter[str]:
+    """The videos of an index that are in no part, as reasons: nothing of them can be embedded."""
+    if isinstance(source, Images):
+        return Counter()
+    empty = ~((source.column("frames") > 0) & (source.column("fps") > 0))
+    videos = (source.video(int(place)) for place in np.flatnonzero(empty))
+    return Counter(f"{video.video_id}: {video.status}, without a frame" for video in videos)
+
+
 @dataclass
 class ReadPart:
     """A part in, its frames out: columns of one length, with the frames that could be read."""
@@ -299,7 +308,7 @@ def embed(
     present = {f"parts/{name}" for name in folder.names("parts")}
     left = [part for part in todo if part.name not in present]
     frames, ready = 0, len(todo) - len(left)
-    refused: Counter[str] = Counter()
+    refused = without_frames(source)
     for rows, reasons in _counts(folder, [part for part in todo if part.name in present]):
         frames += rows
         refused.update(reasons)

@@ -85,6 +85,8 @@ def _find_local(source: str) -> Iterator[Found]:
     for file in paths:
         if file.is_file():
             yield Found(relative_name(file, root), str(file.absolute()), file.stat().st_size)
+        elif file.is_symlink() and not file.exists():  # to nothing: a row that says so
+            yield Found(relative_name(file, root), str(file.absolute()), 0)
 
 
 def _find_remote(source: str) -> Iterator[Found]:

@@ -21,6 +21,7 @@ from pipeline.found import Found, Placement, find_videos, group_views
 from pipeline.index import SCHEMA
 from pipeline.storage import Folder, split
 from pipeline.video import VideoInfo, probe
+from pipeline.video.probe import Motion
 from pipeline.workers import Lost, run_in_processes
 
 PART_FILES = 1000
@@ -41,10 +42,10 @@ class Corpus:
 
     files: list[Found]
     placed: dict[str, Placement]
-    motion: str
+    motion: Motion
 
     @classmethod
-    def find(cls, sources: list[str], views: str | None, motion: str) -> Corpus:
+    def find(cls, sources: list[str], views: str | None, motion: Motion) -> Corpus:
         """Raises InputError and UsageError as `find_videos` and `group_views` do."""
         files = find_videos(sources)
         return cls(files, group_views([file.video_id for file in files], views), motion)
@@ -65,13 +66,29 @@ class Corpus:
             digest.update(repr((astuple(file), astuple(self.placed[file.video_id]))).encode())
         return digest.hexdigest()[:16]
 
-    def rows(self, place: int, info: VideoInfo | Lost) -> list[dict]:
-        """The rows of one file."""
+    def rows(self, place: int, streams: list[VideoInfo] | Lost) -> list[dict]:
+        """The rows of one file: of its first video stream, then of the others.
+
+        Nothing says that the others show what the first does: each is an event of its own.
+        """
         file = self.files[place]
-        if isinstance(info, Lost):
-            info = VideoInfo(status="unreadable", error=f"{file.uri}: {info.reason}")
-        values = {"stream": 0, **asdict(info), **asdict(self.placed[file.video_id]), **asdict(file)}
-        return [{name: values[name] for name in SCHEMA.names}]
+        if isinstance(streams, Lost):
+            streams = [VideoInfo(status="unreadable", error=f"{file.uri}: {streams.reason}")]
+        home = self.placed[file.video_id]
+        rows = []
+        for stream, info in enumerate(streams):
+            name = f"{file.video_id}#{stream}" if stream else file.video_id
+            where = Placement(name, "0", home.label) if stream else home
+            named = {"video_id": name, "stream": stream}
+            values = {**asdict(info), **asdict(where), **asdict(file), **named}
+            rows.append({column: values[column] for column in SCHEMA.names})
+        return rows
+
+
+def probe_streams(uri: str, motion: Motion) -> list[VideoInfo]:
+    """Describe every video stream of a file; one unreadable for a file that cannot be opened."""
+    first = probe(uri, motion=motion)
+    return [first, *(probe(uri, stream=n, motion=motion) for n in range(1, first.streams))]
 
 
 def probe_parts(
@@ -92,8 +109,8 @@ def probe_parts(
     """
     places = [p for n in range(corpus.parts) if n not in done for p in corpus.part(n)]
     uris = [corpus.files[place].uri for place in places]
-    describe = partial(probe, motion=corpus.motion)  # type: ignore[arg-type]
-    results: Iterator[tuple[int, VideoInfo | Lost]]
+    describe = partial(probe_streams, motion=corpus.motion)
+    results: Iterator[tuple[int, list[VideoInfo] | Lost]]
     if workers:
         limit_s = LIMITS_S[corpus.motion] if limit_s is None else limit_s
         results = run_in_processes(describe, uris, workers=workers, limit_s=limit_s)
@@ -101,17 +118,17 @@ def probe_parts(
         results = enumerate(map(describe, uris))
     open_parts: dict[int, dict[int, list[dict]]] = {}
     files, seconds = seen
-    for n, info in results:
+    for n, streams in results:
         place = places[n]
         number = place // PART_FILES
         part = open_parts.setdefault(number, {})
-        part[place] = corpus.rows(place, info)
+        part[place] = corpus.rows(place, streams)
         if len(part) == len(corpus.part(number)):
             rows = [row for at in corpus.part(number) for row in part[at]]
             put(number, pa.Table.from_pylist(rows, schema=SCHEMA))
             del open_parts[number]
         files += 1
-        seconds += 0.0 if isinstance(info, Lost) else info.duration_s
+        seconds += 0.0 if isinstance(streams, Lost) else sum(s.duration_s for s in streams)
         progress(files, len(corpus.files), seconds)
 
 
@@ -119,11 +136,11 @@ def make_index(
     sources: list[str],
     *,
     views: str | None = None,
-    motion: str = "packets",
+    motion: Motion = "packets",
     workers: int = 0,
     progress: Progress = _silent,
 ) -> pa.Table:
-    """The index of a corpus that fits in memory: one row a file, sorted by id.
+    """The index of a corpus that fits in memory: one row a video stream, files sorted by id.
 
     workers: see `probe_parts`.
     """
@@ -183,7 +200,7 @@ def probe_corpus(
     location: str,
     *,
     views: str | None = None,
-    motion: str = "packets",
+    motion: Motion = "packets",
     workers: int = 1,
     limit_s: float | None = None,
     progress: Progress = _silent,

@@ -191,11 +191,14 @@ def mine_corpus(
     if isinstance(settings, TracksMining):
         if not isinstance(source, Index):
             raise InputError(f"{data} holds images: tracks are mined from an index of videos")
-        parts = len(TrackUnits(source, settings))
+        units = TrackUnits(source, settings)
+        parts = len(units)
+        refused = {"video: no_frames": units.refused} if units.refused else {}
         make: Callable[[], MinePart | SamplePart] = partial(MinePart, data, out, settings)
     else:
         plan = make_plan(source, settings.sampling, seed=settings.seed, epochs=settings.epochs)
         parts = len(list(plan.units()))
+        refused = {f"event: {reason}": count for reason, count in plan.refused.items()}
         make = partial(SamplePart, data, out, plan, settings.data, settings.image)
     if not parts:
         raise InputError(f"{data} has no readable video")
@@ -208,4 +211,4 @@ def mine_corpus(
     for done, counts in enumerate(run(make)(left) if left else (), start=1):
         rows += counts.rows
         progress(parts - len(left) + done, parts, rows)
-    return finish(folder, key, parts)
+    return finish(folder, key, parts, refused)

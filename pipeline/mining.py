@@ -65,6 +65,8 @@ class TrackUnits(Sequence[TrackUnit]):
         pieces = np.ceil(self._duration_s / settings.unit_s - 1e-6)
         self._ends = np.cumsum(np.where(readable, np.maximum(1, pieces), 0).astype(np.int64))
         self._unit_s = settings.unit_s
+        self.refused = int((~readable).sum())
+        """Videos of the index that have no frame, and so no unit."""
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -114,9 +114,14 @@ def claim(folder: Folder, key: dict[str, Any]) -> None:
         folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())
 
 
-def finish(folder: Folder, key: dict[str, Any], parts: int) -> dict[str, Any]:
-    """Write the manifest of `parts` parts, all of which must be there; returns it."""
-    reasons: Counter[str] = Counter()
+def finish(
+    folder: Folder, key: dict[str, Any], parts: int, refused: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Write the manifest of `parts` parts, all of which must be there; returns it.
+
+    refused: reasons of what is in no part, for the manifest's counts.
+    """
+    reasons = Counter(refused or {})
     rows = []
     for counts in part_counts(folder, range(parts)):
         rows.append(counts.rows)

@@ -58,6 +58,27 @@ def test_an_index_with_bad_files_is_finished_with_code_3_and_lists_them(tmp_path
     assert (tmp_path / "i.parquet").exists()
 
 
+def test_videos_that_give_nothing_are_counted_by_embedding_and_mining(tmp_path, capsys):
+    encode_video(tmp_path / "a.mp4", 48, size=(64, 64))
+    encode_video(tmp_path / "short.mp4", 2, size=(64, 64))
+    (tmp_path / "text.mp4").write_text("no video")
+    index = str(tmp_path / "i.parquet")
+    assert main(["index", str(tmp_path), "-o", index]) == 3
+    common = ["--engine", "local", "--json"]
+    assert main(["embed", "pixels", "--data", index, "-o", str(tmp_path / "e"), *common]) == 3
+    shown = capsys.readouterr()
+    assert "refused: text.mp4: unreadable, without a frame (1)" in shown.err
+    assert json.loads(shown.out)["refused"] == {"text.mp4: unreadable, without a frame": 1}
+    meta = json.loads((tmp_path / "e" / "meta.json").read_text())
+    assert meta["refused"] == {"text.mp4: unreadable, without a frame": 1}
+    assert main(["mine", index, "-o", str(tmp_path / "t"), "--kind", "tracks", *common]) == 3
+    assert json.loads(capsys.readouterr().out)["reasons"]["video: no_frames"] == 1
+    clips = ["--kind", "clips", "sampling.num_frames=8", "data.decode_size=32"]
+    assert main(["mine", index, "-o", str(tmp_path / "c"), *clips, *common]) == 3
+    reasons = json.loads(capsys.readouterr().out)["reasons"]
+    assert sum(count for reason, count in reasons.items() if reason.startswith("event: ")) == 2
+
+
 def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):
     (tmp_path / "empty").mkdir()
     out = tmp_path / "i.parquet"

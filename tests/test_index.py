@@ -2,6 +2,7 @@
 
 import multiprocessing
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,6 +43,33 @@ def test_every_video_file_is_a_row_and_bad_ones_say_why(folder):
         assert got[name]["status"] == "unreadable"
         assert got[name]["error"]
         assert got[name]["frames"] == 0
+
+
+def test_a_link_to_nothing_is_a_row_that_says_so(folder):
+    (folder / "b.mp4").symlink_to(folder / "gone.mp4")
+    row = rows(make_index([str(folder)]))["b.mp4"]
+    assert row["status"] == "unreadable"
+    assert row["error"].endswith("no such file")
+
+
+def test_every_video_stream_is_a_row_and_the_first_keeps_the_files_name(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.width, stream.height, stream.pix_fmt = 64, 48 + 16 * number, "yuv420p"
+        for n in range(12):
+            for stream in streams[: 1 if n >= 8 else 2]:
+                picture = np.full((stream.height, 64, 3), 20 * n, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    table = make_index([str(tmp_path)], views="(?P<label>tw)")
+    got = [(r["video_id"], r["event"], r["label"], r["stream"], r["height"], r["frames"])
+           for r in table.to_pylist()]  # fmt: skip
+    assert got == [
+        ("two.mkv", "two.mkv", "tw", 0, 48, 12), ("two.mkv#1", "two.mkv#1", "tw", 1, 64, 8),
+    ]  # fmt: skip
 
 
 def test_processes_give_the_rows_of_one(folder):

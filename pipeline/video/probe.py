@@ -32,6 +32,7 @@ class VideoInfo:
     motion: how much happens over time, `motion_hz` values a second, the first from t = 0; its unit
         depends on how it was measured, see `probe`.
     cuts: estimated times at which a new shot begins.
+    streams: video streams of the whole file, cover pictures left out.
     status: "ok"; "damaged": readable in part, `error` says what is wrong; "unreadable".
     """
 
@@ -50,6 +51,7 @@ class VideoInfo:
     cuts: tuple[float, ...] = ()
     status: Status = "ok"
     error: str | None = None
+    streams: int = 1
 
 
 def probe(uri: str, *, stream: int = 0, motion: Motion = "packets") -> VideoInfo:
@@ -113,6 +115,7 @@ def _describe(source: VideoSource, timeline: Timeline, motion: Motion, stream: i
         cuts=tuple(find_cuts(timeline).tolist()),
         status="damaged" if error else "ok",
         error=error,
+        streams=source.num_streams,
     )
 
 

@@ -54,6 +54,11 @@ class VideoSource:
         rate = self.stream.average_rate or self.stream.guessed_rate
         return float(rate) if rate else 0.0
 
+    @property
+    def num_streams(self) -> int:
+        """Video streams of the file, cover pictures left out."""
+        return len(_video_streams(self.container))
+
     def container_orientation(self) -> display.Orientation:
         """Orientation from MP4 and MOV headers, without decoding; upright for other formats."""
         if "mov" not in self.container.format.name:
@@ -176,8 +181,7 @@ def _open_container(
 def _choose_stream(
     uri: str, container: InputContainer, stream: int, max_pixels: int
 ) -> VideoStream:
-    attached = Disposition.attached_pic
-    videos = [s for s in container.streams.video if not s.disposition & attached]
+    videos = _video_streams(container)
     if not videos:
         raise InputError(f"{uri}: has no video stream")
     if stream >= len(videos):
@@ -194,6 +198,11 @@ def _choose_stream(
     if context.width <= 0 or context.height <= 0:
         raise InputError(f"{uri}: its picture size is unknown; the stream holds no usable header")
     return video
+
+
+def _video_streams(container: InputContainer) -> list[VideoStream]:
+    attached = Disposition.attached_pic
+    return [s for s in container.streams.video if not s.disposition & attached]
 
 
 def _reason(error: BaseException) -> str:
