@@ -16,7 +16,7 @@ from pipeline.video.display import UPRIGHT, from_matrix
 from pipeline.video.geometry import plan_geometry
 from pipeline.video.source import open_video
 from pipeline.video.windows import scan_near
-from tests.videos import ODD_VIDEOS, encode_video, frame_number, make_odd, mutate
+from tests.videos import ODD_VIDEOS, encode_video, frame_number, make_odd, mutate, picture
 
 
 def decode_everything(path: Path, stream: int = 0) -> tuple[list[av.VideoFrame], np.ndarray]:
@@ -229,6 +229,32 @@ def test_what_is_left_of_a_damaged_file_is_exact(seed: int, codec: str, tmp_path
         assert np.array_equal(clip.frames[0], to_rgb(frame))
     assert set(run.failures.values()) <= {"damaged"}
     assert bool(run.failures) <= (run.stats.damaged > 0)
+
+
+@pytest.mark.parametrize("lengths", [(40, 40), (40, 20), (30, 60)])
+def test_of_streams_joined_end_to_end_the_first_is_read_and_the_rest_is_named(
+    lengths: tuple[int, int], tmp_path: Path
+) -> None:
+    """As by `cat a.ts b.ts`: the same times stand for frames of either."""
+    first, second = lengths
+    one = encode_video(tmp_path / "a.ts", first)
+    other = encode_video(tmp_path / "b.ts", second, draw=lambda k: picture(k + 500, shot=1))
+    path = tmp_path / "joined.ts"
+    path.write_bytes(one.read_bytes() + other.read_bytes())
+    frames, times = decode_everything(one)
+    info = probe(str(path))
+    assert (info.frames, info.status) == (first, "damaged")
+    assert f"the {second} packets from there on are not read" in (info.error or "")
+    middle = (np.arange(first + second) + 0.5) / 25
+    run = read_plan(str(path), [FrameRequest(k, middle[[k]]) for k in range(first + second)])
+    served = {clip.request_id: clip for clip in run}
+    # the packet before the seam is marked by the demuxer, which counts on across it
+    assert len(served) >= first - 1
+    assert {run.failures.get(k, "damaged") for k in set(range(first)) - set(served)} <= {"damaged"}
+    for k, clip in served.items():
+        assert np.array_equal(clip.frames[0], to_rgb(frames[int(str(k))]))
+        assert clip.shown_s[0] == pytest.approx(times[int(str(k))])
+    assert all(run.failures[k] == "past_end" for k in range(first, first + second))
 
 
 @pytest.mark.data

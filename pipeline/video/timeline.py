@@ -8,6 +8,7 @@ a 30 fps file is found at t = k / 30 although the file says 67 ms for 66.7.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ from pipeline.video.source import VideoSource
 MAX_TOLERANCE_S = 0.0005
 KEEP_BYTES = 96 * 2**20
 """Packets of a stream up to this size stay in memory between the scan and the decode."""
+
+RESTART_S = 0.5
+"""Decode times ascend. One that falls so far behind begins another stream (files joined end to
+end): its times mean other frames than the same times before."""
 
 _PACKED_DIVX = re.compile(rb"DivX\d+[Bb]\d+p")
 
@@ -104,6 +109,7 @@ class PacketLog:
     """What the demuxer said about each packet so far, in decode order.
 
     packets: the packets themselves, while they fit into `keep_bytes`; else None.
+    after_restart: packets left out, because the times had started again before them.
     """
 
     def __init__(self, source: VideoSource, keep_bytes: int) -> None:
@@ -114,6 +120,10 @@ class PacketLog:
         self.damaged: list[int] = []
         self.grid: int | None = None
         self._room = keep_bytes
+        self.after_restart = 0
+        self._restarted = False
+        self._latest = MISSING
+        self._most_back = math.ceil(RESTART_S / float(source.time_base))
         self._h264 = context.name == "h264"
         self._vp8 = context.name in ("vp8", "libvpx")
         self._extradata = context.extradata or b""
@@ -122,6 +132,12 @@ class PacketLog:
         if not self.records:
             self.grid = bitstream.scene_grid(bytes(packet))
         pts, dts, key = packet.pts, packet.dts, packet.is_keyframe
+        if dts is not None:
+            self._restarted |= dts < self._latest - self._most_back
+            self._latest = max(self._latest, dts)
+        if self._restarted:
+            self.after_restart += 1
+            return
         if packet.is_corrupt:
             self.damaged.append(len(self.records))
         if key and self._h264:
@@ -186,6 +202,17 @@ def scan(
             log.add(packet)
     except (FFmpegError, OSError) as failure:
         error = f"stopped after {len(log.records)} packets: {failure}"
+    if log.after_restart and keep_bytes and log.packets is None:
+        # read again, with seeks, either stream might be met
+        raise InputError(
+            f"{source.uri}: its times start again after {len(log.records)} packets, and it is too "
+            f"large ({keep_bytes} bytes) to be kept in memory; split it there"
+        )
+    if log.after_restart:
+        error = (
+            f"its times start again after {len(log.records)} packets (files joined end to end?); "
+            f"the {log.after_restart} packets from there on are not read"
+        )
     return log.timeline(error), log.packets
 
 
