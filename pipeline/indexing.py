@@ -85,10 +85,16 @@ class Corpus:
         return rows
 
 
-def probe_streams(uri: str, motion: Motion) -> list[VideoInfo]:
-    """Describe every video stream of a file; one unreadable for a file that cannot be opened."""
-    first = probe(uri, motion=motion)
-    return [first, *(probe(uri, stream=n, motion=motion) for n in range(1, first.streams))]
+def probe_streams(uri: str, motion: Motion, limit_s: float) -> list[VideoInfo]:
+    """Describe every video stream of a file; one unreadable for a file that cannot be opened.
+
+    limit_s: seconds that each stream may take.
+    """
+    first = probe(uri, motion=motion, time_limit_s=limit_s)
+    others = (
+        probe(uri, stream=n, motion=motion, time_limit_s=limit_s) for n in range(1, first.streams)
+    )
+    return [first, *others]
 
 
 def probe_parts(
@@ -109,10 +115,10 @@ def probe_parts(
     """
     places = [p for n in range(corpus.parts) if n not in done for p in corpus.part(n)]
     uris = [corpus.files[place].uri for place in places]
-    describe = partial(probe_streams, motion=corpus.motion)
+    limit_s = LIMITS_S[corpus.motion] if limit_s is None else limit_s
+    describe = partial(probe_streams, motion=corpus.motion, limit_s=limit_s)
     results: Iterator[tuple[int, list[VideoInfo] | Lost]]
     if workers:
-        limit_s = LIMITS_S[corpus.motion] if limit_s is None else limit_s
         results = run_in_processes(describe, uris, workers=workers, limit_s=limit_s)
     else:
         results = enumerate(map(describe, uris))

@@ -98,6 +98,13 @@ def test_a_file_that_takes_too_long_is_a_row_that_says_so(tmp_path):
     assert summarise(parts).bad == [("unreadable", "long.mp4", row["error"])]
 
 
+def test_a_reader_s_own_limit_does_not_cut_the_limit_of_indexing_short(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.video.isolate.TIME_LIMIT_S", 1e-9)
+    monkeypatch.setattr("pipeline.video.isolate.GRACE_S", 0.0)
+    encode_video(tmp_path / "a.mp4", 12)
+    assert rows(make_index([str(tmp_path)], motion="flow"))["a.mp4"]["status"] == "ok"
+
+
 def test_an_index_goes_on_where_it_was_interrupted_and_leaves_nothing(folder, monkeypatch):
     monkeypatch.setattr(indexing, "PART_FILES", 1)
     out = str(folder / "out" / "index.parquet")

@@ -54,7 +54,9 @@ class VideoInfo:
     streams: int = 1
 
 
-def probe(uri: str, *, stream: int = 0, motion: Motion = "packets") -> VideoInfo:
+def probe(
+    uri: str, *, stream: int = 0, motion: Motion = "packets", time_limit_s: float | None = None
+) -> VideoInfo:
     """Describe one video stream of a file. Never raises for a bad file: `status` says so.
 
     stream: counts the file's video streams from 0, cover pictures left out.
@@ -65,12 +67,12 @@ def probe(uri: str, *, stream: int = 0, motion: Motion = "packets") -> VideoInfo
         "flow": mean optical flow with the camera's homography removed, in picture diagonals a
             second; decodes the file at a short side of 128 pixels. The slowest and the surest.
         "none": no profile.
-    A file that takes longer than `isolate.TIME_LIMIT_S` is unreadable.
+    time_limit_s: a file that takes longer is unreadable (default: `isolate.TIME_LIMIT_S`).
     Raises SettingError for an unknown `motion` or a negative `stream`.
     """
     if motion not in get_args(Motion):
         raise SettingError(f"motion={motion!r}: allowed are {', '.join(get_args(Motion))}")
-    limit = isolate.TIME_LIMIT_S
+    limit = isolate.TIME_LIMIT_S if time_limit_s is None else time_limit_s
 
     def look() -> VideoInfo:
         with open_video(uri, stream) as source:
