@@ -26,7 +26,7 @@ from pipeline.plan import make_plan
 from pipeline.record import REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute, is_remote, local_path
-from pipeline.stream import Budget, budget, rows_of_shard, stream_here, stream_ray
+from pipeline.stream import TURN_UNITS, Budget, budget, rows_of_shard, stream_here, stream_ray
 from pipeline.train import Job, train
 
 REFUSED = "refused.json"
@@ -43,6 +43,8 @@ class Prepared:
     data: str
     probe_data: str | None
     resumed_step: int
+    turn: int = TURN_UNITS
+    """Units of work that are handed to Ray at a time."""
 
 
 def prepare(
@@ -153,34 +155,42 @@ def _train_on_ray(prepared: Prepared) -> None:
         share = budget(cpus, trainer.workers, config.data.decode_actors)
         lowest = trainer.min_workers or trainer.workers
         storage, name = _ray_storage(prepared.job.run)
-        fit = TorchTrainer(
-            _worker,
-            train_loop_config={"prepared": prepared},
-            scaling_config=ScalingConfig(
+        settings: dict[str, Any] = {
+            "train_loop_config": {"prepared": prepared},
+            "scaling_config": ScalingConfig(
                 num_workers=(lowest, trainer.workers)
                 if lowest < trainer.workers
                 else trainer.workers,
                 use_gpu=use_gpu,
                 resources_per_worker={"CPU": share.trainer_cpus} | ({"GPU": 1} if use_gpu else {}),
             ),
-            run_config=RayRunConfig(
+            "run_config": RayRunConfig(
                 name=name,
                 storage_path=storage,
                 failure_config=FailureConfig(max_failures=trainer.max_failures),
             ),
-            datasets={"train": lambda: _dataset(prepared, share)},
-            dataset_config=OrderedShards(),
-        )
+            "datasets": {"train": lambda: _dataset(prepared, share)},
+            "dataset_config": OrderedShards(),
+        }
         run = Folder(prepared.job.run)
         run.remove(REFUSED)
-        try:
-            fit.fit()
-        except Exception as error:
-            raise _refusal(run) or error from error
-        if refusal := _refusal(run):
-            raise refusal
-    if not is_remote(prepared.job.run):
-        shutil.rmtree(local_path(prepared.job.run) / name, ignore_errors=True)
+        run.remove(SUMMARY)
+        while not run.exists(SUMMARY):  # one turn after the other
+            try:
+                TorchTrainer(_worker, **settings).fit()
+            except Exception as error:
+                raise _refusal(run) or error from error
+            if refusal := _refusal(run):
+                raise refusal
+            _forget(prepared.job.run, name)
+
+
+def _forget(run: str, name: str) -> None:
+    """Remove what Ray Train keeps of a fit that has ended: the next begins from our checkpoint."""
+    if is_remote(run):
+        Folder(run).remove(name)
+    else:
+        shutil.rmtree(local_path(run) / name, ignore_errors=True)
 
 
 def _ray_storage(run: str) -> tuple[str, str]:
@@ -195,7 +205,9 @@ def _dataset(prepared: Prepared, share: Budget) -> Any:
 
     quiet_data()
     done = position_of(load_state(Folder(prepared.job.run)))
-    return stream_ray(prepared.job.plan, prepared.data, prepared.job.config.data, done, share)
+    return stream_ray(
+        prepared.job.plan, prepared.data, prepared.job.config.data, done, share, prepared.turn
+    )
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 SHUFFLE_BYTES = 512 * 2**20
 """A shuffle buffer holds at most this many bytes of frames."""
 MAX_BLOCKS = 4096
-"""Ray Data keeps state for every input block: a longer plan puts several units into one."""
+"""Ray Data keeps state for every input block: more are fed in turns."""
+UNIT_BLOCKS = 16_384
+"""Input blocks of a training run at a time (docs/decisions/007-turns.md)."""
+TURN_UNITS = 4 * UNIT_BLOCKS
+"""Units that Ray Data gets at a time: what a block gives must fit in the store once an actor."""
 Sample = dict[str, np.ndarray]
 """One row: the columns of `Rows` without their first dimension."""
 T = TypeVar("T")
@@ -143,13 +147,22 @@ class RayDecode:
 
 
 def stream_ray(
-    plan: Plan, location: str, data: DataConfig, done: Position, share: Budget
+    plan: Plan,
+    location: str,
+    data: DataConfig,
+    done: Position,
+    share: Budget,
+    turn: int = TURN_UNITS,
 ) -> ray.data.Dataset:
-    """The samples of a plan as a Ray Data dataset: lazily decoded, in the plan's order."""
+    """The next samples of a plan as a Ray Data dataset: lazily decoded, in the plan's order.
+
+    turn: units of work, of those that are not done, that it holds at most.
+    """
     import ray.data
 
+    units = itertools.islice(plan.units(done), turn)
     # from_arrow would run a task for each block, and wait for a CPU slot to run it in
-    return ray.data.from_blocks(unit_blocks(plan.units(done))).map_batches(
+    return ray.data.from_blocks(unit_blocks(units)).map_batches(
         RayDecode,
         fn_constructor_args=(plan, location, data, done),
         batch_size=None,
@@ -160,12 +173,13 @@ def stream_ray(
 
 
 def unit_blocks(units: Iterable[Unit]) -> list[pa.Table]:
-    """Units as input blocks: one a block, or evenly several where there are very many.
+    """Units as input blocks: one a block, or evenly several where there are many.
 
     The blocks are data in the object store, not read tasks: no task ever needs a CPU slot.
     """
-    values = np.array([(u.epoch, u.start, u.stop) for u in units], dtype=np.int64).reshape(-1, 3)
-    pieces = np.array_split(values, max(1, min(len(values), MAX_BLOCKS)))
+    rows = ((unit.epoch, unit.start, unit.stop) for unit in units)
+    values = np.fromiter(rows, dtype=np.dtype((np.int64, 3)))
+    pieces = np.array_split(values, max(1, min(len(values), UNIT_BLOCKS)))
     return [pa.table({"epoch": p[:, 0], "start": p[:, 1], "stop": p[:, 2]}) for p in pieces]
 
 

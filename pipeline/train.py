@@ -86,9 +86,11 @@ def train(
     stream: Callable[[Position], Iterable[Sample]],
     probe: Callable[[Encoder], dict[str, float]] | None = None,
 ) -> None:
-    """Train from the latest checkpoint, or from nothing, to the end of the plan.
+    """Train from the latest checkpoint, or from nothing, to the end of the plan or of the stream.
 
-    stream: gives this process's samples, without those that a position holds.
+    A run whose plan is not used up then has no summary, and goes on from its checkpoint.
+
+    stream: gives this process's next samples, without those that a position holds.
     probe: an evaluation of the encoder, run now and then by rank 0.
     """
     rank, world = own_rank(), world_size()
@@ -107,7 +109,7 @@ def train(
     encoder = method.exported if average is None else cast(Encoder, average.module)
     state = load_state(Folder(job.run))
     used, step = Used(state), 0
-    trained = used.trained
+    trained, begun = used.trained, len(used.position)
     if state is not None:
         method.load_state_dict(state["method"])
         optimizer.load_state_dict(state["optimizer"])
@@ -189,7 +191,10 @@ def train(
     checkpoint()
     if step == 0:
         raise InputError(f"no sample could be read ({used.main_reasons()})")
-    if record:
+    over = trained >= job.samples or len(used.position) == job.plan.total
+    if not over and len(used.position) == begun:
+        raise RuntimeError(f"of {job.plan.total} samples, {begun} used, the stream gave none")
+    if record and over:
         record.finish(step, used.position, used.refused)
 
 

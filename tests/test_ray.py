@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,23 @@ def test_an_error_meant_for_a_person_ends_the_run_at_once(tmp_path):
     with pytest.raises(InputError, match="no sample could be read"):
         run_training(prepared)
     assert not (tmp_path / "run" / "refused.json").exists()
+
+
+@pytest.mark.usefixtures("session")
+def test_a_plan_that_ray_gets_in_turns_is_trained_to_its_end(corpus, tmp_path, monkeypatch):
+    from ray.train.torch import TorchTrainer
+
+    fits = []
+    fit = TorchTrainer.fit
+    monkeypatch.setattr(TorchTrainer, "fit", lambda self: fits.append(fit(self)))
+    config = make_config("trainer.epochs=2", "trainer.probe_every=1000")
+    prepared = prepare(config, corpus, str(tmp_path / "run"))
+    assert sum(1 for _ in prepared.job.plan.units()) == 2
+    summary = run_training(replace(prepared, turn=1))
+    assert len(fits) == 2
+    state = load_state(Folder(str(tmp_path / "run")))
+    assert summary["samples"] == position_of(state).below == prepared.job.plan.total
+    assert not (tmp_path / "run" / "ray").exists()
 
 
 @pytest.fixture(scope="module")

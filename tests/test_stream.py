@@ -137,7 +137,7 @@ def test_the_budget_leaves_room_for_a_task(cpus, workers, actors):
 
 
 def test_very_many_units_share_blocks_without_loss(monkeypatch):
-    monkeypatch.setattr("pipeline.stream.MAX_BLOCKS", 7)
+    monkeypatch.setattr("pipeline.stream.UNIT_BLOCKS", 7)
     units = [Unit(0, n, n + 1) for n in range(50)]
     blocks = unit_blocks(units)
     assert len(blocks) == 7

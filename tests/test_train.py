@@ -1,7 +1,7 @@
 """The trainer, in one process: resumes, accumulates, refuses, and counts each sample once."""
 
 import json
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ from models.method import methods
 from pipeline.checkpoint import load_encoder, load_state, position_of
 from pipeline.launch import prepare, run_training
 from pipeline.optim import LARS, build_optimizer, learning_rate, set_schedule, weight_decay
-from pipeline.record import read_metrics
+from pipeline.record import SUMMARY, read_metrics
+from pipeline.source import open_source
 from pipeline.storage import Folder
-from pipeline.train import Meter, build_method, forward_backward, synchronised
+from pipeline.stream import stream_here
+from pipeline.train import Meter, build_method, forward_backward, synchronised, train
 from tests.corpora import encode_corpus
 
 TREE = {
@@ -110,6 +112,31 @@ def test_a_run_that_died_goes_on_from_its_checkpoint_to_the_same_end(corpus, tmp
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "died"))
     lines = [line["step"] for line in read_metrics(Folder(str(tmp_path / "died")))]
     assert lines == list(range(1, 13))
+
+
+def test_a_run_in_turns_is_the_run_in_one(corpus, tmp_path):
+    words = ("data.shuffle_buffer=1",)
+    run(corpus, tmp_path / "whole", *words)
+    job = prepare(make_config(*words), corpus, str(tmp_path / "turns")).job
+    source = open_source(corpus)
+    folder = Folder(job.run)
+    for trained in (8, 16, 24):
+        assert not folder.exists(SUMMARY)
+        train(job, lambda done: islice(stream_here(job.plan, source, job.config.data, done), 8))
+        assert len(position_of(load_state(folder))) == trained
+    assert json.loads(folder.read(SUMMARY))["samples"] == 24
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "turns"))
+    assert [line["step"] for line in read_metrics(folder)] == list(range(1, 13))
+    totals = {line["total"] for line in read_metrics(folder)}
+    assert totals == {12}
+
+
+def test_a_stream_that_ends_before_the_plan_is_not_asked_for_ever(corpus, tmp_path):
+    job = prepare(make_config(), corpus, str(tmp_path / "run")).job
+    source = open_source(corpus)
+    train(job, lambda done: islice(stream_here(job.plan, source, job.config.data, done), 8))
+    with pytest.raises(RuntimeError, match="of 24 samples, 8 used, the stream gave none"):
+        train(job, lambda done: [])
 
 
 def test_resuming_refuses_other_settings_and_other_data(corpus, tmp_path):
