@@ -7,16 +7,18 @@ which is fitted in the first steps on what the method sees.
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from configs.errors import InputError
+from configs.errors import InputError, SettingError
 from models.distributed import gather_rows, world_size
 
 ITERATIONS = 25
 """Rounds of Lloyd's algorithm at most."""
+DISTANCES = 2**24
+"""Distances that are held at once: 128 MiB."""
 
 
 class Codebook(NamedTuple):
@@ -119,16 +121,14 @@ def kmeans(points: Tensor, clusters: int, generator: torch.Generator) -> tuple[T
     centres = _far_apart(points, clusters, generator)
     assigned = torch.full((len(points),), -1)
     for _ in range(ITERATIONS):
-        distance = _squares(points, centres)
-        nearest = distance.argmin(dim=1)
-        nearest = _refilled(nearest, distance, len(centres))
+        nearest = _refilled(_nearest(points, centres), points, centres)
         if torch.equal(nearest, assigned):
             break
         assigned = nearest
         sums = torch.zeros_like(centres).index_add_(0, assigned, points)
         centres = sums / torch.bincount(assigned, minlength=len(centres))[:, None]
     # the cells of these very centres, so that every centre of a node below lies in its parent's
-    return centres, _squares(points, centres).argmin(dim=1)
+    return centres, _nearest(points, centres)
 
 
 def _far_apart(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
@@ -143,13 +143,19 @@ def _far_apart(points: Tensor, clusters: int, generator: torch.Generator) -> Ten
     return points[torch.cat(chosen)]
 
 
-def _refilled(assigned: Tensor, distance: Tensor, clusters: int) -> Tensor:
+def _nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """The nearest centre of every point, int64 [n], without all distances in memory at once."""
+    rows = max(1, DISTANCES // len(centres))
+    return torch.cat([_squares(part, centres).argmin(dim=1) for part in points.split(rows)])
+
+
+def _refilled(assigned: Tensor, points: Tensor, centres: Tensor) -> Tensor:
     """Every empty cluster takes the largest cluster's farthest point."""
-    counts = torch.bincount(assigned, minlength=clusters)
+    counts = torch.bincount(assigned, minlength=len(centres))
     for empty in (counts == 0).nonzero()[:, 0].tolist():
         largest = int(counts.argmax())
         inside = (assigned == largest).nonzero()[:, 0]
-        farthest = inside[distance[inside, largest].argmax()]
+        farthest = inside[_squares(points[inside], centres[largest, None])[:, 0].argmax()]
         assigned[farthest] = empty
         counts[largest] -= 1
         counts[empty] += 1
@@ -165,11 +171,13 @@ class Tokenizer(nn.Module):
     """A vocabulary that is fitted during a run's first steps and then never changes.
 
     In each of the first `fit_steps` calls of `learn`, features of all ranks are added to a
-    reservoir, and the vocabulary is fitted anew on all of it. Everything is a buffer: checkpoints
-    hold vocabulary, digest and reservoir.
+    reservoir; at the first, second, fourth, eighth ... call and at the last the vocabulary is
+    fitted anew on all of it. Checkpoints hold vocabulary, digest and, until the last fit, the
+    reservoir. That is a frozen parameter, since DDP would send a buffer before each step.
     """
 
     reservoir: Tensor
+    """float32 [capacity, D], the first `held` rows are filled; without rows once all is fitted."""
     held: Tensor
     learned: Tensor
     digest: Tensor
@@ -184,11 +192,20 @@ class Tokenizer(nn.Module):
         fit_steps: int = 1,
         seed: int = 0,
     ) -> None:
-        """dim: of the features; capacity: features that the vocabulary is fitted on at most."""
+        """dim: of the features; capacity: features that the vocabulary is fitted on at most.
+
+        Raises SettingError where a step's share of the capacity would be less than one feature.
+        """
         super().__init__()
+        if capacity < fit_steps:
+            raise SettingError(
+                f"a vocabulary fitted on {capacity} features cannot take some in each of "
+                f"{fit_steps} steps: lower the steps or raise the features"
+            )
         self.branching, self.levels = branching, levels
         self.fit_steps, self.seed = fit_steps, seed
-        self.register_buffer("reservoir", torch.zeros(capacity, dim))
+        self.capacity = capacity
+        self.reservoir = nn.Parameter(torch.zeros(capacity, dim), requires_grad=False)
         self.register_buffer("held", torch.tensor(0))
         self.register_buffer("learned", torch.tensor(0))
         self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))
@@ -219,19 +236,32 @@ class Tokenizer(nn.Module):
         """
         if int(self.learned) >= self.fit_steps:
             return
-        room = len(self.reservoir) // self.fit_steps // world_size()
+        room = max(1, self.capacity // self.fit_steps // world_size())
         if len(features) > room:
             features = features[torch.randperm(len(features))[:room].to(features.device)]
-        rows = gather_rows(features.float().contiguous())
         held = int(self.held)
+        rows = gather_rows(features.float().contiguous())[: self.capacity - held]
         self.reservoir[held : held + len(rows)] = rows
         self.held += len(rows)
         self.learned += 1
+        learned, last = int(self.learned), int(self.learned) == self.fit_steps
+        if not last and learned & (learned - 1):
+            return
         fitted = fit(self.reservoir[: held + len(rows)], self.branching, self.levels, self.seed)
         for level in range(self.levels):
             self.get_buffer(f"centres{level}").copy_(fitted.centres[level])
             self.get_buffer(f"children{level}").copy_(fitted.children[level])
         self.digest.copy_(torch.frombuffer(bytearray(fitted.digest()), dtype=torch.uint8))
+        if last:
+            self.reservoir.data = self.reservoir.new_empty(0, self.reservoir.shape[1])
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: Any, **named: Any
+    ) -> None:
+        saved = state_dict.get(prefix + "reservoir")
+        if saved is not None and saved.ndim == 2:  # with rows before the last fit, without after it
+            self.reservoir.data = self.reservoir.new_zeros(len(saved), self.reservoir.shape[1])
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
 
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:

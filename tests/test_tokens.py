@@ -1,9 +1,11 @@
 """Are k-means words found, the same each time, and each feature's own?"""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-from configs.errors import InputError
+from configs.errors import InputError, SettingError
 from models.tokens import Tokenizer, encode, fit, kmeans, leaves, normalized_entropy
 
 
@@ -75,8 +77,8 @@ def test_neither_order_nor_repetition_of_features_changes_the_vocabulary() -> No
 def test_an_empty_cluster_begins_again_at_the_largest_ones_farthest_point() -> None:
     from models.tokens import _refilled
 
-    distance = torch.tensor([[1.0, 9], [4, 9], [2, 9]])
-    assert _refilled(torch.zeros(3, dtype=torch.long), distance, 2).tolist() == [0, 1, 0]
+    points, centres = torch.tensor([[1.0], [4.0], [2.0]]), torch.tensor([[0.0], [90.0]])
+    assert _refilled(torch.zeros(3, dtype=torch.long), points, centres).tolist() == [0, 1, 0]
 
 
 def test_kmeans_lowers_the_error_of_its_seeds_to_a_fixed_point() -> None:
@@ -119,6 +121,39 @@ def test_a_tokenizer_learns_in_its_first_steps_only_and_checkpoints_all() -> Non
     features = torch.randn(3, 5, 6)
     assert torch.equal(other(features), tokenizer(features))
     assert other.mark() == tokenizer.mark()
+
+
+def test_a_tokenizer_goes_on_from_any_checkpoint_and_then_drops_what_it_was_fitted_on() -> None:
+    parts = torch.randn(5, 40, 6, generator=torch.Generator().manual_seed(0))
+    whole = Tokenizer(6, 4, fit_steps=5, capacity=200)
+    digests = []
+    for number, part in enumerate(parts):
+        resumed = Tokenizer(6, 4, fit_steps=5, capacity=200)
+        resumed.load_state_dict(whole.state_dict())
+        whole.learn(part)
+        resumed.learn(part)
+        assert torch.equal(whole.digest, resumed.digest)
+        assert whole.reservoir.shape == ((200, 6) if number < 4 else (0, 6))
+        digests.append(bytes(whole.digest.tolist()))
+    # fitted at the first, second, fourth and last call
+    assert [a != b for a, b in pairwise([b"", *digests])] == [True, True, False, True, True]
+    assert digests[-1] == fit(parts.flatten(0, 1), 4).digest()
+    assert not any("reservoir" in name for name, _ in whole.named_buffers())
+    resumed = Tokenizer(6, 4, fit_steps=5, capacity=200)
+    resumed.load_state_dict(whole.state_dict())
+    assert bytes(resumed.digest.tolist()) == digests[-1]
+
+
+def test_distances_in_parts_are_those_of_all_at_once(monkeypatch) -> None:
+    points = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    whole = fit(points, 7)
+    monkeypatch.setattr("models.tokens.DISTANCES", 100)
+    assert fit(points, 7).digest() == whole.digest()
+
+
+def test_fewer_features_than_steps_are_refused() -> None:
+    with pytest.raises(SettingError, match="3 features"):
+        Tokenizer(6, 4, fit_steps=5, capacity=3)
 
 
 def test_entropy_is_one_for_equally_frequent_words_and_zero_for_a_single_one() -> None:
