@@ -58,7 +58,7 @@ _ROWS = (
     _Row("geometry", "rankme", "RankMe", "effective number of dimensions in use", True),
     _Row(
         "geometry", "mean_cosine", "mean cosine",
-        "of any two frames; near 1 all point the same way", False,
+        "of frames of two videos; near 1 all point the same way", False,
     ),
 )  # fmt: skip
 
