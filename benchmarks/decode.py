@@ -32,24 +32,10 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from decode_peers import MERGING, THUMBNAIL, merged, thumbnails  # noqa: E402
+from decode_peers import MERGING, READERS, THUMBNAIL, merged, thumbnails  # noqa: E402
 
 SHORT_SIDE = 224
-PEERS = (
-    "bare",
-    "marey",
-    "pyav",
-    "decord",
-    "decord-merged",
-    "torchcodec-exact",
-    "torchcodec-approx",
-    "torchcodec-merged",
-    "torchcodec-exact-merged",
-    "opencv",
-    "spdl",
-    "torchvision",
-    "ray",
-)
+PEERS = tuple(READERS)
 WORKLOADS = ("dense", "every16", "tuples", "random", "pairs")
 SOURCES = {
     "h264-long": ("libx264", 250, "mp4", {"preset": "medium", "crf": "23"}),

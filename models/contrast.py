@@ -90,18 +90,22 @@ class Partition(nn.Module):
         mine = mine.logsumexp(dim=0) - math.log(len(mine))
         if self.training:
             self._held.append(mine)
+        log_total, seen = self._with(mine)
+        return math.log(places) + log_total - seen.log()
+
+    def _with(self, mine: Tensor) -> tuple[Tensor, Tensor]:
+        """`log_total` and `seen` with one batch more, unless enough have been."""
         open_ = self.seen < self.batches
-        total = torch.logaddexp(self.log_total, torch.where(open_, mine, -torch.inf))
-        return math.log(places) + total - (self.seen + open_.long()).log()
+        added = torch.where(open_, mine, -torch.inf)
+        return torch.logaddexp(self.log_total, added), self.seen + open_.long()
 
     @torch.no_grad()
     def write(self) -> None:
         """Count the batches of this step, unless enough have been."""
         for mine in self._held:
-            open_ = self.seen < self.batches
-            added = torch.where(open_, mine, -torch.inf)
-            self.log_total.copy_(torch.logaddexp(self.log_total, added))
-            self.seen += open_.long()
+            log_total, seen = self._with(mine)
+            self.log_total.copy_(log_total)
+            self.seen.copy_(seen)
         self._held.clear()
 
 

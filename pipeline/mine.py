@@ -27,7 +27,7 @@ from pipeline.plan import Plan, Position, make_plan
 from pipeline.shards import PartCounts, claim, finish, parts_left, sample_table, write_part
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute
-from pipeline.stream import MAX_BLOCKS, budget
+from pipeline.stream import MAX_BLOCKS, budget, even_pieces
 
 KINDS = {
     "tracks": "tracks",
@@ -147,7 +147,7 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
 
 def part_blocks(numbers: list[int]) -> list[pa.Table]:
     """Numbers as input blocks: one a block, or evenly several where there are very many."""
-    pieces = np.array_split(np.array(numbers, dtype=np.int64), min(len(numbers), MAX_BLOCKS))
+    pieces = even_pieces(np.array(numbers, dtype=np.int64), MAX_BLOCKS)
     return [pa.table({"part": piece}) for piece in pieces]
 
 

@@ -172,6 +172,11 @@ def stream_ray(
     )
 
 
+def even_pieces(rows: np.ndarray, most: int) -> list[np.ndarray]:
+    """Rows in runs, one a run, or evenly several where there are more than `most`."""
+    return np.array_split(rows, max(1, min(len(rows), most)))
+
+
 def unit_blocks(units: Iterable[Unit]) -> list[pa.Table]:
     """Units as input blocks: one a block, or evenly several where there are many.
 
@@ -179,7 +184,7 @@ def unit_blocks(units: Iterable[Unit]) -> list[pa.Table]:
     """
     rows = ((unit.epoch, unit.start, unit.stop) for unit in units)
     values = np.fromiter(rows, dtype=np.dtype((np.int64, 3)))
-    pieces = np.array_split(values, max(1, min(len(values), UNIT_BLOCKS)))
+    pieces = even_pieces(values, UNIT_BLOCKS)
     return [pa.table({"epoch": p[:, 0], "start": p[:, 1], "stop": p[:, 2]}) for p in pieces]
 
 

@@ -34,7 +34,9 @@ def uniformity(
     unit = unit_rows(features).astype(np.float64)
     if len(unit) < 2:
         raise InputError("uniformity needs at least two frames")
-    names = _shots(shot, len(unit))
+    names = _shot_numbers(shot, len(unit))
+    if not names.any():
+        names = np.arange(len(unit))
     total, pairs = 0.0, 0
     for start in range(0, len(unit), _CHUNK):
         rows = slice(start, start + _CHUNK)
@@ -46,12 +48,9 @@ def uniformity(
     return float(np.log(total / pairs))
 
 
-def _shots(shot: NDArray[np.object_] | None, count: int) -> NDArray[np.int64]:
-    """The shot of each frame by number; each frame its own where none is known or all are one."""
-    if shot is None:
-        return np.arange(count)
-    names = np.unique(shot, return_inverse=True)[1]
-    return names if names.max(initial=0) > 0 else np.arange(count)
+def _shot_numbers(shot: NDArray[np.object_] | None, count: int) -> NDArray[np.int64]:
+    """The shot of each frame by number, from 0; each frame its own where none is known."""
+    return np.arange(count) if shot is None else np.unique(shot, return_inverse=True)[1]
 
 
 def pairs_in_time(
@@ -169,7 +168,7 @@ def collapse_signs(
     if count < 2:
         raise InputError("collapse diagnostics need at least two frames")
     unit = unit_rows(features).astype(np.float64)
-    names = np.arange(count) if shot is None else np.unique(shot, return_inverse=True)[1]
+    names = _shot_numbers(shot, count)
     sums = np.zeros((int(names.max()) + 1, width))
     np.add.at(sums, names, unit)
     pairs = count**2 - int((np.bincount(names) ** 2).sum())
