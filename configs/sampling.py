@@ -18,6 +18,9 @@ class FramesSampling(Settings):
     kind: Literal["frames"] = "frames"
     per_video: int = Field(default=1, ge=1, le=10_000)
     """Frames drawn from one video in an epoch, one from each of as many equal time bins."""
+    min_contrast: float = Field(default=3.0, ge=0, le=127)
+    """Frames and images whose brightness has a lower standard deviation than this, of 255, are left
+    out and reported as `blank`: fades, black frames."""
     labelled_share: float = Field(default=1.0, ge=0, le=1)
     """Share of the labelled videos (or images) whose labels are used; the others' are hidden,
     always the same ones, and those of a smaller share are among those of a larger one."""

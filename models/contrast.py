@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.distributed import gather_rows, mean_over_ranks
-from models.instances import Moments
+from models.instances import AlikeConfig, Moments
 from models.losses import full_precision, masked_logsumexp
 from models.memory import Bank
 
@@ -116,7 +116,7 @@ def bank_terms(
     bank: Bank,
     *,
     temperature: float,
-    instance_s: float,
+    alike: AlikeConfig,
     noise: Tensor | None = None,
     partition: Partition | None = None,
     fewest: int = 1,
@@ -124,10 +124,10 @@ def bank_terms(
     """Each embedding with its own row of a bank against the others, or against those of `noise`.
 
     embeddings: float [R, D], of length 1; place: int64 [R], their rows; where: what they show; rows
-    of the same moment, within `instance_s`, do not repel. noise: int64 [R, K], rows drawn
+    of something `alike` do not repel. noise: int64 [R, K], rows drawn
     uniformly. With a `partition`: noise contrast against them, else a softmax.
     """
-    repels = bank.repels(place, where, instance_s, noise)
+    repels = bank.repels(place, where, alike, noise)
     right, others = bank.scores(embeddings, place, temperature, noise)
     if partition is None:
         return softmax_terms(right, others, repels, fewest)

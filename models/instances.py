@@ -1,26 +1,45 @@
-"""Which frames show the same thing: those of one video that lie close in time.
+"""Which frames show the same thing: those of one video that lie close in time, and near copies.
 
 Frames of one video are not independent images. What attracts and repels must not call two moments
-of one shot different things; how far apart they must be is a setting of each method.
+of one shot different things; how far apart they must be is a setting of each method. Nor may it do
+so with one picture that a corpus holds twice: an upload of another, a scene that stands still.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
+from configs.base import Settings
 from models.distributed import gather_rows, own_rows
+from models.fingerprints import UNKNOWN, same_picture
 from models.method import Batch
 
 
+class AlikeConfig(Settings):
+    """Frames so alike that they do not repel each other."""
+
+    within_s: float = Field(default=10.0, ge=0)
+    """Those of one video that are no farther apart than this, in seconds; 0 takes the very same
+    moment alone, infinity the whole video."""
+    bits: int | None = Field(default=4, ge=0, le=31)
+    """Those, of whatever videos, whose difference hashes of 64 bits differ in no more than this:
+    uploads of one thing, scenes that stand still. Unset: looks do not count, as where all videos
+    are of one fixed camera and little else tells them apart."""
+
+
 class Moments(NamedTuple):
-    """Where each of R frames comes from."""
+    """Where each of R frames comes from, and what it looks like."""
 
     instance: Tensor
     """int64 [R], the source video or image."""
     time_s: Tensor
     """float32 [R], its time in the video, in seconds."""
+    dhash: Tensor
+    """int64 [R], the hash of its picture (`models.fingerprints`)."""
 
     def repeat(self, times: int) -> Moments:
         """The same moments again: [times R], all of the first copy, then all of the second."""
@@ -32,19 +51,32 @@ class Moments(NamedTuple):
 
 
 def moments(batch: Batch) -> Moments:
-    """The moment of every frame of a batch, sample after sample: [B F]."""
+    """The moment of every frame of a batch, sample after sample: [B F].
+
+    A batch without `dhash`, int64 [B, F], is one of a method that goes by time alone.
+    """
     time_s = batch["time_s"]
-    return Moments(batch["instance"].repeat_interleave(time_s.shape[1]), time_s.flatten())
+    instance = batch["instance"].repeat_interleave(time_s.shape[1])
+    known = "dhash" in batch
+    dhash = batch["dhash"].flatten() if known else torch.full_like(instance, UNKNOWN)
+    return Moments(instance, time_s.flatten(), dhash)
 
 
-def alike(rows: Moments, columns: Moments, within_s: float) -> Tensor:
+def near(rows: Moments, columns: Moments, within_s: float) -> Tensor:
     """bool [R, C]: the two frames are of one instance and at most `within_s` apart.
 
     0 keeps only the very same moment; infinity takes a whole video as one thing.
     """
     same = rows.instance[:, None] == columns.instance[None, :]
-    near = (rows.time_s[:, None] - columns.time_s[None, :]).abs() <= within_s
-    return same & near
+    return same & ((rows.time_s[:, None] - columns.time_s[None, :]).abs() <= within_s)
+
+
+def unlike(rows: Moments, columns: Moments, alike: AlikeConfig) -> Tensor:
+    """bool [R, C]: the two frames show different things, and may repel each other."""
+    same = near(rows, columns, alike.within_s)
+    if alike.bits is not None:
+        same = same | same_picture(rows.dhash, columns.dhash, alike.bits)
+    return ~same
 
 
 def equal_pairs(key: Tensor) -> Tensor:

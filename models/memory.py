@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from configs.errors import SettingError
 from models.distributed import gather_rows
-from models.instances import Moments, alike
+from models.fingerprints import UNKNOWN, same_picture_each
+from models.instances import AlikeConfig, Moments, unlike
 
 NOBODY = -1
 """Instance of a row that no sample has been written to yet: it is like no other."""
@@ -31,18 +32,26 @@ class _Memory(nn.Module):
     """int64 [K], the source video or image; `NOBODY` before something is written."""
     time_s: Tensor
     """float32 [K], the time in it, in seconds."""
+    dhash: Tensor
+    """int64 [K], the hash of the picture; `UNKNOWN` before something is written."""
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         self.rows = _kept(functional.normalize(torch.randn(size, dim)))
         self.instance = _kept(torch.full((size,), NOBODY))
         self.time_s = _kept(torch.zeros(size))
+        self.dhash = _kept(torch.full((size,), UNKNOWN))
         self._held: list[tuple[Tensor, Moments, Tensor]] = []
 
     @property
     def moments(self) -> Moments:
         """What each row shows: [K]."""
-        return Moments(self.instance, self.time_s)
+        return Moments(self.instance, self.time_s, self.dhash)
+
+    def _note(self, rows: Tensor, where: Moments) -> None:
+        """What the rows numbered `rows`, int64 [R], show from now on."""
+        for kept, new in zip(self.moments, where, strict=True):
+            kept[rows] = new
 
     def _hold(self, rows: Tensor, where: Moments, place: Tensor) -> None:
         if self.training:
@@ -58,8 +67,8 @@ class _Memory(nn.Module):
         ]
         self._held.clear()
         rows, where, place = zip(*rounds, strict=True)
-        instance, time_s = zip(*where, strict=True)
-        return torch.cat(rows), Moments(torch.cat(instance), torch.cat(time_s)), torch.cat(place)
+        moments = Moments(*(torch.cat(keys) for keys in zip(*where, strict=True)))
+        return torch.cat(rows), moments, torch.cat(place)
 
 
 class Queue(_Memory):
@@ -87,13 +96,12 @@ class Queue(_Memory):
         slot = (self.head + torch.arange(count, device=rows.device)) % size
         last = slice(max(0, count - size), None)
         self.rows[slot[last]] = rows[last]
-        self.instance[slot[last]] = where.instance[last]
-        self.time_s[slot[last]] = where.time_s[last]
+        self._note(slot[last], Moments(*(key[last] for key in where)))
         self.head.copy_((self.head + count) % size)
 
-    def repels(self, where: Moments, within_s: float) -> Tensor:
-        """bool [R, K]: keys that do not show the moment of row r, nor one near it."""
-        return ~alike(where, self.moments, within_s)
+    def repels(self, where: Moments, alike: AlikeConfig) -> Tensor:
+        """bool [R, K]: keys that do not show what row r does, nor anything `alike`."""
+        return unlike(where, self.moments, alike)
 
 
 class Bank(_Memory):
@@ -133,24 +141,25 @@ class Bank(_Memory):
         place = place[~again]
         mixed = torch.lerp(rows[~again], self.rows[place], self.keep)
         self.rows[place] = functional.normalize(mixed)
-        self.instance[place] = where.instance[~again]
-        self.time_s[place] = where.time_s[~again]
+        self._note(place, Moments(*(key[~again] for key in where)))
         self.written[place] = self.writes.expand(len(place))
         self.writes.add_(1)
 
     def repels(
-        self, place: Tensor, where: Moments, within_s: float, chosen: Tensor | None = None
+        self, place: Tensor, where: Moments, alike: AlikeConfig, chosen: Tensor | None = None
     ) -> Tensor:
         """bool [R, N], or [R, M] for rows `chosen`, int64 [R, M]: which may repel sample r.
 
-        Neither its own row does nor those of near moments of its video.
+        Neither its own row does nor those that show something `alike`.
         """
         if chosen is None:
-            own = place[:, None] == torch.arange(len(self.rows), device=place.device)
-            return ~(own | alike(where, self.moments, within_s))
+            other = place[:, None] != torch.arange(len(self.rows), device=place.device)
+            return other & unlike(where, self.moments, alike)
         same = self.instance[chosen] == where.instance[:, None]
-        near = (self.time_s[chosen] - where.time_s[:, None]).abs() <= within_s
-        return ~((same & near) | (chosen == place[:, None]))
+        same &= (self.time_s[chosen] - where.time_s[:, None]).abs() <= alike.within_s
+        if alike.bits is not None:
+            same |= same_picture_each(where.dhash, self.dhash[chosen], alike.bits)
+        return ~(same | (chosen == place[:, None]))
 
     def draw(self, shape: torch.Size, count: int) -> Tensor:
         """Numbers of rows, uniform and with replacement: int64 [*shape, count], on the CPU."""

@@ -11,12 +11,12 @@ from typing import cast
 
 import numpy as np
 
-from configs.sampling import ClipsSampling
+from configs.sampling import ClipsSampling, FramesSampling
 from configs.schema import DataConfig
 from pipeline.images import Images, decode_image
 from pipeline.index import Index, Video
 from pipeline.plan import Plan, PlannedSample, Position, Unit, known_labels
-from pipeline.sampling.shown import unlike_plan
+from pipeline.sampling.shown import unlike_plan, without_contrast
 from pipeline.source import Source
 from pipeline.stored import StoredSamples
 from pipeline.video import Clip, FrameRequest
@@ -47,7 +47,9 @@ class DecodeStage:
     """Read each video in a process of its own: one of them may have killed this one before."""
 
     def __post_init__(self) -> None:
-        self._labels = known_labels(self.source, self.plan.sampling)
+        sampling = self.plan.sampling
+        self._labels = known_labels(self.source, sampling)
+        self._contrast = sampling.min_contrast if isinstance(sampling, FramesSampling) else 0.0
 
     def __call__(self, unit: Unit) -> Iterator[Rows]:
         """The samples of a unit that are not done, in order."""
@@ -118,7 +120,7 @@ class DecodeStage:
                 frames[number, slots[number]] = clip.frames
                 times_s = samples[number].request.times_s[slots[number]]
                 reason = unlike_plan(times_s, clip.shown_s, video.fps, clip_frames)
-                if reason:
+                if reason := reason or without_contrast(clip.frames, self._contrast):
                     refused[number] = refused[number] or f"{video.video_id}: {reason}"
 
             failures, error = read_into(
@@ -136,9 +138,8 @@ class DecodeStage:
                 detail = f" ({error})" if error else ""
                 refused[number] = refused[number] or f"{video.video_id}: {reason}{detail}"
 
-    @staticmethod
     def _read_images(
-        images: Images, samples: list[PlannedSample], frames: np.ndarray, refused: list[str]
+        self, images: Images, samples: list[PlannedSample], frames: np.ndarray, refused: list[str]
     ) -> None:
         # in the order of the source: a table is read row group by row group
         for n in sorted(range(len(samples)), key=lambda n: samples[n].event):
@@ -147,3 +148,6 @@ class DecodeStage:
                 frames[n, 0] = decode_image(images.encoded(sample.event), frames.shape[2:4])
             except (OSError, ValueError) as error:
                 refused[n] = f"{images.names[sample.event]}: {error}"
+                continue
+            if reason := without_contrast(frames[n], self._contrast):
+                refused[n] = f"{images.names[sample.event]}: {reason}"

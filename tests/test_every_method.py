@@ -43,6 +43,14 @@ def test_a_step_gives_a_finite_loss_and_trains_the_encoder(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", METHOD_PRESETS)
+def test_methods_that_spare_what_is_alike_know_what_frames_look_like(preset: str) -> None:
+    config = small_config(preset)
+    method = build(config)
+    spares = hasattr(config.method, "alike")
+    assert ("dhash" in _augmented(method, raw_batch(config))) == spares
+
+
+@pytest.mark.parametrize("preset", METHOD_PRESETS)
 def test_all_randomness_lies_in_augment(preset: str) -> None:
     config = small_config(preset)
     method = build(config).eval()

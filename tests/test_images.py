@@ -75,7 +75,7 @@ def test_few_row_groups_are_in_memory_and_none_before_an_image_is_asked_for(tmp_
 
 
 def test_neighbours_in_the_shuffled_order_read_a_group_once(tmp_path, monkeypatch):
-    picture = cv2.imencode(".png", np.full((8, 8, 3), 200, np.uint8))[1].tobytes()
+    picture = cv2.imencode(".png", np.eye(8, dtype=np.uint8) * 200)[1].tobytes()
     path = write(tmp_path / "t.parquet", [picture] * 3000, 1000)
     reads: Counter[int] = Counter()
     read = RowGroups._read
@@ -96,7 +96,7 @@ def test_neighbours_in_the_shuffled_order_read_a_group_once(tmp_path, monkeypatc
 
 
 def test_a_row_without_an_image_is_refused_and_the_others_are_read(tmp_path):
-    picture = cv2.imencode(".png", np.full((8, 8, 3), 200, np.uint8))[1].tobytes()
+    picture = cv2.imencode(".png", np.eye(8, dtype=np.uint8) * 200)[1].tobytes()
     path = write(tmp_path / "t.parquet", pa.array([picture, None, picture], pa.binary()), 2)
     source = open_source(path)
     plan = make_plan(source, FramesSampling(), seed=0, epochs=1)

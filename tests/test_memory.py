@@ -6,8 +6,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.distributed import rank, shuffle_rows, unshuffle_rows
-from models.instances import Moments
+from models.instances import AlikeConfig
 from models.memory import NOBODY, Bank, Queue
+from tests.moments import unseen
 from tests.two_processes import in_two_processes, own_share, parallel
 
 DIM = 3
@@ -18,17 +19,13 @@ def _unit(*shape: int, seed: int = 0) -> Tensor:
     return functional.normalize(drawn, dim=-1)
 
 
-def _moments(instance: list[int], time_s: float = 0.0) -> Moments:
-    return Moments(torch.tensor(instance), torch.full((len(instance),), time_s))
-
-
 def test_a_queue_holds_the_last_keys_in_order() -> None:
     """Against a list, with batches of changing size that wrap around and exceed the ring."""
     queue = Queue(5, DIM)
     history: list[tuple[Tensor, int]] = []
     for step, count in enumerate([2, 2, 3, 1, 7, 4]):
         keys, instances = _unit(count, DIM, seed=step), [10 * step + n for n in range(count)]
-        queue.hold(keys, _moments(instances, time_s=float(step)))
+        queue.hold(keys, unseen(instances, [float(step)] * count))
         queue.write()
         history += list(zip(keys, instances, strict=True))
         if len(history) >= 5:
@@ -42,8 +39,8 @@ def test_a_queue_holds_the_last_keys_in_order() -> None:
 def test_held_keys_join_only_when_written() -> None:
     queue = Queue(4, DIM)
     before = queue.rows.clone()
-    queue.hold(_unit(2, DIM), _moments([0, 1]))
-    queue.hold(_unit(1, DIM, seed=1), _moments([2]))
+    queue.hold(_unit(2, DIM), unseen([0, 1]))
+    queue.hold(_unit(1, DIM, seed=1), unseen([2]))
     assert torch.equal(queue.rows, before)
     queue.write()
     assert queue.instance.tolist() == [0, 1, 2, NOBODY]
@@ -53,18 +50,18 @@ def test_held_keys_join_only_when_written() -> None:
 
 def test_nothing_is_held_in_evaluation() -> None:
     queue = Queue(4, DIM).eval()
-    queue.hold(_unit(2, DIM), _moments([0, 1]))
+    queue.hold(_unit(2, DIM), unseen([0, 1]))
     queue.write()
     assert queue.instance.tolist() == [NOBODY] * 4
 
 
 def test_keys_of_near_moments_do_not_repel() -> None:
     queue = Queue(4, DIM)
-    where = Moments(torch.tensor([3, 3, 8]), torch.tensor([0.0, 30.0, 0.0]))
+    where = unseen([3, 3, 8], [0.0, 30.0, 0.0])
     queue.hold(_unit(3, DIM), where)
     queue.write()
-    asked = Moments(torch.tensor([3, 9]), torch.tensor([5.0, 0.0]))
-    assert queue.repels(asked, within_s=10).tolist() == [
+    asked = unseen([3, 9], [5.0, 0.0])
+    assert queue.repels(asked, AlikeConfig()).tolist() == [
         [False, True, True, True],
         [True, True, True, True],
     ]
@@ -78,7 +75,7 @@ def test_memories_take_no_gradient_and_are_no_buffers() -> None:
         torch.testing.assert_close(memory.rows.norm(dim=1), torch.ones(4))
     embeddings = _unit(2, DIM).requires_grad_()
     bank = Bank(4, DIM)
-    bank.hold(torch.tensor([0, 1]), embeddings, _moments([0, 1]))
+    bank.hold(torch.tensor([0, 1]), embeddings, unseen([0, 1]))
     bank.write()
     assert not bank.rows.requires_grad
     assert bank.rows.grad_fn is None
@@ -88,7 +85,7 @@ def test_memories_take_no_gradient_and_are_no_buffers() -> None:
 def test_a_bank_row_is_a_running_mean_of_unit_length(keep: float) -> None:
     bank = Bank(6, DIM, keep=keep)
     before, new = bank.rows.clone(), _unit(2, DIM)
-    bank.hold(torch.tensor([4, 1]), new, _moments([40, 10], time_s=2.0))
+    bank.hold(torch.tensor([4, 1]), new, unseen([40, 10], [2.0, 2.0]))
     bank.write()
     wanted = functional.normalize(keep * before[[4, 1]] + (1 - keep) * new)
     torch.testing.assert_close(bank.rows[[4, 1]], wanted)
@@ -101,23 +98,23 @@ def test_a_bank_row_is_a_running_mean_of_unit_length(keep: float) -> None:
 def test_of_two_embeddings_of_one_place_the_last_counts() -> None:
     bank = Bank(3, DIM, keep=0.5)
     before, new = bank.rows.clone(), _unit(4, DIM)
-    bank.hold(torch.tensor([2, 0, 2]), new[:3], _moments([5, 6, 7]))
-    bank.hold(torch.tensor([2]), new[3:], _moments([8]))  # a second round of accumulation
+    bank.hold(torch.tensor([2, 0, 2]), new[:3], unseen([5, 6, 7]))
+    bank.hold(torch.tensor([2]), new[3:], unseen([8]))  # a second round of accumulation
     bank.write()
     torch.testing.assert_close(bank.rows[2], functional.normalize(before[2] + new[3], dim=0))
     assert bank.instance.tolist() == [6, NOBODY, 8]
 
 
-def test_a_bank_spares_the_own_row_and_near_moments() -> None:
+def test_a_bank_spares_the_own_row_and_nearunseen() -> None:
     bank = Bank(4, DIM)
-    where = Moments(torch.tensor([3, 3, 3]), torch.tensor([0.0, 5.0, 30.0]))
+    where = unseen([3, 3, 3], [0.0, 5.0, 30.0])
     bank.hold(torch.tensor([0, 1, 2]), _unit(3, DIM), where)
     bank.write()
-    asked = Moments(torch.tensor([3, 3]), torch.tensor([1.0, 40.0]))
-    every = bank.repels(torch.tensor([0, 2]), asked, 10.0)
+    asked = unseen([3, 3], [1.0, 40.0])
+    every = bank.repels(torch.tensor([0, 2]), asked, AlikeConfig())
     assert every.tolist() == [[False, False, True, True], [True, True, False, True]]
     chosen = torch.tensor([[3, 0, 1], [2, 2, 0]])
-    some = bank.repels(torch.tensor([0, 2]), asked, 10.0, chosen)
+    some = bank.repels(torch.tensor([0, 2]), asked, AlikeConfig(), chosen)
     assert torch.equal(some, every.gather(1, chosen))
 
 
@@ -125,7 +122,7 @@ def test_age_and_agreement_tell_how_stale_a_bank_is() -> None:
     bank = Bank(4, DIM, keep=0.0)
     assert bank.age() == 0
     for place in ([0, 1], [1, 2], [2]):
-        bank.hold(torch.tensor(place), _unit(len(place), DIM), _moments(place))
+        bank.hold(torch.tensor(place), _unit(len(place), DIM), unseen(place))
         bank.write()
     assert bank.age().item() == pytest.approx((2 + 1 + 0) / 3)  # rows 0, 1 and 2; 3 is unwritten
     same = bank.agreement(torch.tensor([0, 2, 3]), bank.rows[[0, 2, 3]])
@@ -142,7 +139,7 @@ def test_a_restored_memory_goes_on_as_the_first_would() -> None:
         second = build()
 
         def step(memory: Queue | Bank, seed: int) -> None:
-            rows, where = _unit(3, DIM, seed=seed), _moments([seed, seed + 1, seed + 2])
+            rows, where = _unit(3, DIM, seed=seed), unseen([seed, seed + 1, seed + 2])
             if isinstance(memory, Bank):
                 memory.hold(torch.tensor([0, seed, 4]), rows, where)
             else:
@@ -168,7 +165,7 @@ class _Remembers(torch.nn.Module):
         self.queue, self.bank = Queue(6, DIM), Bank(6, DIM)
 
     def forward(self, rows: Tensor, place: Tensor) -> Tensor:
-        where = Moments(place, torch.zeros(len(place)))
+        where = unseen(place.tolist())
         out = functional.normalize(self.layer(rows))
         self.queue.hold(out, where)
         self.bank.hold(place, out, where)

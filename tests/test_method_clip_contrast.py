@@ -12,11 +12,12 @@ from configs.encoder import EncoderConfig
 from configs.errors import SettingError
 from models.augment import AugmentConfig
 from models.encoder import Encoder
-from models.instances import Moments
+from models.instances import AlikeConfig
 from models.method import Batch, Progress
 from models.temporal.clip_contrast import ClipContrast, ClipContrastConfig, clip_masks
 from tests.dot_clips import as_batch, dot_videos
 from tests.learning import train
+from tests.moments import unseen
 
 CLIPS = EncoderConfig(backbone="tiny_r3d", stages=2, image_size=32, clip_frames=2)
 
@@ -135,13 +136,13 @@ def test_byol_predicts_the_copys_embedding_of_the_other_clips(clips: int) -> Non
 
 def test_clips_of_one_video_in_other_samples_neither_attract_nor_repel() -> None:
     sample = torch.tensor([0, 1, 2, 0, 1, 2])
-    where = Moments(torch.tensor([7, 7, 8, 7, 7, 8]), torch.tensor([0.0, 2, 0, 5, 30, 1]))
-    positive, negative = clip_masks(sample, where, instance_s=10.0)
+    where = unseen([7, 7, 8, 7, 7, 8], [0.0, 2, 0, 5, 30, 1])
+    positive, negative = clip_masks(sample, where, alike=AlikeConfig())
     assert positive[0].tolist() == [False, False, False, True, False, False]
     assert positive.sum(1).tolist() == [1] * 6
     # 1 is of the same video and near; 4 is far enough to be something else
     assert negative[0].tolist() == [False, False, True, False, True, True]
-    _, negative = clip_masks(sample, where, instance_s=3600.0)
+    _, negative = clip_masks(sample, where, alike=AlikeConfig(within_s=3600.0))
     assert negative[0].tolist() == [False, False, True, False, False, True]
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from models.contrastive.moco import MoCo, MoCoConfig, in_groups, queue_terms
 from models.crops import TwoCrops
+from models.instances import AlikeConfig, moments
 from models.memory import NOBODY
 from models.method import Batch, Progress
 from tests.joint_embedding import COLORS, dots, small_encoder
@@ -95,8 +96,7 @@ def test_keys_join_the_queue_after_the_step_and_spare_their_own_images() -> None
     torch.testing.assert_close(keys.norm(dim=1), torch.ones(8))
     assert not torch.equal(keys, before[:8])
     # The same images again: their old keys would be positives among the negatives.
-    moments = (batch["instance"], batch["time_s"].flatten())
-    repels = method.queue.repels(type(method.queue.moments)(*moments), 10.0)
+    repels = method.queue.repels(moments(batch), AlikeConfig())
     assert torch.equal(repels[:, :8], ~torch.eye(8, dtype=torch.bool))
     assert loss.requires_grad
 
@@ -116,9 +116,7 @@ def test_keys_of_near_moments_of_the_video_change_nothing() -> None:
     with torch.no_grad():
         method.queue.rows[:2] = far
     moved = method(batch)
-    row = method.queue.repels(
-        type(method.queue.moments)(batch["instance"], batch["time_s"].flatten()), 10.0
-    )
+    row = method.queue.repels(moments(batch), AlikeConfig())
     assert row[0, :2].tolist() == [False, False]
     assert row[1, :2].tolist() == [True, True]
     assert torch.isfinite(near["loss"])

@@ -10,10 +10,11 @@ from configs.errors import SettingError
 from models.contrastive.moco_v3 import MoCoV3, MoCoV3Config, batch_terms
 from models.crops import TwoCrops
 from models.encoder import Encoder
-from models.instances import Moments
+from models.instances import AlikeConfig
 from models.method import Progress
 from tests.joint_embedding import COLORS, dots
 from tests.learning import train
+from tests.moments import unseen
 
 
 def _method(backbone: str = "tiny", **settings: object) -> MoCoV3:
@@ -39,10 +40,6 @@ def _unit(*shape: int, seed: int = 0) -> Tensor:
     return functional.normalize(drawn.double(), dim=-1)
 
 
-def _apart(count: int) -> Moments:
-    return Moments(torch.arange(count), torch.zeros(count))
-
-
 def test_it_learns_to_tell_images_apart() -> None:
     metrics = train(_method(), dots, steps=50)
     assert metrics["information"] > 0.7  # nats, of log(32) = 3.5
@@ -52,12 +49,14 @@ def test_it_learns_to_tell_images_apart() -> None:
 def test_each_direction_is_cross_entropy_over_the_keys_of_the_batch() -> None:
     queries, keys = _unit(6, 8), _unit(6, 8, seed=1)
     wanted = functional.cross_entropy(queries @ keys.T / 0.2, torch.arange(6), reduction="none")
-    torch.testing.assert_close(batch_terms(queries, keys, _apart(6), 0.2, 10.0).loss, wanted)
+    torch.testing.assert_close(
+        batch_terms(queries, keys, unseen(range(6)), 0.2, AlikeConfig()).loss, wanted
+    )
 
 
 def test_gradients_are_right() -> None:
     keys = _unit(4, 3, seed=1)
-    loss = lambda q: batch_terms(q, keys, _apart(4), 0.2, 10.0).loss  # noqa: E731
+    loss = lambda q: batch_terms(q, keys, unseen(range(4)), 0.2, AlikeConfig()).loss  # noqa: E731
     assert torch.autograd.gradcheck(loss, _unit(4, 3).requires_grad_())
 
 
@@ -78,12 +77,12 @@ def test_the_loss_is_scaled_by_twice_the_temperature_and_symmetric() -> None:
 
 def test_near_frames_of_one_video_do_not_repel() -> None:
     queries, keys = _unit(4, 8), _unit(4, 8, seed=1)
-    where = Moments(torch.tensor([3, 3, 3, 9]), torch.tensor([0.0, 5.0, 30.0, 0.0]))
-    terms = batch_terms(queries, keys, where, 0.2, 10.0)
+    where = unseen([3, 3, 3, 9], [0.0, 5.0, 30.0, 0.0])
+    terms = batch_terms(queries, keys, where, 0.2, AlikeConfig())
     kept = [0, 2, 3]
     wanted = functional.cross_entropy((queries[:1] @ keys[kept].T) / 0.2, torch.tensor([0]))
     torch.testing.assert_close(terms.loss[0], wanted)
-    alone = batch_terms(queries, keys, Moments(torch.full((4,), 3), where.time_s * 0), 0.2, 10.0)
+    alone = batch_terms(queries, keys, unseen([3] * 4), 0.2, AlikeConfig())
     assert not alone.counted.any()
 
 

@@ -7,10 +7,11 @@ import torch
 
 from models.augment import AugmentConfig
 from models.contrastive.simclr import SimCLR, SimCLRConfig, crop_masks
-from models.instances import Moments
+from models.instances import AlikeConfig, moments
 from models.losses import info_nce, nt_xent
 from tests.joint_embedding import COLORS, dots, small_encoder
 from tests.learning import train
+from tests.moments import unseen
 
 
 def _method(**settings: object) -> SimCLR:
@@ -31,7 +32,7 @@ def test_it_learns_to_tell_images_apart(head: str) -> None:
 
 def test_without_near_frames_it_is_nt_xent() -> None:
     crops = torch.nn.functional.normalize(torch.randn(2, 6, 4), dim=2)
-    masks = crop_masks(Moments(torch.arange(6), torch.zeros(6)), instance_s=10.0)
+    masks = crop_masks(unseen(range(6)), AlikeConfig())
     flat = crops.flatten(0, 1)
     torch.testing.assert_close(
         info_nce(flat, flat, *masks, 0.5).loss, nt_xent(crops[0], crops[1], 0.5).loss
@@ -39,8 +40,8 @@ def test_without_near_frames_it_is_nt_xent() -> None:
 
 
 def test_near_frames_of_one_video_do_not_repel() -> None:
-    frames = Moments(torch.tensor([4, 4, 4, 7]), torch.tensor([0.0, 5.0, 20.0, 0.0]))
-    positive, negative = crop_masks(frames, instance_s=10.0)
+    frames = unseen([4, 4, 4, 7], [0.0, 5.0, 20.0, 0.0])
+    positive, negative = crop_masks(frames, AlikeConfig())
     assert positive.nonzero()[:, 1].tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
     assert negative[0].tolist() == [False, False, True, True] * 2
     assert negative[2].tolist() == [True, True, False, True] * 2
@@ -50,7 +51,7 @@ def test_a_near_frame_added_to_the_batch_changes_no_other_term() -> None:
     """Adding a duplicate of image 0's video leaves image 0's own loss as it was."""
     method = _method(augment=AugmentConfig()).eval()
     batch = method.augment(dots(torch.Generator().manual_seed(0)))
-    masks = crop_masks(Moments(torch.tensor([0, 0, 1, 2]), torch.zeros(4)), 10.0)
+    masks = crop_masks(unseen([0, 0, 1, 2]), AlikeConfig())
     crops = batch["images"][:4].transpose(0, 1).flatten(0, 2)
     eight = torch.nn.functional.normalize(method.projector(method.encoder(crops)), dim=1)
     with_near = info_nce(eight[:1], eight, masks[0][:1], masks[1][:1], 0.2).loss
@@ -59,13 +60,31 @@ def test_a_near_frame_added_to_the_batch_changes_no_other_term() -> None:
     torch.testing.assert_close(with_near, without)
 
 
+def test_a_near_copy_in_another_video_changes_no_other_term() -> None:
+    """The loss of a picture is the same with and without an upload of it in the batch."""
+    method = _method(augment=AugmentConfig()).eval()
+    batch = dots(torch.Generator().manual_seed(0))
+    batch = {name: value[:9] for name, value in batch.items()}
+    copied = batch | {"frames": batch["frames"].clone()}
+    copied["frames"][8] = batch["frames"][0].roll(1, dims=-1)  # other colours, the same layout
+    with_copy, without = method.augment(copied), method.augment(batch)
+    assert with_copy["dhash"][8] == with_copy["dhash"][0]
+    _, negative = crop_masks(moments(with_copy), AlikeConfig())
+    _, apart = crop_masks(moments(without), AlikeConfig())
+    assert not negative[0, [8, 17]].any()
+    assert apart[0, [8, 17]].all()
+    assert torch.equal(negative[:8, 1:8], apart[:8, 1:8])
+    _, by_time = crop_masks(moments(with_copy), AlikeConfig(bits=None))
+    assert by_time[0, [8, 17]].all()
+
+
 def test_crops_with_too_few_negatives_are_skipped_and_counted() -> None:
-    method = _method(min_negatives=60)
+    method = _method(min_negatives=60, alike=AlikeConfig(bits=None))
     batch = dots(torch.Generator().manual_seed(0))
     batch["instance"] = torch.tensor([0] * 8 + list(range(8, 32)))  # 8 near frames of one video
     metrics = method(method.augment(batch))
     assert metrics["valid"].item() == pytest.approx(24 / 32)
-    nothing = _method(min_negatives=64)(method.augment(batch))
+    nothing = _method(min_negatives=64, alike=AlikeConfig(bits=None))(method.augment(batch))
     assert nothing["loss"].item() == 0
     assert nothing["loss"].requires_grad
 

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,8 +22,9 @@ from pipeline.embed import ReadPart, parts
 from pipeline.index import Index
 from pipeline.indexing import make_index
 from pipeline.plan import Position, make_plan
-from pipeline.sampling.shown import REPEATED_FRAME, UNEVEN_SPACING, unlike_plan
-from tests.videos import MS, encode_video, frame_number
+from pipeline.sampling.shown import BLANK, REPEATED_FRAME, UNEVEN_SPACING, unlike_plan
+from pipeline.source import open_source
+from tests.videos import MS, encode_video, frame_number, picture
 
 DATA = DataConfig(decode_size=64)
 FAMILIES = [
@@ -159,3 +161,27 @@ def test_what_is_refused_and_what_is_not() -> None:
         unlike_plan(np.array([0.05, 0.15, 5.05, 5.15]), np.array([0.0, 0.1, 5.05, 5.15]), 10.0, 2)
         == ""
     )
+
+
+def test_frames_that_show_nothing_are_left_out(tmp_path: Path) -> None:
+    """A video that begins with a second of black, and a picture of one colour."""
+    dark = np.full((48, 64, 3), 17, np.uint8)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    encode_video(folder / "fade.mp4", 50, draw=lambda n: dark if n < 25 else picture(n))
+    rows = rows_of(indexed(folder), FramesSampling(per_video=20))
+    blank = rows["time_s"][:, 0] < 0.999
+    assert blank.any()
+    assert reasons(rows) == {BLANK}
+    assert ((rows["refused"] != "") == blank).all()
+    every = rows_of(indexed(folder), FramesSampling(per_video=20, min_contrast=0))
+    assert not reasons(every)
+    stills = tmp_path / "images"
+    stills.mkdir()
+    for name, still in (("one", dark), ("two", picture(3))):
+        cv2.imwrite(str(stills / f"{name}.png"), still)
+    source = open_source(str(stills))
+    plan = make_plan(source, FramesSampling(), seed=0, epochs=1)
+    stage = DecodeStage(plan, source, DATA, Position())
+    refused = [str(r) for unit in plan.units() for rows in stage(unit) for r in rows["refused"]]
+    assert sorted(refused) == ["", f"one.png: {BLANK}"]

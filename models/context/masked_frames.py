@@ -18,7 +18,7 @@ from models import masking
 from models.augment import AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
-from models.instances import alike, moments
+from models.instances import moments, near
 from models.losses import full_precision, info_nce_terms
 from models.method import Batch, Method, register, replace_frames
 from models.tokens import Tokenizer, normalized_entropy
@@ -247,11 +247,11 @@ class MaskedFrames(Method):
         rows = moments(batch)
         columns = rows.gathered()
         # what rounding makes of two spacings is not farther than two spacings
-        near = alike(rows, columns, within_s + 1e-3)
+        close = near(rows, columns, within_s + 1e-3)
         other_video = rows.instance[:, None] != columns.instance[None, :]
-        negative = ~near & (~other_video | gather_rows(batch["selected"].flatten().int()).bool())
+        negative = ~close & (~other_video | gather_rows(batch["selected"].flatten().int()).bool())
         own = own_rows(rows.instance)
-        positive = own[:, None] == torch.arange(near.shape[1], device=near.device)
+        positive = own[:, None] == torch.arange(close.shape[1], device=close.device)
         keys = functional.normalize(full_precision(embeddings.detach()), dim=1)
         queries = functional.normalize(full_precision(predicted).flatten(0, 1), dim=1)
         copies = take(keys.unflatten(0, neighbour.shape), neighbour).flatten(0, 1)

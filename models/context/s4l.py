@@ -16,8 +16,9 @@ from models.augment import AugmentConfig, augment_frames
 from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
 from models.exemplars import apply_hsv_noise, batch_hard_terms, distances, draw_hsv_noise
+from models.fingerprints import dhash
 from models.heads import mlp
-from models.instances import alike, moments
+from models.instances import AlikeConfig, moments, unlike
 from models.method import Batch, Corpus, Method, register, replace_frames
 from models.transformations import TURNS, quarter_turns
 
@@ -36,8 +37,8 @@ class S4LConfig(MethodConfig):
     """exemplar: crops of each image."""
     embedding_dim: int = Field(default=1000, ge=2, le=8192)
     """exemplar: width of the space in which crops are compared."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """exemplar: frames of one video closer than this are too alike to repel each other."""
+    alike: AlikeConfig = AlikeConfig()
+    """exemplar: frames that do not repel each other."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.08, 1.0), flip=0.5)
     """How crops are drawn; those of `exemplar` then get other hue, saturation and value."""
 
@@ -88,7 +89,7 @@ class S4L(Method):
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts in place of `frames`: `images`, float32 [B, F, K, 3, S, S], the K copies of each
-        (four turns of one crop, or crops)."""
+        (four turns of one crop, or crops), and `dhash`, int64 [B, F]."""
         frames, config = batch["frames"], self.config
         size = self.encoder.config.image_size
         if config.task == "rotation":
@@ -98,7 +99,7 @@ class S4L(Method):
             crops = augment_frames(copies.flatten(0, 2), size, config.augment)
             crops = apply_hsv_noise(crops, draw_hsv_noise(len(crops)))
             images = self.encoder.normalize(crops).unflatten(0, copies.shape[:3])
-        return replace_frames(batch, images=images)
+        return replace_frames(batch, images=images, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images = batch["images"]
@@ -150,9 +151,9 @@ class S4L(Method):
         compared = functional.normalize(self.pretext(embeddings.flatten(0, 1)).float(), dim=1)
         frames = moments(batch)
         known = self._known(batch)
-        near = alike(frames, frames.gathered(), self.config.instance_s)
-        near = near | (known[:, None] != gather_rows(known)[None, :])  # each half for itself
-        negative = ~near.repeat_interleave(crops, 0).repeat_interleave(crops, 1)
+        negative = unlike(frames, frames.gathered(), self.config.alike)
+        negative &= known[:, None] == gather_rows(known)[None, :]  # each half for itself
+        negative = negative.repeat_interleave(crops, 0).repeat_interleave(crops, 1)
         # crops of all ranks by number; those of one frame are numbered one after another
         columns = torch.arange(negative.shape[1], device=compared.device)
         rows = own_rows(compared)

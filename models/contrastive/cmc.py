@@ -16,7 +16,8 @@ from configs.sampling import FramesSampling
 from models.augment import AugmentConfig
 from models.contrast import Partition, bank_terms, summary
 from models.encoder import Encoder
-from models.instances import moments
+from models.fingerprints import dhash
+from models.instances import AlikeConfig, moments
 from models.memory import Bank
 from models.method import Batch, Corpus, Method, Progress, register, replace_frames
 from models.monitors import spread
@@ -43,8 +44,8 @@ class CMCConfig(MethodConfig):
     min_chroma: float = Field(default=1.0, ge=0, le=100)
     """Images whose mean distance from grey in the ab plane is below this are left out: of grey
     ones all colours are equal. 2 to 3 is just visible."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Rows of one video closer than this are too alike to repel each other."""
+    alike: AlikeConfig = AlikeConfig()
+    """Rows that do not repel each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Images left with fewer negatives than this are skipped."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.08, 1.0), flip=0.5)
@@ -99,13 +100,17 @@ class CMC(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, F, 3, S, S], scaled Lab, in place of `frames`, and
-        `colorful`, bool [B, F]; unless the objective takes whole banks, `noise`, int64 [B, F, K],
-        the rows of both that each is held against."""
+        """Puts `images`, float32 [B, F, 3, S, S], scaled Lab, `dhash`, int64 [B, F], and
+        `colorful`, bool [B, F], in place of `frames`; unless the objective takes whole banks,
+        `noise`, int64 [B, F, K], the rows of both that each is held against."""
         images = self.images(batch["frames"], self.config.augment)
         color = images[:, :, 1:] * self.encoder.std[:, 1:] + self.encoder.mean[:, 1:]
         chroma = color.norm(dim=2).mean(dim=(2, 3))
-        found = {"images": images, "colorful": chroma >= self.config.min_chroma}
+        found = {
+            "images": images,
+            "dhash": dhash(batch["frames"]),
+            "colorful": chroma >= self.config.min_chroma,
+        }
         if self.config.objective != "softmax":
             drawn = self.lightness_bank.draw(images.shape[:2], self.config.negatives)
             found["noise"] = drawn.to(images.device)
@@ -127,7 +132,7 @@ class CMC(Method):
                 where,
                 bank,
                 temperature=config.temperature,
-                instance_s=config.instance_s,
+                alike=config.alike,
                 noise=noise,
                 partition=partition if nce else None,
                 fewest=config.min_negatives,

@@ -18,7 +18,8 @@ from models.augment import AugmentConfig, augment_frames
 from models.contrast import Terms, summary
 from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
-from models.instances import alike, moments
+from models.fingerprints import dhash
+from models.instances import AlikeConfig, moments, unlike
 from models.method import Batch, Method, register, replace_frames
 from models.norms import has_batch_norm
 
@@ -47,9 +48,8 @@ class CPCPatchesConfig(MethodConfig):
     """Width of the space in which predictions and patches are compared."""
     prediction_scale: float = Field(default=0.1, gt=0, le=10)
     """Factor of the predictions (version 2, appendix)."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Patches of frames of one video closer than this do not repel each other; those of the very
-    same frame do."""
+    alike: AlikeConfig = AlikeConfig()
+    """Frames whose patches do not repel each other; those of the very same frame do."""
     min_negatives: int = Field(default=1, ge=1)
     """Predictions left with fewer negatives than this are skipped."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.5, 1.0), flip=0.5, grayscale=0.25)
@@ -113,7 +113,8 @@ class CPCPatches(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `patches`, float32 [B, F, G, G, 3, P, P], in place of `frames`."""
+        """Puts `patches`, float32 [B, F, G, G, 3, P, P], and `dhash`, int64 [B, F], in place of
+        `frames`."""
         config, frames = self.config, batch["frames"]
         size = self.encoder.config.image_size
         images = augment_frames(frames.flatten(0, 1), size, config.augment)
@@ -126,7 +127,9 @@ class CPCPatches(Method):
             patches = keep_one_channel(patches, config.drop_channels)
         patches = self.encoder.normalize(patches)
         shape = (*frames.shape[:2], *grid.shape[1:3])
-        return replace_frames(batch, patches=patches.unflatten(0, shape))
+        return replace_frames(
+            batch, patches=patches.unflatten(0, shape), dhash=dhash(batch["frames"])
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         patches = batch["patches"].flatten(0, 1)
@@ -134,7 +137,7 @@ class CPCPatches(Method):
         embedded = embedded.permute(0, 3, 1, 2)
         targets = gather_rows(self.target(embedded).float().flatten(2).transpose(1, 2))
         where = moments(batch)
-        repels = ~alike(where, where.gathered(), self.config.instance_s)
+        repels = unlike(where, where.gathered(), self.config.alike)
         own = own_rows(patches)
         repels = repels.scatter(1, own[:, None], True)
         terms = []

@@ -17,8 +17,9 @@ from models.adversarial import play
 from models.augment import AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks, own_rows
 from models.encoder import Encoder
+from models.fingerprints import dhash
 from models.heads import mlp
-from models.instances import alike, moments
+from models.instances import AlikeConfig, moments, unlike
 from models.losses import masked_logsumexp
 from models.method import Batch, Method, register, replace_frames
 from models.monitors import spread
@@ -49,8 +50,8 @@ class DeepInfoMaxConfig(MethodConfig):
     """Width of the layer before it."""
     score_dim: int = Field(default=2048, ge=2, le=65_536)
     """Width of the space in which summaries and places are compared (encode and dot, appendix)."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Frames of one video closer than this do not repel each other."""
+    alike: AlikeConfig = AlikeConfig()
+    """Frames that do not repel each other."""
     augment: AugmentConfig = AugmentConfig()
     """How each image is varied (not at all in section 4)."""
 
@@ -100,11 +101,11 @@ class DeepInfoMax(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`, and `prior`, float32
-        [B, F, D] uniform in [0, 1), what summaries are to look like."""
+        """Puts `images`, float32 [B, F, 3, S, S], `dhash`, int64 [B, F], and `prior`, float32
+        [B, F, D] uniform in [0, 1), what summaries are to look like, in place of `frames`."""
         images = self.images(batch["frames"], self.config.augment)
         prior = torch.rand(*images.shape[:2], self.config.summary_dim).to(images.device)
-        return replace_frames(batch, images=images, prior=prior)
+        return replace_frames(batch, images=images, prior=prior, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config, where = self.config, moments(batch)
@@ -112,7 +113,7 @@ class DeepInfoMax(Method):
         maps = self.encoder.trunk.pyramid(images)  # pyright: ignore
         places = maps[self.level]
         summary = self.summary(self.encoder.embed(maps[-1]))
-        repels = ~alike(where, where.gathered(), config.instance_s)
+        repels = unlike(where, where.gathered(), config.alike)
         parts: list[tuple[float, Tensor]] = []
         if config.local_weight:
             rows = self.local_places(places.permute(0, 2, 3, 1).flatten(0, 2))

@@ -16,7 +16,8 @@ from models.augment import INSTDISC, AugmentConfig
 from models.contrast import Partition, bank_terms, summary
 from models.distributed import mean_over_ranks
 from models.encoder import Encoder
-from models.instances import moments
+from models.fingerprints import dhash
+from models.instances import AlikeConfig, moments
 from models.memory import Bank
 from models.method import Batch, Corpus, Method, Progress, register, replace_frames
 from models.monitors import spread
@@ -42,8 +43,8 @@ class InstDiscConfig(MethodConfig):
     """Batches over which NCE's constant Z is estimated (1 in the paper)."""
     proximal: float = Field(default=0.0, ge=0, le=1000)
     """Weight of the squared distance between an embedding and its row (lambda, section 3.4)."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Rows of one video closer than this are too alike to repel each other."""
+    alike: AlikeConfig = AlikeConfig()
+    """Rows that do not repel each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Images left with fewer negatives than this are skipped."""
     augment: AugmentConfig = INSTDISC
@@ -83,13 +84,15 @@ class InstDisc(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`; unless the objective takes
-        the whole bank, `noise`, int64 [B, F, K], the rows that each is held against."""
+        """Puts `images`, float32 [B, F, 3, S, S], and `dhash`, int64 [B, F], in place of `frames`;
+        unless the objective takes the whole bank, `noise`, int64 [B, F, K], the rows that each is
+        held against."""
         images = self.images(batch["frames"], self.config.augment)
-        if self.config.objective == "softmax":
-            return replace_frames(batch, images=images)
-        noise = self.bank.draw(images.shape[:2], self.config.negatives).to(images.device)
-        return replace_frames(batch, images=images, noise=noise)
+        found = {"images": images, "dhash": dhash(batch["frames"])}
+        if self.config.objective != "softmax":
+            drawn = self.bank.draw(images.shape[:2], self.config.negatives)
+            found["noise"] = drawn.to(images.device)
+        return replace_frames(batch, **found)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images = batch["images"]
@@ -105,7 +108,7 @@ class InstDisc(Method):
             where,
             self.bank,
             temperature=config.temperature,
-            instance_s=config.instance_s,
+            alike=config.alike,
             noise=noise,
             partition=self.partition if config.objective == "nce" else None,
             fewest=config.min_negatives,

@@ -16,7 +16,8 @@ from models.augment import INSTDISC, AugmentConfig
 from models.clustering import cluster_rows
 from models.contrast import Partition, Terms, bank_terms, summary
 from models.encoder import Encoder
-from models.instances import Moments, moments
+from models.fingerprints import dhash
+from models.instances import AlikeConfig, Moments, moments
 from models.losses import full_precision, masked_logsumexp
 from models.memory import Bank
 from models.method import Batch, Corpus, Method, Progress, register, replace_frames
@@ -52,8 +53,8 @@ class LocalAggregationConfig(MethodConfig):
     """Share of its old row that an image's new one keeps (section 3.3)."""
     z_batches: int = Field(default=10, ge=1, le=100_000)
     """Batches over which noise contrast's constant Z is estimated."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Rows of one video closer than this are left out: neither neighbours nor background."""
+    alike: AlikeConfig = AlikeConfig()
+    """Rows that are left out: neither neighbours nor background."""
     augment: AugmentConfig = INSTDISC
     """How each image is varied (released code)."""
 
@@ -114,11 +115,12 @@ class LocalAggregation(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`, and `noise`, int64
-        [B, F, K], the rows that each is held against before the first clustering."""
+        """Puts `images`, float32 [B, F, 3, S, S], `dhash`, int64 [B, F], and `noise`, int64
+        [B, F, K], the rows that each is held against before the first clustering, in place of
+        `frames`."""
         images = self.images(batch["frames"], self.config.augment)
         noise = self.bank.draw(images.shape[:2], self.config.negatives).to(images.device)
-        return replace_frames(batch, images=images, noise=noise)
+        return replace_frames(batch, images=images, noise=noise, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images = batch["images"]
@@ -135,7 +137,7 @@ class LocalAggregation(Method):
                 where,
                 self.bank,
                 temperature=self.config.temperature,
-                instance_s=self.config.instance_s,
+                alike=self.config.alike,
                 noise=batch["noise"].flatten(0, 1),
                 partition=self.partition if warm == "nce" else None,
             )
@@ -154,7 +156,7 @@ class LocalAggregation(Method):
         places = len(self.bank.rows)
         background = self.config.background or max(16, min(4096, places // 50))
         own, scores = self.bank.scores(embeddings, place, self.config.temperature)
-        allowed = self.bank.repels(place, where, self.config.instance_s)
+        allowed = self.bank.repels(place, where, self.config.alike)
         neighbours = nearest_rows(scores.detach(), place, allowed, min(background, places))
         found = scores.gather(1, neighbours)
         mine = neighbours == place[:, None]

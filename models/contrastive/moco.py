@@ -17,8 +17,9 @@ from models.contrast import Terms, softmax_terms, summary
 from models.crops import TwoCrops, two_crops
 from models.distributed import shuffle_rows, unshuffle_rows
 from models.encoder import Encoder
+from models.fingerprints import dhash
 from models.heads import mlp
-from models.instances import moments
+from models.instances import AlikeConfig, moments
 from models.memory import NOBODY, Queue
 from models.method import Batch, Method, Progress, register, replace_frames
 from models.momentum import MomentumCopy
@@ -46,8 +47,8 @@ class MoCoConfig(MethodConfig):
     norm_groups: int = Field(default=1, ge=1, le=64)
     """Parts of a process's batch with batch statistics of their own, as on so many GPUs. With one
     process and one group, a query and its key share all statistics (section 3.3)."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Keys of one video closer than this are too alike to repel a frame."""
+    alike: AlikeConfig = AlikeConfig()
+    """Keys that do not repel a frame."""
     min_negatives: int = Field(default=1, ge=1)
     """Frames left with fewer negatives than this are skipped."""
     crops: TwoCrops = TwoCrops(first=INSTDISC)
@@ -90,17 +91,18 @@ class MoCo(Method):
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, 2, F, 3, S, S], the query's and the key's crop of each frame,
-        in place of `frames`, and `draws`, float32 [B, F], by which keys are shuffled."""
+        `draws`, float32 [B, F], by which keys are shuffled, and `dhash`, int64 [B, F], in place of
+        `frames`."""
         crops = two_crops(self.images, batch["frames"], self.config.crops)
         draws = torch.rand(crops.shape[0], crops.shape[2]).to(crops.device)
-        return replace_frames(batch, images=crops, draws=draws)
+        return replace_frames(batch, images=crops, draws=draws, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         crops, config = batch["images"], self.config
         where = moments(batch)
         queries = self._queries(crops[:, 0].flatten(0, 1))
         keys = self._keys(crops[:, 1].flatten(0, 1), batch["draws"].flatten())
-        repels = self.queue.repels(where, config.instance_s)
+        repels = self.queue.repels(where, config.alike)
         terms = queue_terms(
             queries, keys, self.queue.rows, repels, config.temperature, config.min_negatives
         )

@@ -17,8 +17,9 @@ from models.contrast import Terms, softmax_terms, summary
 from models.crops import BYOL_CROPS, TwoCrops, two_crops
 from models.distributed import gather_rows, own_rows
 from models.encoder import Encoder
+from models.fingerprints import dhash
 from models.heads import mlp
-from models.instances import Moments, alike, moments
+from models.instances import AlikeConfig, Moments, moments, unlike
 from models.method import Batch, Method, Progress, register, replace_frames
 from models.momentum import MomentumCopy, momentum_at
 from models.monitors import spread
@@ -43,8 +44,8 @@ class MoCoV3Config(MethodConfig):
     frozen_patches: bool = False
     """Leave a transformer's patch projection as it was initialised, against instability
     (section 4.1)."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Frames of one video closer than this are too alike to repel each other."""
+    alike: AlikeConfig = AlikeConfig()
+    """Frames that do not repel each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Crops left with fewer negatives than this are skipped."""
     crops: TwoCrops = BYOL_CROPS
@@ -90,17 +91,17 @@ class MoCoV3(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
-        `frames`."""
+        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, and `dhash`, int64
+        [B, F], in place of `frames`."""
         crops = two_crops(self.images, batch["frames"], self.config.crops)
-        return replace_frames(batch, images=crops)
+        return replace_frames(batch, images=crops, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config, where = self.config, moments(batch)
         crops = [crop.flatten(0, 1) for crop in batch["images"].unbind(1)]
         queries = [functional.normalize(self._query(crop).float()) for crop in crops]
         keys = [functional.normalize(self.key_encoder(crop).float()) for crop in crops]
-        settings = (where, config.temperature, config.instance_s, config.min_negatives)
+        settings = (where, config.temperature, config.alike, config.min_negatives)
         metrics = summary(
             batch_terms(queries[0], keys[1], *settings), batch_terms(queries[1], keys[0], *settings)
         )
@@ -121,7 +122,7 @@ def batch_terms(
     keys: Tensor,
     where: Moments,
     temperature: float,
-    instance_s: float,
+    alike: AlikeConfig,
     fewest: int = 1,
 ) -> Terms:
     """Each query against the key of its own image and those of all other images of all ranks.
@@ -132,7 +133,7 @@ def batch_terms(
     with torch.autocast(queries.device.type, enabled=False):
         scores = queries @ gather_rows(keys).T / temperature
     right = scores.gather(1, own[:, None])[:, 0]
-    return softmax_terms(right, scores, ~alike(where, where.gathered(), instance_s), fewest)
+    return softmax_terms(right, scores, unlike(where, where.gathered(), alike), fewest)
 
 
 def freeze_patches(encoder: Encoder) -> None:

@@ -15,8 +15,9 @@ from configs.sampling import FramesSampling
 from models.augment import SIMCLR, AugmentConfig
 from models.distributed import gather_rows, mean_over_ranks
 from models.encoder import Encoder
+from models.fingerprints import dhash
 from models.heads import mlp
-from models.instances import Moments, alike, moments, partners
+from models.instances import AlikeConfig, Moments, moments, partners, unlike
 from models.losses import info_nce_terms
 from models.method import Batch, Method, register, replace_frames
 
@@ -34,8 +35,8 @@ class SimCLRConfig(MethodConfig):
     """Width of the space in which crops are compared."""
     temperature: float = Field(default=0.1, gt=0, le=10)
     """Temperature of the softmax (0.5 for CIFAR, appendix B.9)."""
-    instance_s: float = Field(default=10.0, ge=0)
-    """Frames of one video closer than this are too alike to repel each other."""
+    alike: AlikeConfig = AlikeConfig()
+    """Frames that do not repel each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Crops left with fewer negatives than this are skipped."""
     augment: AugmentConfig = SIMCLR
@@ -72,15 +73,16 @@ class SimCLR(Method):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
-        `frames`."""
+        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, and `dhash`, int64
+        [B, F], in place of `frames`."""
         twice = torch.stack([batch["frames"]] * 2, dim=1)
-        return replace_frames(batch, images=self.images(twice, self.config.augment))
+        images = self.images(twice, self.config.augment)
+        return replace_frames(batch, images=images, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         crops = batch["images"].transpose(0, 1).flatten(0, 2)
         projected = functional.normalize(self.projector(self.encoder(crops)).float())
-        positive, negative = crop_masks(moments(batch), self.config.instance_s)
+        positive, negative = crop_masks(moments(batch), self.config.alike)
         enough = negative.sum(dim=1) >= self.config.min_negatives
         terms, counted, hit = info_nce_terms(
             projected, gather_rows(projected), positive, negative, self.config.temperature
@@ -97,15 +99,15 @@ class SimCLR(Method):
         }
 
 
-def crop_masks(frames: Moments, instance_s: float) -> tuple[Tensor, Tensor]:
+def crop_masks(frames: Moments, alike: AlikeConfig) -> tuple[Tensor, Tensor]:
     """Which crops of all ranks attract and repel this rank's: (positive, negative).
 
     Both bool [2R, W 2R]. frames: the moments of this rank's R frames; crops are all first ones,
-    then all second. A crop's partner attracts it; crops of the same instance within `instance_s`
-    of it, among them itself, are neither.
+    then all second. A crop's partner attracts it; crops of something
+    `alike`, among them itself, are neither.
     """
     rows = frames.repeat(2)
     columns = rows.gathered()
     partner = partners(rows.instance)
     place = torch.arange(len(columns.instance), device=partner.device)
-    return place[None, :] == partner[:, None], ~alike(rows, columns, instance_s)
+    return place[None, :] == partner[:, None], unlike(rows, columns, alike)

@@ -18,8 +18,9 @@ from models.contrast import summary
 from models.contrastive.moco import in_groups, queue_terms
 from models.distributed import gather_rows, mean_over_ranks, own_rows, shuffle_rows, unshuffle_rows
 from models.encoder import Encoder
+from models.fingerprints import dhash
 from models.heads import mlp
-from models.instances import Moments, alike
+from models.instances import AlikeConfig, Moments, unlike
 from models.losses import info_nce_terms, paired_cosine
 from models.memory import Queue
 from models.method import Batch, Method, Progress, register, replace_frames
@@ -50,9 +51,9 @@ class ClipContrastConfig(MethodConfig):
     norm_groups: int = Field(default=1, ge=1, le=64)
     """moco: parts of a process's batch with batch statistics of their own, keys dealt to them at
     random, or the statistics tell a query its key (MoCo, section 3.3); as on so many GPUs."""
-    instance_s: float = Field(default=3600.0, ge=0)
-    """simclr, moco: clips of one video closer than this never repel each other; by default the
-    whole video is one thing."""
+    alike: AlikeConfig = AlikeConfig(within_s=3600.0)
+    """simclr, moco: clips, by their first frames, that never repel each other; by default a whole
+    video is one thing."""
     min_negatives: int = Field(default=1, ge=1)
     """simclr, moco: clips left with fewer negatives than this are skipped."""
     augment: AugmentConfig = AugmentConfig(
@@ -110,10 +111,16 @@ class ClipContrast(Method):
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts in place of `frames`: `clips`, float32 [B, rho, 3, T, S, S], each with a crop of its
-        own; `draws`, float32 [B, rho], by which keys are shuffled."""
+        own; `draws`, float32 [B, rho], by which keys are shuffled; `dhash`, int64 [B, rho], of
+        first frames."""
         frames = batch["frames"].unflatten(1, (self.config.sampling.clips, -1))
         draws = torch.rand(frames.shape[:2]).to(frames.device, non_blocking=True)
-        return replace_frames(batch, clips=self.clips(frames, self.config.augment), draws=draws)
+        return replace_frames(
+            batch,
+            clips=self.clips(frames, self.config.augment),
+            draws=draws,
+            dhash=dhash(frames[:, :, 0]),
+        )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         clips = batch["clips"].transpose(0, 1).flatten(0, 1)
@@ -128,13 +135,14 @@ class ClipContrast(Method):
     def _where(self, batch: Batch) -> Moments:
         """What each row shows: [rho B]; its time is that of its first frame."""
         time_s = batch["time_s"].unflatten(1, (self.config.sampling.clips, -1))[:, :, 0]
-        return Moments(batch["instance"].repeat(time_s.shape[1]), time_s.T.flatten())
+        instance = batch["instance"].repeat(time_s.shape[1])
+        return Moments(instance, time_s.T.flatten(), batch["dhash"].T.flatten())
 
     def _simclr(self, batch: Batch, clips: Tensor, projected: Tensor) -> dict[str, Tensor]:
         config, where = self.config, self._where(batch)
         rows = functional.normalize(projected.float())
         sample = own_rows(batch["instance"]).repeat(config.sampling.clips)
-        positive, negative = clip_masks(sample, where, config.instance_s)
+        positive, negative = clip_masks(sample, where, config.alike)
         terms, counted, _ = info_nce_terms(
             rows, gather_rows(rows), positive, negative, config.temperature
         )
@@ -149,7 +157,7 @@ class ClipContrast(Method):
             keys = functional.normalize(
                 unshuffle_rows(self._in_groups(self.target, mixed).float(), order)
             )
-        repels = self.queue.repels(where, config.instance_s)
+        repels = self.queue.repels(where, config.alike)
         terms = [
             queue_terms(
                 queries, other, self.queue.rows, repels, config.temperature, config.min_negatives
@@ -185,16 +193,16 @@ class ClipContrast(Method):
             self.queue.write()
 
 
-def clip_masks(sample: Tensor, where: Moments, instance_s: float) -> tuple[Tensor, Tensor]:
+def clip_masks(sample: Tensor, where: Moments, alike: AlikeConfig) -> tuple[Tensor, Tensor]:
     """(positive, negative), bool [R, W R]: which rows of all ranks attract and repel this rank's.
 
     sample: int64 [R], each row's sample in the whole batch; where: what it shows. Other clips of
-    the sample attract; clips of other videos, or of the same farther away than `instance_s`, repel.
+    the sample attract; clips of something not `alike` repel.
     """
     columns = gather_rows(sample)
     same = sample[:, None] == columns
     itself = own_rows(sample)[:, None] == torch.arange(len(columns), device=sample.device)
-    return same & ~itself, ~same & ~alike(where, where.gathered(), instance_s)
+    return same & ~itself, ~same & unlike(where, where.gathered(), alike)
 
 
 def _others(rows: Tensor, clips: int) -> list[Tensor]:

@@ -1,8 +1,9 @@
-"""Did a sample get the frames that it was planned with? Where frames are not evenly spaced it may
-not: plans go by a video's mean frame rate."""
+"""Did a sample get the frames that it was planned with, and do they show anything? Where frames are
+not evenly spaced it may not: plans go by a video's mean frame rate."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from pipeline.sampling.frame_numbers import LEAST_STEP
@@ -11,6 +12,8 @@ REPEATED_FRAME = "repeated_frame"
 """Two times of a sample, planned as different frames, are shown by one."""
 UNEVEN_SPACING = "uneven_spacing"
 """The frames of a clip are not as far apart as they should be."""
+BLANK = "blank"
+"""A frame shows nothing."""
 TICK_S = 0.001
 """Coarsest clock of common containers (Matroska, FLV), to which frames' beginnings are rounded."""
 MAX_SPACING_ERROR = 0.2
@@ -39,3 +42,13 @@ def unlike_plan(times_s: np.ndarray, shown_s: np.ndarray, fps: float, clip_frame
     wanted, found = (np.diff(t.reshape(-1, clip_frames)) for t in (times_s, shown_s))
     slack = MAX_SPACING_ERROR * wanted + 0.5 * period
     return UNEVEN_SPACING if (np.abs(found - wanted) > slack).any() else ""
+
+
+def without_contrast(frames: np.ndarray, least: float) -> str:
+    """`BLANK` if the brightness of one of the frames, uint8 [F, H, W, 3], has a standard deviation
+    below `least`, of 255; else an empty string."""
+    for frame in frames if least else ():
+        _, deviation = cv2.meanStdDev(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+        if deviation[0, 0] < least:
+            return BLANK
+    return ""

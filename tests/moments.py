@@ -1,0 +1,15 @@
+"""Moments of made-up frames."""
+
+from collections.abc import Sequence
+
+import torch
+
+from models.fingerprints import UNKNOWN
+from models.instances import Moments
+
+
+def unseen(instance: Sequence[int], time_s: Sequence[float] | None = None) -> Moments:
+    """Frames of these videos at these times (0 where none is given), whose pictures are unknown."""
+    times_s = [0.0] * len(instance) if time_s is None else list(time_s)
+    of = torch.tensor(list(instance))
+    return Moments(of, torch.tensor(times_s), torch.full_like(of, UNKNOWN))
