@@ -54,6 +54,21 @@ def test_the_loss_is_the_squared_distance_of_unit_vectors_in_both_directions() -
     assert 0.01 < expected < 4
 
 
+def test_it_equals_the_loss_of_lightly() -> None:
+    """Up to a line: 2 - 2 cos here, its negative cosine there."""
+    reference = pytest.importorskip("lightly.loss").NegativeCosineSimilarity()
+    method = _method().eval()
+    batch = crops_of_dots(method)
+    first, second = batch["images"][:, :, 0].unbind(dim=1)
+    with torch.no_grad():
+        for parameter in method.target.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        p = [method.predictor(method.projector(method.encoder(view))) for view in (first, second)]
+        z = [method.target(view) for view in (second, first)]
+        theirs = (reference(p[0], z[0]) + reference(p[1], z[1])) / 2
+        torch.testing.assert_close(method(batch)["loss"], 2 + 2 * theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_the_loss_is_2_at_right_angles_and_0_along_whatever_the_length() -> None:
     a, b = torch.eye(4)[:2], torch.eye(4)[2:]
     torch.testing.assert_close(2 - 2 * paired_cosine(a, b), torch.full((2,), 2.0))

@@ -39,6 +39,18 @@ def test_without_near_frames_it_is_nt_xent() -> None:
     )
 
 
+def test_it_equals_the_loss_of_lightly() -> None:
+    reference = pytest.importorskip("lightly.loss").NTXentLoss(temperature=0.2)
+    method = _method(temperature=0.2, alike=AlikeConfig(bits=None)).eval()
+    batch = method.augment(dots(torch.Generator().manual_seed(0)))
+    first, second = (
+        method.projector(method.encoder(crops.flatten(0, 1))) for crops in batch["images"].unbind(1)
+    )
+    torch.testing.assert_close(
+        method(batch)["loss"], reference(first, second), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_near_frames_of_one_video_do_not_repel() -> None:
     frames = unseen([4, 4, 4, 7], [0.0, 5.0, 20.0, 0.0])
     positive, negative = crop_masks(frames, AlikeConfig())

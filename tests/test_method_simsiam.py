@@ -64,6 +64,16 @@ def test_the_loss_is_the_one_of_the_paper_and_targets_stand_still() -> None:
     assert trained_parts(method) == {"encoder", "projector", "predictor"}
 
 
+def test_it_equals_the_loss_of_lightly() -> None:
+    reference = pytest.importorskip("lightly.loss").NegativeCosineSimilarity()
+    method = _method().eval()
+    batch = crops_of_dots(method)
+    z = [method.projector(method.encoder(batch["images"][:, view, 0])) for view in (0, 1)]
+    p = [method.predictor(each) for each in z]
+    theirs = (reference(p[0], z[1].detach()) + reference(p[1], z[0].detach())) / 2
+    torch.testing.assert_close(method(batch)["loss"], theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_swapping_the_crops_changes_nothing() -> None:
     method = _method().eval()
     batch = crops_of_dots(method)

@@ -51,9 +51,9 @@ class ClipContrastConfig(MethodConfig):
     norm_groups: int = Field(default=1, ge=1, le=64)
     """moco: parts of a process's batch with batch statistics of their own, keys dealt to them at
     random, or the statistics tell a query its key (MoCo, section 3.3); as on so many GPUs."""
-    alike: AlikeConfig = AlikeConfig(within_s=3600.0)
-    """simclr, moco: clips, by their first frames, that never repel each other; by default a whole
-    video is one thing."""
+    alike: AlikeConfig = AlikeConfig(within_s=3600.0, bits=None)
+    """simclr, moco: clips, by their first frames, that never repel each other; by default those of
+    one video. Clips of two videos may begin with one picture and differ in what happens."""
     min_negatives: int = Field(default=1, ge=1)
     """simclr, moco: clips left with fewer negatives than this are skipped."""
     augment: AugmentConfig = AugmentConfig(

@@ -83,6 +83,8 @@ def find_cuts(timeline: Timeline) -> np.ndarray:
 
 def _spikes(size: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Places of the frames that stand alone in costing several times what is usual around them."""
+    if not key.any():  # a damaged file
+        return np.zeros(0, dtype=np.int64)
     high = (size > SPIKE * _usual_cost(size, key)) & ~key & (size > 0.4 * np.median(size[key]))
     high[:_SETTLE] = False  # rate control has not settled
     alone = []
