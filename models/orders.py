@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+Compare = Literal["concatenation", "differences"]
 
 
 def orders(pieces: int, *, either_way: bool = False) -> Tensor:
@@ -64,11 +67,15 @@ class PairwiseHead(nn.Module):
     """Scores of classes from pieces, each pair of pieces first for itself (OPN, VCOP).
 
     Input: [B, pieces, dim]. Output: float32 [B, classes]. The layer on a pair is shared by all
-    pairs; its outputs are joined in the order of the slots.
+    pairs; its outputs are joined in the order of the slots. A pair (a, b) comes to it side by side,
+    or as `differences`: b - a and |b - a|.
     """
 
-    def __init__(self, dim: int, pieces: int, classes: int, width: int) -> None:
+    def __init__(
+        self, dim: int, pieces: int, classes: int, width: int, compare: Compare = "concatenation"
+    ) -> None:
         super().__init__()
+        self.compare = compare
         pairs = torch.tensor(list(itertools.combinations(range(pieces), 2)))
         self.pairs: Tensor
         self.register_buffer("pairs", pairs, persistent=False)
@@ -78,6 +85,10 @@ class PairwiseHead(nn.Module):
         self.classes = nn.Linear(len(pairs) * width, classes)
 
     def forward(self, pieces: Tensor) -> Tensor:
-        both = pieces[:, self.pairs].flatten(2)
+        both = pieces[:, self.pairs]
+        if self.compare == "differences":
+            apart = both[:, :, 1] - both[:, :, 0]
+            both = torch.stack([apart, apart.abs()], dim=2)
+        both = both.flatten(2)
         features = self.pair(both.flatten(0, 1)).unflatten(0, both.shape[:2])
         return self.classes(features.flatten(1)).float()

@@ -83,6 +83,17 @@ def test_the_head_sees_every_pair_once_and_in_the_order_of_slots() -> None:
     assert not torch.allclose(head(pieces), head(pieces.flip(1)))
 
 
+def test_a_head_of_differences_sees_only_how_pieces_differ() -> None:
+    torch.manual_seed(0)
+    head = PairwiseHead(5, pieces=3, classes=6, width=4, compare="differences").eval()
+    pieces = torch.randn(2, 3, 5)
+    apart = [pieces[:, j] - pieces[:, i] for i, j in ((0, 1), (0, 2), (1, 2))]
+    parts = [head.pair(torch.cat([difference, difference.abs()], 1)) for difference in apart]
+    torch.testing.assert_close(head(pieces), head.classes(torch.cat(parts, 1)))
+    torch.testing.assert_close(head(pieces + torch.randn(2, 1, 5)), head(pieces))
+    assert not torch.allclose(head(pieces), head(pieces.flip(1)))
+
+
 class _Bare(Method):
     """A method that does nothing but hold an encoder."""
 

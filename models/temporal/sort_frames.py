@@ -16,7 +16,7 @@ from models.encoder import Encoder
 from models.frame_changes import FrameChanges, varied_frames
 from models.frame_differences import frame_differences
 from models.method import Batch, Method, register, replace_frames
-from models.orders import PairwiseHead, draw_orders, orders, reorder
+from models.orders import Compare, PairwiseHead, draw_orders, orders, reorder
 
 
 class SortFramesConfig(MethodConfig):
@@ -28,6 +28,9 @@ class SortFramesConfig(MethodConfig):
     """One clip of the frames that are sorted, where it moves (section 3.2)."""
     pair_dim: int = Field(default=512, ge=1, le=16_384)
     """Width of the layer on each pair of frames (fc7)."""
+    compare: Compare = "concatenation"
+    """What that layer sees: both embeddings (as in the paper), or how they differ in each
+    dimension, which a small network learns from much sooner."""
     least_difference: float = Field(default=0.5, ge=0, le=255)
     """Samples with two frames that differ by less than this on average, of 255, are left out: they
     have no order."""
@@ -65,7 +68,9 @@ class SortFrames(Method):
         super().__init__(encoder, config)
         count = config.sampling.num_frames
         self.orders = orders(count, either_way=True)
-        self.head = PairwiseHead(encoder.out_dim, count, len(self.orders), config.pair_dim)
+        self.head = PairwiseHead(
+            encoder.out_dim, count, len(self.orders), config.pair_dim, config.compare
+        )
 
     @property
     def chance(self) -> Mapping[str, float]:

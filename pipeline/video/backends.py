@@ -25,9 +25,13 @@ class VideoDecoder(Protocol):
     """
 
     timeline: Timeline
-    timed_out: bool
     partial: bool
     damaged: set[int]
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether decoding ended at its deadline."""
+        ...
 
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield (place in shown order, picture) for each of the wanted places that can be had.

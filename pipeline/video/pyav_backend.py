@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import cast
 
 import numpy as np
 from av.error import FFmpegError
@@ -14,15 +12,15 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from pipeline.video import av1
 from pipeline.video.convert import Converter
 from pipeline.video.damage import DamageMap
 from pipeline.video.display import UPRIGHT, Orientation, from_matrix
 from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
+from pipeline.video.packets import PacketFeed
 from pipeline.video.plan import Box, Run, plan_runs
 from pipeline.video.source import MAX_PIXELS, VideoSource, open_video
 from pipeline.video.stats import DecodeStats
-from pipeline.video.timeline import KEEP_BYTES, MISSING, Timeline, scan
+from pipeline.video.timeline import KEEP_BYTES, scan
 from pipeline.video.windows import scan_near
 
 SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
@@ -64,20 +62,16 @@ class PyavDecoder:
             if times_s is not None:
                 near = scan_near(self.source, times_s, KEEP_BYTES, deadline)
             self.partial = near is not None
-            self.timeline, self._packets = near or scan(self.source, KEEP_BYTES, deadline)
+            self.timeline, kept = near or scan(self.source, KEEP_BYTES, deadline)
         except BaseException:
             self.source.close()
             raise
         self.stats = stats
         self.stats.damaged += len(self.timeline.damaged)
-        self.timed_out = False
         self.damaged: set[int] = set()
-        self._deadline = deadline
+        self._feed = PacketFeed(self.source, self.timeline, kept, deadline, stats)
         context = self.source.stream.codec_context
         self._skips = context.name in SKIPPING_CODECS and not self.timeline.by_order
-        self._names_references = (
-            context.codec.canonical_name == "av1" and not self.timeline.by_order
-        )
         self._uri, self._stream, self._threads = uri, stream, threads
         self._careful: VideoSource | None = None
         self._converter = Converter()
@@ -91,6 +85,11 @@ class PyavDecoder:
         self.source.close()
         if self._careful is not None:
             self._careful.close()
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether decoding ended at its deadline."""
+        return self._feed.timed_out
 
     def output_shape(
         self, picture: VideoFrame, size: Size, fit: Fit, crop: Box | None
@@ -182,11 +181,8 @@ class PyavDecoder:
         emitted = 0
         for run in runs:
             skipping: str | None = None
-            fed = self._fed(run, needed) if self._names_references else None
-            for position, packet in self._feed(run):
-                if fed is not None and not fed[position - run.start]:
-                    continue
-                if self._late():
+            for position, packet in self._feed.packets(run, needed):
+                if self._feed.late():
                     return
                 if self._skips:
                     level = "DEFAULT" if needed[position] else "NONREF"
@@ -231,8 +227,8 @@ class PyavDecoder:
         emitted = 0
         for run in runs:
             packets: dict[int, Packet] = {}
-            for position, packet in itertools.chain(self._feed(run), [(run.stop, None)]):
-                if self._late():
+            for position, packet in itertools.chain(self._feed.packets(run), [(run.stop, None)]):
+                if self._feed.late():
                     return
                 frames = self._send(context, packet)
                 if packet is not None:
@@ -271,10 +267,6 @@ class PyavDecoder:
         names = places if timeline.by_order else timeline.pts[timeline.shown[places]]
         return dict(zip(names.tolist(), places.tolist(), strict=True))
 
-    def _late(self) -> bool:
-        self.timed_out |= time.monotonic() > self._deadline
-        return self.timed_out
-
     def _open_context(self, *, careful: bool) -> VideoCodecContext:
         """A decoder for this stream, which refuses damaged packets.
 
@@ -309,59 +301,6 @@ class PyavDecoder:
         self.stats.decoded += len(frames)
         self.stats.damaged += sum(frame.is_corrupt for frame in frames)
         return frames
-
-    def _fed(self, run: Run, needed: np.ndarray) -> np.ndarray | None:
-        """Which packets of an AV1 run to decode: bool, one a packet; None for all of them."""
-        if self._packets is None:
-            return None
-        extradata = self.source.stream.codec_context.extradata or b""
-        # A packet offers Python's buffer protocol, which its type stub does not say.
-        packets = [memoryview(cast(bytes, p)) for p in self._packets[run.start : run.stop]]
-        return av1.packets_needed(packets, needed[run.start : run.stop], extradata)
-
-    def _feed(self, run: Run) -> Iterator[tuple[int, Packet]]:
-        if self._packets is not None:
-            yield from ((i, self._packets[i]) for i in range(run.start, run.stop))
-            return
-        yield from self._demux(run)
-
-    def _demux(self, run: Run) -> Iterator[tuple[int, Packet]]:
-        """Packets of a run from the file, found again by their times."""
-        timeline, container, stream = self.timeline, self.source.container, self.source.stream
-        place = run.start
-        times = timeline.dts if timeline.dts[place] != MISSING else timeline.pts
-        target = int(times[place])
-        if run.start == 0 or target == MISSING:
-            position = 0
-            container.seek(_first_tick(timeline), stream=stream, backward=True, any_frame=False)
-        else:
-            container.seek(target, stream=stream, backward=True)
-            position = -1
-        found = {
-            (int(timeline.pts[i]), int(timeline.dts[i])): i
-            for i in range(max(0, run.start - 4096), run.stop)
-        }
-        try:
-            for packet in container.demux(stream):
-                if packet.size == 0 or self._late():
-                    return
-                key = (
-                    MISSING if packet.pts is None else packet.pts,
-                    MISSING if packet.dts is None else packet.dts,
-                )
-                position = found.get(key, position + 1 if position >= 0 else -1)
-                if position >= run.stop:
-                    return
-                if position >= run.start:
-                    yield position, packet
-        except (FFmpegError, OSError):
-            self.stats.damaged += 1
-        self.source.check()
-
-
-def _first_tick(timeline: Timeline) -> int:
-    known = timeline.dts[timeline.dts != MISSING]
-    return int(known[0]) if len(known) else 0
 
 
 def _chroma_grain(frame: VideoFrame) -> tuple[int, int]:
