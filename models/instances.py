@@ -23,12 +23,12 @@ class AlikeConfig(Settings):
     """Frames so alike that they do not repel each other."""
 
     within_s: float = Field(default=10.0, ge=0)
-    """Those of one video that are no farther apart than this, in seconds; 0 takes the very same
-    moment alone, infinity the whole video."""
+    """Frames of one video that are no farther apart than this, in seconds, count as alike; 0 takes
+    the very same moment alone, infinity the whole video."""
     bits: int | None = Field(default=4, ge=0, le=31)
-    """Those, of whatever videos, whose difference hashes of 64 bits differ in no more than this:
-    uploads of one thing, scenes that stand still. Unset: looks do not count, as where all videos
-    are of one fixed camera and little else tells them apart."""
+    """Frames, of whatever videos, whose difference hashes of 64 bits differ in no more than this
+    count as alike: uploads of one thing, scenes that stand still. Unset: looks do not count, as
+    where all videos are of one fixed camera and little else tells them apart."""
 
 
 class Moments(NamedTuple):
