@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,8 @@ UNTRAINED = "untrained"
 SAMPLES, PICTURES = "samples.npz", "pictures.npz"
 REMOTE_WRITE_S = 15.0
 """An object store has no append: there the metrics are written again at most this often."""
+FEW_VALID = 0.1
+"""A run in which fewer of the samples than this count in the loss (`valid`) is told so, once."""
 SHOWN_SAMPLES = 12
 """First samples of a run that are kept as pictures for its report."""
 
@@ -49,6 +52,7 @@ class Record:
         run.write(METRICS, lines.encode())
         run.write("chance.json", json.dumps(dict(chance)).encode())
         run.remove(SUMMARY)
+        self._warned = False
         self._waiting: list[str] = []
         self._written_s = 0.0
         self._board = None
@@ -81,6 +85,14 @@ class Record:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         self._line(progress, {"epoch": progress.epoch, "lr": rate, **rounded})
         self._plot("train", progress.step, values | {"lr": rate})
+        valid = values.get("valid", 1.0)
+        if valid < FEW_VALID and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"step {progress.step}: {valid:.1%} of the samples count in the loss; what the "
+                "others lack, docs/methods says of each method",
+                stacklevel=2,
+            )
 
     def probe(self, progress: Progress, values: Mapping[str, float]) -> None:
         """One line of the online probe."""

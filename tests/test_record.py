@@ -1,6 +1,7 @@
 """What a run tells: each line of metrics reaches its readers once, also while it is written."""
 
 import json
+import warnings
 from collections import Counter
 
 import pytest
@@ -98,3 +99,16 @@ def test_an_object_store_gets_the_metrics_now_and_then_and_all_of_them_in_the_en
     assert _steps(read_metrics(run)) == list(range(1, 101))
     assert sum(appended) == 100
     assert len(appended) <= 100 / record.REMOTE_WRITE_S + 1
+
+
+def test_a_run_in_which_few_samples_count_is_told_so_once(tmp_path):
+    kept = Record(Folder(str(tmp_path)), 0, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept.metrics(Progress(1, 9, 0), 0.1, {"loss": 1.0})
+        kept.metrics(Progress(2, 9, 0), 0.1, {"loss": 1.0, "valid": 0.5})
+    with pytest.warns(UserWarning, match=r"step 3: 4\.0% of the samples count"):
+        kept.metrics(Progress(3, 9, 0), 0.1, {"loss": 1.0, "valid": 0.04})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept.metrics(Progress(4, 9, 0), 0.1, {"loss": 1.0, "valid": 0.0})
