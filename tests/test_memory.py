@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.distributed import rank, shuffle_rows, unshuffle_rows
+from models.fingerprints import UNKNOWN
 from models.instances import AlikeConfig
 from models.memory import NOBODY, Bank, Queue
 from tests.moments import unseen
@@ -34,6 +35,26 @@ def test_a_queue_holds_the_last_keys_in_order() -> None:
             assert torch.equal(queue.rows[order], torch.stack([key for key, _ in wanted]))
             assert queue.instance[order].tolist() == [number for _, number in wanted]
             assert queue.time_s[order].tolist() == [number // 10 for _, number in wanted]
+
+
+def test_near_copies_in_queue_and_bank_do_not_repel_whatever_video_they_are_of() -> None:
+    hashes = torch.tensor([0b1111_0000, 0b1111_0111, 1 << 62])
+    where = unseen([3, 4, 5])._replace(dhash=hashes)
+    asked = unseen([8, 9])._replace(dhash=torch.tensor([0b1111_0001, UNKNOWN]))
+    queue, bank = Queue(4, DIM), Bank(4, DIM)
+    queue.hold(_unit(3, DIM), where)
+    bank.hold(torch.arange(3), _unit(3, DIM), where)
+    queue.write()
+    bank.write()
+    # the third is another picture, the fourth was never written
+    wanted = [[False, False, True, True], [True, True, True, True]]
+    place, chosen = torch.tensor([3, 3]), torch.arange(4).expand(2, -1)
+    assert queue.repels(asked, AlikeConfig()).tolist() == wanted
+    own = [[*row[:3], False] for row in wanted]  # place 3 is theirs
+    assert bank.repels(place, asked, AlikeConfig()).tolist() == own
+    assert bank.repels(place, asked, AlikeConfig(), chosen).tolist() == own
+    assert queue.repels(asked, AlikeConfig(bits=None)).all()
+    assert queue.repels(asked, AlikeConfig(bits=1)).tolist()[0] == [False, True, True, True]
 
 
 def test_held_keys_join_only_when_written() -> None:

@@ -103,8 +103,8 @@ def crop_masks(frames: Moments, alike: AlikeConfig) -> tuple[Tensor, Tensor]:
     """Which crops of all ranks attract and repel this rank's: (positive, negative).
 
     Both bool [2R, W 2R]. frames: the moments of this rank's R frames; crops are all first ones,
-    then all second. A crop's partner attracts it; crops of something
-    `alike`, among them itself, are neither.
+    then all second. A crop's partner attracts it; crops of something `alike`, among them itself,
+    are neither.
     """
     rows = frames.repeat(2)
     columns = rows.gathered()
