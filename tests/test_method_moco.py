@@ -96,7 +96,7 @@ def test_keys_join_the_queue_after_the_step_and_spare_their_own_images() -> None
     torch.testing.assert_close(keys.norm(dim=1), torch.ones(8))
     assert not torch.equal(keys, before[:8])
     # The same images again: their old keys would be positives among the negatives.
-    repels = method.queue.repels(moments(batch), AlikeConfig())
+    repels = method.queue.repels(moments(batch), AlikeConfig(bits=None))
     assert torch.equal(repels[:, :8], ~torch.eye(8, dtype=torch.bool))
     assert loss.requires_grad
 

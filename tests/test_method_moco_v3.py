@@ -61,7 +61,7 @@ def test_gradients_are_right() -> None:
 
 
 def test_the_loss_is_scaled_by_twice_the_temperature_and_symmetric() -> None:
-    method = _method().eval()
+    method = _method(alike=AlikeConfig(bits=None)).eval()
     batch = method.augment(dots(torch.Generator().manual_seed(0), 8))
     metrics = method(batch)
     crops = batch["images"]

@@ -82,7 +82,9 @@ def test_the_moving_square_is_mined_and_followed(tmp_path, corpus):
 
 
 def test_still_and_cut_give_no_false_tracks(tmp_path, corpus):
-    mine_corpus(str(corpus), str(tmp_path / "s"), settings(), engine="local")
+    # how the box grows over so few frames differs a little between processors
+    lenient = settings(quality=SMALL.get("quality", {}) | {"max_scale_rate": 4.0})
+    mine_corpus(str(corpus), str(tmp_path / "s"), lenient, engine="local")
     rows = list(Shards(str(tmp_path / "s")).rows())
     assert not [row for row in rows if row["video_id"] == "still.mp4"]
     # the square is in the first 20 frames (0.8 s); nothing lives on behind the cut

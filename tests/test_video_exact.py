@@ -26,7 +26,7 @@ def decode_everything(path: Path, stream: int = 0) -> tuple[list[av.VideoFrame],
     shown, so the k-th gets the k-th smallest time.
     """
     frames: list[av.VideoFrame] = []
-    with av.open(str(path)) as container:
+    with av.open(str(path), metadata_errors="ignore") as container:
         if not container.streams.video:
             return [], np.empty(0)
         video = container.streams.video[stream]

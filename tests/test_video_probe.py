@@ -5,11 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from configs.errors import SettingError
-from pipeline.video import probe
+from pipeline.video import probe, read
 from pipeline.video.bitstream import restarts_at_once, scene_grid
 from pipeline.video.plan import Run, plan_runs
 from pipeline.video.timeline import MISSING, Timeline
@@ -173,3 +174,13 @@ def test_real_videos_are_described(shared_data: Path) -> None:
     assert infos["video_180.mov"].rotation == 180
     assert all(infos[n].frames > 0 for n in infos if n.endswith(".mkv"))
     assert probe(str(folder / "nasa_13013.mp4"), stream=1).width == 480
+
+
+def test_tags_that_are_no_utf_8_do_not_make_a_video_unreadable(tmp_path: Path) -> None:
+    path = encode_video(tmp_path / "a.avi", 12, codec="mpeg4", tags={"title": "Sommer#tag"})
+    path.write_bytes(path.read_bytes().replace(b"Sommer#", b"S\xf6mmer\xe4"))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path))
+    info = probe(str(path))
+    assert (info.status, info.frames) == ("ok", 12)
+    assert len(read(str(path), [0.0, 0.2], None)) == 2

@@ -73,6 +73,7 @@ def encode_video(
     bt709: bool = False,
     cuts: Sequence[int] = (),
     container_options: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
     draw: Callable[[int], np.ndarray] | None = None,
 ) -> Path:
     """Encode `num_frames` numbered pictures; returns `path`. The suffix chooses the container.
@@ -85,6 +86,7 @@ def encode_video(
     width, height = size
     time_base = time_base or 1 / Fraction(fps)
     with av.open(str(path), "w", container_options=dict(container_options or {})) as container:
+        container.metadata.update(tags or {})
         stream = container.add_stream(codec, rate=Fraction(fps))
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt

@@ -171,7 +171,9 @@ def _open_container(
         options["protocol_whitelist"] = "file"
     try:
         limit = IO_TIMEOUT_S if file is None else None
-        return cast(InputContainer, av.open(target, options=options, timeout=limit))
+        # tags are often in other alphabets than UTF-8, and nobody reads them here
+        container = av.open(target, options=options, timeout=limit, metadata_errors="ignore")
+        return cast(InputContainer, container)
     except (FFmpegError, OSError, ValueError, UnicodeError) as error:
         if file is not None and file.failure is not None:
             raise file.failure from error
