@@ -14,6 +14,7 @@ from torch.nn import functional
 UNKNOWN = 0
 """The hash of nothing, and of a picture without contrast: it is like no other."""
 _ROWS, _COLUMNS = 8, 9
+_BITS = _ROWS * (_COLUMNS - 1)
 
 
 def dhash(frames: Tensor) -> Tensor:
@@ -21,7 +22,7 @@ def dhash(frames: Tensor) -> Tensor:
     brightness = frames.flatten(0, -4).sum(dim=3, dtype=torch.int16).float()
     cells = functional.adaptive_avg_pool2d(brightness, (_ROWS, _COLUMNS))
     bits = (cells[..., :-1] > cells[..., 1:]).flatten(1)
-    place = torch.arange(bits.shape[1], device=bits.device)
+    place = torch.arange(_BITS, device=bits.device)
     return (bits.long() << place).sum(dim=1).view(frames.shape[:-3])
 
 
@@ -29,7 +30,7 @@ def same_picture(rows: Tensor, columns: Tensor, bits: int) -> Tensor:
     """bool [R, C]: the hashes, int64 [R] and [C], differ in at most so many bits."""
     # of +1 and -1 for each bit, equal ones add to the product and others take away
     agreement = _signs(rows) @ _signs(columns).T
-    return (agreement >= _ROWS * (_COLUMNS - 1) - 2 * bits) & _known(rows[:, None], columns)
+    return (agreement >= _BITS - 2 * bits) & _known(rows[:, None], columns)
 
 
 def same_picture_each(rows: Tensor, chosen: Tensor, bits: int) -> Tensor:
@@ -42,7 +43,7 @@ def _known(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _signs(hashes: Tensor) -> Tensor:
-    place = torch.arange(_ROWS * (_COLUMNS - 1), device=hashes.device)
+    place = torch.arange(_BITS, device=hashes.device)
     return ((hashes[:, None] >> place) & 1).float() * 2 - 1
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from configs.base import Settings
 from models.distributed import gather_rows, own_rows
-from models.fingerprints import UNKNOWN, same_picture
+from models.fingerprints import UNKNOWN, same_picture, same_picture_each
 from models.method import Batch
 
 
@@ -41,6 +41,10 @@ class Moments(NamedTuple):
     dhash: Tensor
     """int64 [R], the hash of its picture (`models.fingerprints`)."""
 
+    def at(self, rows: Tensor | slice) -> Moments:
+        """Those of some frames only: of int64 [M] or [R, M] numbers, of a mask or a slice."""
+        return Moments(*(key[rows] for key in self))
+
     def repeat(self, times: int) -> Moments:
         """The same moments again: [times R], all of the first copy, then all of the second."""
         return Moments(*(key.repeat(times) for key in self))
@@ -65,17 +69,22 @@ def moments(batch: Batch) -> Moments:
 def near(rows: Moments, columns: Moments, within_s: float) -> Tensor:
     """bool [R, C]: the two frames are of one instance and at most `within_s` apart.
 
-    0 keeps only the very same moment; infinity takes a whole video as one thing.
+    columns: of C frames, or [R, C] of each row's own. 0 keeps only the very same moment; infinity
+    takes a whole video as one thing.
     """
-    same = rows.instance[:, None] == columns.instance[None, :]
-    return same & ((rows.time_s[:, None] - columns.time_s[None, :]).abs() <= within_s)
+    same = rows.instance[:, None] == columns.instance
+    return same & ((rows.time_s[:, None] - columns.time_s).abs() <= within_s)
 
 
 def unlike(rows: Moments, columns: Moments, alike: AlikeConfig) -> Tensor:
-    """bool [R, C]: the two frames show different things, and may repel each other."""
+    """bool [R, C]: the two frames show different things, and may repel each other.
+
+    columns: as for `near`.
+    """
     same = near(rows, columns, alike.within_s)
     if alike.bits is not None:
-        same = same | same_picture(rows.dhash, columns.dhash, alike.bits)
+        compare = same_picture if columns.dhash.ndim == 1 else same_picture_each
+        same |= compare(rows.dhash, columns.dhash, alike.bits)
     return ~same
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from configs.errors import SettingError
 from models.distributed import gather_rows
-from models.fingerprints import UNKNOWN, same_picture_each
+from models.fingerprints import UNKNOWN
 from models.instances import AlikeConfig, Moments, unlike
 
 NOBODY = -1
@@ -96,7 +96,7 @@ class Queue(_Memory):
         slot = (self.head + torch.arange(count, device=rows.device)) % size
         last = slice(max(0, count - size), None)
         self.rows[slot[last]] = rows[last]
-        self._note(slot[last], Moments(*(key[last] for key in where)))
+        self._note(slot[last], where.at(last))
         self.head.copy_((self.head + count) % size)
 
     def repels(self, where: Moments, alike: AlikeConfig) -> Tensor:
@@ -141,7 +141,7 @@ class Bank(_Memory):
         place = place[~again]
         mixed = torch.lerp(rows[~again], self.rows[place], self.keep)
         self.rows[place] = functional.normalize(mixed)
-        self._note(place, Moments(*(key[~again] for key in where)))
+        self._note(place, where.at(~again))
         self.written[place] = self.writes.expand(len(place))
         self.writes.add_(1)
 
@@ -155,11 +155,7 @@ class Bank(_Memory):
         if chosen is None:
             other = place[:, None] != torch.arange(len(self.rows), device=place.device)
             return other & unlike(where, self.moments, alike)
-        same = self.instance[chosen] == where.instance[:, None]
-        same &= (self.time_s[chosen] - where.time_s[:, None]).abs() <= alike.within_s
-        if alike.bits is not None:
-            same |= same_picture_each(where.dhash, self.dhash[chosen], alike.bits)
-        return ~(same | (chosen == place[:, None]))
+        return (chosen != place[:, None]) & unlike(where, self.moments.at(chosen), alike)
 
     def draw(self, shape: torch.Size, count: int) -> Tensor:
         """Numbers of rows, uniform and with replacement: int64 [*shape, count], on the CPU."""

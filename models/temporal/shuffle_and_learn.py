@@ -18,6 +18,7 @@ from models.encoder import Encoder
 from models.frame_changes import without_border_noise
 from models.heads import mlp
 from models.method import Batch, Method, register, replace_frames
+from models.orders import Compare
 
 
 class ShuffleAndLearnConfig(MethodConfig):
@@ -27,7 +28,7 @@ class ShuffleAndLearnConfig(MethodConfig):
     """Which tuples are drawn; by default three in four are out of order (section 3.1)."""
     hidden: tuple[int, ...] = (128, 64)
     """Widths of the classifier's hidden layers."""
-    compare: Literal["concatenation", "differences"] = "concatenation"
+    compare: Compare = "concatenation"
     """What the classifier sees: the three embeddings (as in the paper), or how much each two of
     them differ in each dimension, which a small network learns from much sooner."""
     crops: Literal["shared", "each_frame"] = "shared"
