@@ -14,7 +14,7 @@ from models.color import rgb_to_lab
 from models.heads import SpatialSoftmax, mlp
 from models.lab_trunk import LabTrunk
 from models.norms import layer_norms
-from models.small_maps import guard_small_maps
+from models.small_maps import suit_small_maps
 from models.trunk import Trunk
 from models.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
             self.out_dim = config.embedding_dim
         if config.norm == "layer":
             layer_norms(self)
-        guard_small_maps(self)
+        suit_small_maps(self)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 

@@ -1,6 +1,7 @@
-"""Are bfloat16 gradients of small maps those of float32, whatever lay in memory before?"""
+"""Do small maps on CPUs have the sums and gradients of any other, whatever lay in memory before?"""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from configs.encoder import EncoderConfig
 from models.encoder import Encoder
-from models.small_maps import guard_small_maps
+from models.small_maps import suit_small_maps, taps_met
 
 
 def foul_memory() -> None:
@@ -45,7 +46,7 @@ SHAPES = {
 def test_gradients_are_those_of_float32(name: str) -> None:
     convolution, shape = SHAPES[name]
     network = nn.Sequential(copy.deepcopy(convolution))
-    guard_small_maps(network)
+    suit_small_maps(network)
     torch.manual_seed(0)
     images = torch.randn(shape)
     for found, wanted in zip(
@@ -55,17 +56,58 @@ def test_gradients_are_those_of_float32(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
-def test_in_float32_nothing_changes(name: str) -> None:
+def test_the_module_stays_what_it_was(name: str) -> None:
     convolution, shape = SHAPES[name]
     network = nn.Sequential(copy.deepcopy(convolution))
-    guard_small_maps(network)
+    suit_small_maps(network)
     assert [*network.state_dict()] == [f"0.{key}" for key in convolution.state_dict()]
     images = torch.randn(shape)
-    assert torch.equal(network(images), convolution(images))
+    torch.testing.assert_close(network(images), convolution(images))
     with torch.autocast("cpu", torch.bfloat16):  # one picture without a batch
         torch.testing.assert_close(network(images[0]), convolution(images[0]))
     foreign = copy.deepcopy(network)  # as momentum encoders are made
     assert torch.equal(foreign(images), network(images))
+
+
+def test_taps_left_out_met_nothing() -> None:
+    """Sums and all gradients in float64 are those of the whole kernel."""
+    lengths, kernels, strides, paddings = (1, 2, 3, 4), (1, 2, 3, 5, 7), (1, 2, 3), (0, 1, 2, 3)
+    for length, kernel, stride, padding in product(lengths, kernels, strides, paddings):
+        if kernel > length + 2 * padding:
+            continue  # no place for this kernel
+        whole = nn.Conv2d(3, 4, (kernel, 3), (stride, 1), (padding, 1)).double()
+        suited = nn.Sequential(copy.deepcopy(whole))
+        suit_small_maps(suited)
+        images = torch.randn(2, 3, length, 5).double()
+        found, wanted = (summed(network, images) for network in (suited, whole))
+        torch.testing.assert_close(found, wanted, msg=f"{length=} {kernel=} {stride=} {padding=}")
+
+
+def summed(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The output, and the gradients of its squares, of images and parameters."""
+    images = images.clone().requires_grad_()
+    output = network(images)
+    output.square().sum().backward()
+    grads = [tensor.grad for tensor in (images, *network.parameters())]
+    return [output.detach(), *(grad for grad in grads if grad is not None)]
+
+
+def test_one_tap_of_nine_meets_a_single_place() -> None:
+    assert taps_met(1, 3, 1, 1) == (1, 2)
+    assert taps_met(2, 3, 2, 1) == (1, 3)
+    assert taps_met(2, 3, 1, 1) == (0, 3)
+    assert taps_met(1, 7, 2, 3) == (3, 4)
+
+
+def test_wide_small_maps_have_channels_first() -> None:
+    """The sums are those of channels last."""
+    whole = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)  # pyright: ignore
+    suited = nn.Sequential(copy.deepcopy(whole))
+    suit_small_maps(suited)
+    images = torch.randn(4, 256, 4, 4).contiguous(memory_format=torch.channels_last)
+    assert suited(images).is_contiguous()
+    found, wanted = (summed(network, images) for network in (suited, whole))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("backbone", ["tiny_r3d", "tiny_r2plus1d"])
