@@ -67,9 +67,8 @@ def bin_weights(counts: Tensor, centres: Tensor, mix: float = 0.5, sigma: float 
     Without any count every bin weighs 1.
     """
     counts = counts.double()
-    if not counts.sum():
-        return torch.ones_like(counts)
-    share = counts / counts.sum()
+    pixels = counts.sum()
+    share = counts / pixels
     smooth = share
     if sigma:
         places = centres.double()
@@ -79,7 +78,7 @@ def bin_weights(counts: Tensor, centres: Tensor, mix: float = 0.5, sigma: float 
     known = smooth > 0
     mixed = (1 - mix) * smooth + mix / known.sum()
     weights = torch.where(known, 1 / mixed.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-    return weights / (share * weights).sum()
+    return torch.where(pixels > 0, weights / (share * weights).sum(), 1.0)
 
 
 def annealed_mean(logits: Tensor, centres: Tensor, temperature: float = 0.38) -> Tensor:

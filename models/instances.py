@@ -42,7 +42,7 @@ class Moments(NamedTuple):
     """int64 [R], the hash of its picture (`models.fingerprints`)."""
 
     def at(self, rows: Tensor | slice) -> Moments:
-        """Those of some frames only: of int64 [M] or [R, M] numbers, of a mask or a slice."""
+        """Those of some frames only: of int64 [M] or [R, M] numbers, or of a slice."""
         return Moments(*(key[rows] for key in self))
 
     def repeat(self, times: int) -> Moments:

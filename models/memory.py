@@ -137,11 +137,13 @@ class Bank(_Memory):
         if taken is None:
             return
         rows, where, place = taken
-        again = (place[:, None] == place[None, :]).triu(diagonal=1).any(dim=1)
-        place = place[~again]
-        mixed = torch.lerp(rows[~again], self.rows[place], self.keep)
+        # Rows of one place all become what its last one says, so that none need be picked out: on
+        # a GPU the host would have to wait for how many there are.
+        number = torch.arange(len(place), device=place.device)
+        last = torch.zeros_like(self.written).scatter_reduce(0, place, number, "amax")[place]
+        mixed = torch.lerp(rows[last], self.rows[place], self.keep)
         self.rows[place] = functional.normalize(mixed)
-        self._note(place, where.at(~again))
+        self._note(place, where.at(last))
         self.written[place] = self.writes.expand(len(place))
         self.writes.add_(1)
 

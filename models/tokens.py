@@ -234,7 +234,7 @@ class Tokenizer(nn.Module):
         Every rank must call it, with equally many rows; all get the same vocabulary. Which rows
         are kept where there are too many is drawn from torch's default generator.
         """
-        if int(self.learned) >= self.fit_steps:
+        if not len(self.reservoir):  # given up after the last fit
             return
         room = max(1, self.capacity // self.fit_steps // world_size())
         if len(features) > room:
@@ -273,7 +273,16 @@ class Tokenizer(nn.Module):
         return (self.digest[0].long() * 256 + self.digest[1]) % 10_000
 
 
+def token_counts(tokens: Tensor, size: int, counted: Tensor | None = None) -> Tensor:
+    """How often each of `size` tokens stands in int64 [...], or where `counted` is true: [size].
+
+    Unlike `torch.bincount` it lets the host go on without waiting for a GPU.
+    """
+    ones = torch.ones_like(tokens) if counted is None else counted.long()
+    return tokens.new_zeros(size).scatter_add(0, tokens.flatten(), ones.flatten())
+
+
 def normalized_entropy(tokens: Tensor, size: int) -> Tensor:
     """Entropy of the tokens' frequencies over log `size`: 1 where all are equally frequent."""
-    share = torch.bincount(tokens.flatten(), minlength=size).float() / max(1, tokens.numel())
+    share = token_counts(tokens, size).float() / max(1, tokens.numel())
     return -(share * share.clamp_min(1e-12).log()).sum() / max(1e-12, torch.tensor(size).log())

@@ -21,7 +21,7 @@ from models.encoder import Encoder
 from models.instances import moments, near
 from models.losses import full_precision, info_nce_terms
 from models.method import Batch, Method, register, replace_frames
-from models.tokens import Tokenizer, normalized_entropy
+from models.tokens import Tokenizer, normalized_entropy, token_counts
 from models.transformer import Blocks, sincos, start, take
 
 PLACES_PER_SECOND = 10.0
@@ -221,7 +221,7 @@ class MaskedFrames(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         terms = functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
         copied = tokens.gather(1, neighbour) == tokens
-        counts = torch.bincount(tokens.flatten(), minlength=self.tokenizer.size)
+        counts = token_counts(tokens, self.tokenizer.size)
         loss = mean_over_ranks(terms.view_as(tokens), counted)
         return loss, {
             "token_loss": loss.detach(),

@@ -20,7 +20,7 @@ from models.encoder import Encoder
 from models.losses import full_precision
 from models.method import Batch, Method, register, replace_frames
 from models.patchify import cell_side, hide, learned_tile, patchify, unpatchify
-from models.tokens import Tokenizer, leaves, normalized_entropy
+from models.tokens import Tokenizer, leaves, normalized_entropy, token_counts
 
 
 class MaskedTokensConfig(MethodConfig):
@@ -145,7 +145,7 @@ class MaskedTokens(Method):
         features = self.encoder.features(hide(images, mask.unflatten(1, grid), self.tile))
         logits = self.head(features)
         terms = token_terms(logits, tokens)
-        counts = torch.bincount(tokens[selected], minlength=self.tokenizer.size)
+        counts = token_counts(tokens, self.tokenizer.size, selected)
         hit = (logits.argmax(dim=2) == tokens).float()
         loss = mean_over_ranks(terms, selected)
         return {

@@ -158,10 +158,14 @@ class DenseCPC(Method):
     def _origins(self, batch: Batch) -> Origins:
         """Of every predicted cell of this rank: [clips predicted g g]."""
         config = self.config
-        blocks = block_origins(batch, config)
-        late = blocks.block >= config.blocks - config.predicted
         cells = config.grid**2
-        kept = Origins(*(key[late].repeat_interleave(cells) for key in blocks))
+        late = slice(config.blocks - config.predicted, None)
+        kept = Origins(
+            *(
+                key.unflatten(0, (-1, config.blocks))[:, late].flatten().repeat_interleave(cells)
+                for key in block_origins(batch, config)
+            )
+        )
         cell = torch.arange(cells, device=kept.block.device)
         return kept._replace(cell=cell.repeat(len(kept.block) // cells))
 

@@ -103,7 +103,8 @@ class ShuffleAndLearn(Method):
         # ranks is the loss of the whole batch.
         loss = mean_over_ranks(terms * self.class_weight[label], counted)
         hit = (logits.argmax(dim=1) == label).float()
-        recalls = [hit[counted & (label == kind)].mean() for kind in (0, 1)]
+        kinds = [(counted & (label == kind)).float() for kind in (0, 1)]
+        recalls = [(hit * kind).sum() / kind.sum() for kind in kinds]
         return {
             "loss": loss,
             "accuracy": mean_over_ranks(hit, counted),
