@@ -5,6 +5,8 @@ RUN := $(VENV)/bin/python
 VIDEOS ?=
 VIEWS ?=
 OUT ?= demo
+# A test file to a process; each holds torch and, in some files, a Ray of its own: about 2 GB.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
 OPTIONS = $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(VIEWS),--views '$(VIEWS)')
 
 .PHONY: setup demo test test-all lint types lock clean
@@ -22,10 +24,10 @@ demo: setup
 	$(VENV)/bin/marey demo -o $(OUT) $(OPTIONS)
 
 test: setup
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
 test-all: setup
-	$(RUN) -m pytest -m ""
+	$(RUN) -m pytest $(PARALLEL) -m ""
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -235,15 +235,20 @@ def show(record: Record, step: int, method: Method, device: torch.device) -> Non
 
 
 def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
-    """Samples to one batch of tensors on the device; frames stay uint8 [B, F, H, W, 3]."""
+    """Samples to one batch of tensors on the device; frames stay uint8 [B, F, H, W, 3].
+
+    For a GPU they are stacked where it can read them by itself, while the host goes on.
+    """
     batch = {}
     for name in samples[0]:
         if name in ("sample", "refused"):
             continue
-        tensor = torch.from_numpy(np.stack([sample[name] for sample in samples]))
-        if device.type == "cuda":
-            tensor = tensor.pin_memory()
-        batch[name] = tensor.to(device, non_blocking=True)
+        columns = [np.asarray(sample[name]) for sample in samples]
+        kind = torch.from_numpy(np.empty(0, columns[0].dtype)).dtype
+        shape = (len(columns), *columns[0].shape)
+        stacked = torch.empty(shape, dtype=kind, pin_memory=device.type == "cuda")
+        np.stack(columns, out=stacked.numpy())
+        batch[name] = stacked.to(device, non_blocking=True)
     return batch
 
 

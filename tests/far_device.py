@@ -87,7 +87,6 @@ def _loaded(parameter: Tensor, saved: Tensor, assign: bool = False) -> Tensor:
 
 _OWN_WAYS = {
     Tensor.numpy: _numpy,
-    Tensor.pin_memory: lambda tensor: tensor,
     Tensor.module_load: _loaded,
     Tensor.__deepcopy__: _deep_copy,
     Tensor.__reduce_ex__: lambda tensor, version: near(tensor).__reduce_ex__(version),
@@ -108,8 +107,9 @@ class _Device(TorchFunctionMode):
         away = any(isinstance(t, Far) for t in tensors)
         if func in _MOVES:
             return self._moved(func, args, kwargs)
-        if func in _OWN_WAYS and (away or func is Tensor.pin_memory):
+        if func in _OWN_WAYS and away:
             return _OWN_WAYS[func](*args)
+        kwargs.pop("pin_memory", None)
         wanted = kwargs.get("device")
         if wanted is not None:
             kwargs["device"] = "cpu"

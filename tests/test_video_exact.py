@@ -14,7 +14,7 @@ from pipeline.video.av1 import packets_needed
 from pipeline.video.convert import Converter
 from pipeline.video.display import UPRIGHT, from_matrix
 from pipeline.video.geometry import plan_geometry
-from pipeline.video.source import open_video
+from pipeline.video.source import ANY_TAGS, open_video
 from pipeline.video.windows import scan_near
 from tests.videos import ODD_VIDEOS, encode_video, frame_number, make_odd, mutate, picture
 
@@ -26,7 +26,7 @@ def decode_everything(path: Path, stream: int = 0) -> tuple[list[av.VideoFrame],
     shown, so the k-th gets the k-th smallest time.
     """
     frames: list[av.VideoFrame] = []
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with av.open(str(path), **ANY_TAGS) as container:
         if not container.streams.video:
             return [], np.empty(0)
         video = container.streams.video[stream]

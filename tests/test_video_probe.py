@@ -13,6 +13,7 @@ from configs.errors import SettingError
 from pipeline.video import probe, read
 from pipeline.video.bitstream import restarts_at_once, scene_grid
 from pipeline.video.plan import Run, plan_runs
+from pipeline.video.source import ANY_TAGS
 from pipeline.video.timeline import MISSING, Timeline
 from tests.videos import encode_video, make_odd, picture
 
@@ -179,8 +180,9 @@ def test_real_videos_are_described(shared_data: Path) -> None:
 def test_tags_that_are_no_utf_8_do_not_make_a_video_unreadable(tmp_path: Path) -> None:
     path = encode_video(tmp_path / "a.avi", 12, codec="mpeg4", tags={"title": "Sommer#tag"})
     path.write_bytes(path.read_bytes().replace(b"Sommer#", b"S\xf6mmer\xe4"))
-    with pytest.raises(UnicodeDecodeError):
-        av.open(str(path))
+    if ANY_TAGS:
+        with pytest.raises(UnicodeDecodeError):
+            av.open(str(path))
     info = probe(str(path))
     assert (info.status, info.frames) == ("ok", 12)
     assert len(read(str(path), [0.0, 0.2], None)) == 2

@@ -25,6 +25,12 @@ MAX_PIXELS = 2**26
 IO_TIMEOUT_S = 60.0
 """Longest wait for one read of a local file. An object store's client has limits of its own."""
 
+ANY_TAGS: dict[str, Any] = (
+    {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
+"""So that tags in other alphabets than UTF-8, which nobody reads here, keep no file from opening;
+from PyAV 19 on they do not."""
+
 REORDERING_CODECS = "h264,hevc,mpeg4,mpeg2video,mpeg1video,vc1"
 """Decoders from whose headers libav's probing learns by how many frames the output lags."""
 
@@ -171,9 +177,7 @@ def _open_container(
         options["protocol_whitelist"] = "file"
     try:
         limit = IO_TIMEOUT_S if file is None else None
-        # tags are often in other alphabets than UTF-8, and nobody reads them here
-        container = av.open(target, options=options, timeout=limit, metadata_errors="ignore")
-        return cast(InputContainer, container)
+        return cast(InputContainer, av.open(target, options=options, timeout=limit, **ANY_TAGS))
     except (FFmpegError, OSError, ValueError, UnicodeError) as error:
         if file is not None and file.failure is not None:
             raise file.failure from error
