@@ -192,12 +192,27 @@ def test_groups_that_nobody_wants_are_skipped(tmp_path: Path) -> None:
     assert run.stats.packets == 2 + 2
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
+AGAIN: dict[str, dict] = {
+    "a.mp4": {},
+    "a.mkv": {},
+    "a.ts": {},
+    "a.avi": {"b_frames": 0},
+    "raw.h264": {},  # cannot seek
+    "program.mpg": {"codec": "mpeg2video", "size": (96, 64)},  # has other times after a seek
+    "negative.mkv": {  # a seek to its first packet lands behind it
+        "ticks": [-1000 + 40 * i for i in range(90)],
+        "time_base": Fraction(1, 1000),
+        "container_options": {"avoid_negative_ts": "disabled"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
 def test_packets_read_again_from_the_file_give_the_same_frames(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Streams too large for memory are demuxed a second time, with seeks."""
-    path = encode_video(tmp_path / f"a{suffix}", 90, gop=12, b_frames=0 if suffix == ".avi" else 2)
+    """Streams too large for memory are demuxed a second time, with seeks where they lead there."""
+    path = encode_video(tmp_path / name, 90, gop=12, **AGAIN[name])
     monkeypatch.setattr("pipeline.video.pyav_backend.KEEP_BYTES", 1)
     check_exact(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -12,7 +13,7 @@ from av.packet import Packet
 
 from pipeline.video import av1
 from pipeline.video.plan import Run
-from pipeline.video.source import VideoSource
+from pipeline.video.source import VideoSource, open_video
 from pipeline.video.stats import DecodeStats
 from pipeline.video.timeline import MISSING, Timeline
 
@@ -23,19 +24,22 @@ SEEK_MARGIN = 4096
 class PacketFeed:
     """Packets of one open stream by their place in its timeline.
 
+    stream: its number, as of `open_video`.
     kept: all of them, if they were few enough to stay in memory.
     """
 
     def __init__(
         self,
         source: VideoSource,
+        stream: int,
         timeline: Timeline,
         kept: Sequence[Packet] | None,
         deadline: float,
         stats: DecodeStats,
     ) -> None:
         self.timed_out = False
-        self._source, self._timeline, self._kept = source, timeline, kept
+        self._source, self._stream = source, stream
+        self._timeline, self._kept = timeline, kept
         self._deadline, self._stats = deadline, stats
         codec = source.stream.codec_context.codec.canonical_name
         self._names_references = codec == "av1" and not timeline.by_order
@@ -65,38 +69,66 @@ class PacketFeed:
                 yield position, self._kept[position]
 
     def _demux(self, run: Run) -> Iterator[tuple[int, Packet]]:
-        """Packets of a run from the file, found again by their times."""
-        timeline, container, stream = self._timeline, self._source.container, self._source.stream
-        times = timeline.dts if timeline.dts[run.start] != MISSING else timeline.pts
-        target = int(times[run.start])
-        if run.start == 0 or target == MISSING:
-            position = 0
-            container.seek(_first_tick(timeline), stream=stream, backward=True, any_frame=False)
-        else:
-            container.seek(target, stream=stream, backward=True)
-            position = -1
-        found = {
-            (int(timeline.pts[i]), int(timeline.dts[i])): i
-            for i in range(max(0, run.start - SEEK_MARGIN), run.stop)
-        }
+        """Packets of a run from the file once more, with the times that the timeline has."""
+        timeline = self._timeline
         try:
-            for packet in container.demux(stream):
-                if packet.size == 0 or self.late():
+            for position, packet in self._numbered(run):
+                if position >= run.stop or self.late():
                     return
-                key = (
-                    MISSING if packet.pts is None else packet.pts,
-                    MISSING if packet.dts is None else packet.dts,
-                )
-                position = found.get(key, position + 1 if position >= 0 else -1)
-                if position >= run.stop:
+                if packet.size != timeline.size[position]:  # not the file that was scanned
+                    self._stats.damaged += 1
                     return
                 if position >= run.start:
+                    pts = int(timeline.pts[position])
+                    packet.pts = None if pts == MISSING else pts
                     yield position, packet
         except (FFmpegError, OSError):
             self._stats.damaged += 1
         self._source.check()
 
+    def _numbered(self, run: Run) -> Iterator[tuple[int, Packet]]:
+        """(position, packet) from the run's start, or from before it, to the file's end.
 
-def _first_tick(timeline: Timeline) -> int:
-    known = timeline.dts[timeline.dts != MISSING]
-    return int(known[0]) if len(known) else 0
+        Where seeks do not lead to a packet that is known, the file is read from its first one.
+        """
+        source = self._source
+        for tick in self._keyframe_ticks(run):
+            source.container.seek(tick, stream=source.stream, backward=True)
+            packets = (packet for packet in source.container.demux(source.stream) if packet.size)
+            landed = self._first_known(packets, run)
+            if landed is not None:
+                yield landed
+                yield from enumerate(packets, landed[0] + 1)
+                return
+        with open_video(source.uri, self._stream, quick=True) as again:
+            yield from enumerate(p for p in again.container.demux(again.stream) if p.size)
+            again.check()
+
+    def _keyframe_ticks(self, run: Run) -> Iterator[int]:
+        """Where to seek for a run: to its keyframe, and if that is missed, to the one before."""
+        timeline = self._timeline
+        if timeline.by_order:
+            return
+        for position in np.flatnonzero(timeline.key[: run.start + 1])[:-3:-1]:
+            dts = timeline.dts[position]
+            yield int(timeline.pts[position] if dts == MISSING else dts)
+
+    def _first_known(self, packets: Iterator[Packet], run: Run) -> tuple[int, Packet] | None:
+        """The first keyframe after a seek that the timeline has at the run's start or before it.
+
+        Told by time and size: of the first packets after a seek in a program stream (`.mpg`) the
+        demuxer gives other times than in a read from the start, those of other packets even.
+        """
+        timeline = self._timeline
+        known = {
+            (int(timeline.pts[n]), int(timeline.size[n])): n
+            for n in range(max(0, run.start - SEEK_MARGIN), run.start + 1)
+        }
+        for packet in itertools.islice(packets, SEEK_MARGIN):
+            if packet.is_keyframe and packet.pts is not None:
+                position = known.get((packet.pts, packet.size))
+                if position is not None:
+                    return position, packet
+            if packet.dts is not None and packet.dts > timeline.pts[run.start]:
+                return None
+        return None

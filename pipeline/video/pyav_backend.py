@@ -69,7 +69,7 @@ class PyavDecoder:
         self.stats = stats
         self.stats.damaged += len(self.timeline.damaged)
         self.damaged: set[int] = set()
-        self._feed = PacketFeed(self.source, self.timeline, kept, deadline, stats)
+        self._feed = PacketFeed(self.source, stream, self.timeline, kept, deadline, stats)
         context = self.source.stream.codec_context
         self._skips = context.name in SKIPPING_CODECS and not self.timeline.by_order
         self._uri, self._stream, self._threads = uri, stream, threads
