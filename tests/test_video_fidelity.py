@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.video import probe, read
+from pipeline.video import FrameRequest, probe, read, read_plan
 from pipeline.video.color import rgb_matrix
 from tests.videos import encode_video
 
@@ -165,6 +165,27 @@ def test_a_plain_colour_comes_back(colour: tuple[int, ...], options: dict, tmp_p
     for size in (None, 24, 96):
         seen = read(str(path), [0.0], size).mean(axis=(0, 1, 2))
         np.testing.assert_allclose(seen, colour, atol=4)
+
+
+def grey_with_matrix(path: Path, matrix: str) -> Path:
+    """A grey video that names a matrix; grey is the same in all of them."""
+    grey = np.full((48, 64, 3), 128, dtype=np.uint8)
+    options = {"x264-params": f"colormatrix={matrix}"}
+    return encode_video(path, 2, draw=lambda _: grey, options=options)
+
+
+def test_a_matrix_that_libswscale_refuses_is_ours_to_apply(tmp_path: Path) -> None:
+    path = grey_with_matrix(tmp_path / "c.mkv", "bt2020c")
+    for size, crop in ((None, None), (24, None), (24, (0.0, 0.0, 0.5, 0.5))):
+        assert np.abs(read(str(path), [0.0], size, crop=crop).astype(int) - 128).max() <= 2
+
+
+def test_a_matrix_that_nobody_can_apply_is_a_reason_and_no_exception(tmp_path: Path) -> None:
+    path = grey_with_matrix(tmp_path / "c.mkv", "ICtCp")
+    run = read_plan(str(path), [FrameRequest("a", [0.0])], 24)
+    assert list(run) == []
+    assert run.failures == {"a": "unreadable"}
+    assert "matrix 14" in (run.error or "")
 
 
 def woven(upper: int, lower: int) -> np.ndarray:

@@ -27,7 +27,10 @@ def is_full_range(frame: VideoFrame) -> bool:
 
 
 def has_matrix(frame: VideoFrame) -> bool:
-    """Whether `rgb_matrix` covers the frame; others (YCgCo, XYZ, RGB, palettes) need libswscale."""
+    """Whether `rgb_matrix` covers the frame; others (RGB, XYZ, palettes) need libswscale.
+
+    It refuses most other matrices (YCgCo, ICtCp, those derived from primaries).
+    """
     known = frame.colorspace in _KR_KB or frame.colorspace in (UNSPECIFIED, 3)
     return known and frame.format.name.startswith(("yuv", "nv", "p0", "gray"))
 

@@ -17,13 +17,15 @@ import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from pipeline.video import color
 from pipeline.video.geometry import Geometry
 
 _SHRINK = Interpolation.AREA
 _GROW = Interpolation.BICUBIC
+_ANY_MATRIX = Colorspace.ITU601
+"""The planes stay YUV, so their matrix does not matter; libswscale refuses many by their names."""
 
 
 class Converter:
@@ -36,7 +38,10 @@ class Converter:
         self._packed = (np.empty((0, 0, 3), np.uint8), np.empty((0, 0, 3), np.uint8))
 
     def into(self, frame: VideoFrame, geometry: Geometry, out: np.ndarray) -> None:
-        """Write `frame` into `out`, uint8 [out_height, out_width, 3] RGB, displayed upright."""
+        """Write `frame` into `out`, uint8 [out_height, out_width, 3] RGB, displayed upright.
+
+        Raises FFmpegError for a matrix or format that neither we nor libswscale can turn into RGB.
+        """
         height, width = geometry.coded_out
         field = frame.interlaced_frame and height < geometry.height
         if field or (geometry.height, geometry.width) != (frame.height, frame.width):
@@ -59,6 +64,8 @@ class Converter:
             height,
             "yuv444p",
             interpolation=_SHRINK if shrink else _GROW,
+            src_colorspace=_ANY_MATRIX,
+            dst_colorspace=_ANY_MATRIX,
             src_color_range=level,
             dst_color_range=level,
             threads=1,
@@ -90,7 +97,12 @@ def _part(frame: VideoFrame, geometry: Geometry, every: int) -> VideoFrame:
     """
     components = frame.format.components
     if len({part.plane for part in components}) < len(components) or frame.format.has_palette:
-        frame = frame.reformat(format="gbrp" if frame.format.is_rgb else "yuv444p", threads=1)
+        frame = frame.reformat(
+            format="gbrp" if frame.format.is_rgb else "yuv444p",
+            src_colorspace=_ANY_MATRIX,
+            dst_colorspace=_ANY_MATRIX,
+            threads=1,
+        )
         components = frame.format.components
     part = VideoFrame(geometry.width, -(-geometry.height // every), frame.format.name)
     depth = 2 if components[0].bits > 8 else 1

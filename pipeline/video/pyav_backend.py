@@ -18,6 +18,7 @@ from pipeline.video.display import UPRIGHT, Orientation, from_matrix
 from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
 from pipeline.video.packets import PacketFeed
 from pipeline.video.plan import Box, Run, plan_runs
+from pipeline.video.reasons import UNREADABLE, VideoError
 from pipeline.video.source import MAX_PIXELS, VideoSource, open_video
 from pipeline.video.stats import DecodeStats
 from pipeline.video.timeline import KEEP_BYTES, scan
@@ -100,7 +101,14 @@ class PyavDecoder:
     def convert(
         self, picture: VideoFrame, size: Size, fit: Fit, crop: Box | None, out: np.ndarray
     ) -> None:
-        self._converter.into(picture, self._geometry(picture, size, fit, crop), out)
+        try:
+            self._converter.into(picture, self._geometry(picture, size, fit, crop), out)
+        except FFmpegError as error:
+            raise VideoError(
+                f"{self._uri}: its colours cannot be turned into RGB (format "
+                f"{picture.format.name}, matrix {picture.colorspace}: {error.strerror})",
+                UNREADABLE,
+            ) from error
 
     def _geometry(self, frame: VideoFrame, size: Size, fit: Fit, crop: Box | None) -> Geometry:
         """Geometry for this picture; one that changes size in mid-stream keeps the output's."""
