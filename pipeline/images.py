@@ -163,7 +163,10 @@ def decode_image(encoded: bytes, shape: tuple[int, int]) -> np.ndarray:
     Raises ValueError, saying why, for what is no image or is too large.
     """
     with_orientation = cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), with_orientation)
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), with_orientation)
+    except cv2.error as error:  # nothing at all, or more pixels than OpenCV's own bound
+        raise ValueError(f"not an image that OpenCV reads: {error.err}") from error
     if image is None:
         raise ValueError("not an image")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:

@@ -1,6 +1,8 @@
 """Images in Parquet tables: every row is found, in little memory, however the file is cut."""
 
 import pickle
+import struct
+import zlib
 from collections import Counter
 
 import cv2
@@ -121,3 +123,34 @@ def test_one_row_group_may_exceed_two_gib(tmp_path):
     assert pq.ParquetFile(path).num_row_groups == 1
     table = ImageTable(str(path))
     assert [table.encoded(n)[0] for n in range(8)] == list(range(8))
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG whose header, checksum and all, names another size than its picture has."""
+    content = bytearray(cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no picture", claiming(200_000, 200_000)],
+    ids=["empty", "no_picture", "huge"],
+)
+def test_files_that_are_no_image_are_refused_and_the_others_are_read(content, tmp_path):
+    good = cv2.imencode(".png", np.eye(8, dtype=np.uint8) * 200)[1].tobytes()
+    (tmp_path / "a.png").write_bytes(good)
+    (tmp_path / "b.png").write_bytes(content)
+    source = open_source(str(tmp_path))
+    stage = DecodeStage(
+        make_plan(source, FramesSampling(), seed=0, epochs=1),
+        source,
+        DataConfig(decode_size=32),
+        Position(),
+    )
+    refused = [
+        why for unit in stage.plan.units() for rows in stage(unit) for why in rows["refused"]
+    ]
+    assert sum(why == "" for why in refused) == 1
+    assert sum("b.png: " in why for why in refused) == 1
