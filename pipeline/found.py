@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from configs.errors import InputError, UsageError
-from pipeline.index import relative_name
+from pipeline.index import as_utf8, relative_name
 from pipeline.storage import is_remote, join, local_path
 
 SUFFIXES = frozenset(
@@ -83,10 +83,11 @@ def _find_local(source: str) -> Iterator[Found]:
     else:
         raise InputError(f"no such file or folder: {source}")
     for file in paths:
+        name = as_utf8(relative_name(file, root))
         if file.is_file():
-            yield Found(relative_name(file, root), str(file.absolute()), file.stat().st_size)
+            yield Found(name, str(file.absolute()), file.stat().st_size)
         elif file.is_symlink() and not file.exists():  # to nothing: a row that says so
-            yield Found(relative_name(file, root), str(file.absolute()), 0)
+            yield Found(name, str(file.absolute()), 0)
 
 
 def _find_remote(source: str) -> Iterator[Found]:

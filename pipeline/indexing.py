@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.found import Found, Placement, find_videos, group_views
-from pipeline.index import SCHEMA
+from pipeline.index import SCHEMA, as_utf8
 from pipeline.storage import Folder, split
 from pipeline.video import VideoInfo, probe
 from pipeline.video.probe import Motion
@@ -81,6 +81,7 @@ class Corpus:
             where = Placement(name, "0", home.label) if stream else home
             named = {"video_id": name, "stream": stream}
             values = {**asdict(info), **asdict(where), **asdict(file), **named}
+            values |= {"uri": as_utf8(file.uri), "error": info.error and as_utf8(info.error)}
             rows.append({column: values[column] for column in SCHEMA.names})
         return rows
 

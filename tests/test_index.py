@@ -1,6 +1,7 @@
 """Indexing: every file a row, ids that travel, views grouped, faults named."""
 
 import multiprocessing
+import os
 
 import av
 import numpy as np
@@ -50,6 +51,16 @@ def test_a_link_to_nothing_is_a_row_that_says_so(folder):
     row = rows(make_index([str(folder)]))["b.mp4"]
     assert row["status"] == "unreadable"
     assert row["error"].endswith("no such file")
+
+
+def test_a_file_whose_name_is_no_utf_8_is_a_row_that_says_so(tmp_path):
+    encode_video(tmp_path / "good.mp4", 2)
+    os.rename(tmp_path / "good.mp4", os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    encode_video(tmp_path / "good.mp4", 2)
+    got = rows(make_index([str(tmp_path)]))
+    assert got["good.mp4"]["status"] == "ok"
+    assert got["caf\\xe9.mp4"]["status"] == "unreadable"
+    assert "its name is no UTF-8" in got["caf\\xe9.mp4"]["error"]
 
 
 def test_every_video_stream_is_a_row_and_the_first_keeps_the_files_name(tmp_path):

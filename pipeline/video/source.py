@@ -167,6 +167,10 @@ def _open_container(
         options |= {"skip_frame": "all", "codec_whitelist": REORDERING_CODECS}
     if file is None:
         path = Path(local_path(uri))
+        if any(
+            "\udc80" <= letter <= "\udcff" for letter in uri
+        ):  # bytes that Python could not decode
+            raise InputError(f"{uri}: its name is no UTF-8; rename it to have it read")
         if path.is_dir():
             raise InputError(f"{uri}: is a folder, a video file was expected")
         if not path.exists():
