@@ -15,7 +15,7 @@ from pipeline.video.bitstream import restarts_at_once, scene_grid
 from pipeline.video.plan import Run, plan_runs
 from pipeline.video.source import ANY_TAGS
 from pipeline.video.timeline import MISSING, Timeline
-from tests.videos import encode_video, make_odd, picture
+from tests.videos import cut_short, encode_video, make_odd, picture
 
 
 def test_an_ordinary_video_is_described(tmp_path: Path) -> None:
@@ -175,6 +175,26 @@ def test_real_videos_are_described(shared_data: Path) -> None:
     assert infos["video_180.mov"].rotation == 180
     assert all(infos[n].frames > 0 for n in infos if n.endswith(".mkv"))
     assert probe(str(folder / "nasa_13013.mp4"), stream=1).width == 480
+
+
+@pytest.mark.parametrize("name", ["edits.mp4", "dropped.avi"])
+def test_frames_that_a_header_counts_and_nobody_shows_are_no_damage(
+    name: str, tmp_path: Path
+) -> None:
+    """An edit list may leave groups out; AVI counts frames that a camera dropped."""
+    start = -50 if name == "edits.mp4" else 0
+    path = encode_video(
+        tmp_path / name,
+        90,
+        codec="mpeg4",
+        b_frames=0,
+        ticks=[start + n + n // 9 for n in range(90)],
+        container_options={"avoid_negative_ts": "disabled", "movflags": "faststart"},
+    )
+    info = probe(str(path))
+    assert (info.status, info.error) == ("ok", None)
+    info = probe(str(cut_short(path, tmp_path / f"short_{name}")))
+    assert info.status != "ok"
 
 
 def test_tags_that_are_no_utf_8_do_not_make_a_video_unreadable(tmp_path: Path) -> None:

@@ -76,8 +76,9 @@ def probe(
 
     def look() -> VideoInfo:
         with open_video(uri, stream) as source:
+            announced = _announced_packets(source)
             timeline, _ = scan(source, deadline=deadline_after(limit))
-            return _describe(source, timeline, motion, stream)
+            return _describe(source, timeline, announced, motion, stream)
 
     try:
         return isolate.within(limit + isolate.GRACE_S, look, uri)
@@ -85,13 +86,15 @@ def probe(
         return VideoInfo(status="unreadable", error=str(error))
 
 
-def _describe(source: VideoSource, timeline: Timeline, motion: Motion, stream: int) -> VideoInfo:
+def _describe(
+    source: VideoSource, timeline: Timeline, announced: int, motion: Motion, stream: int
+) -> VideoInfo:
     if timeline.num_frames == 0:
         return VideoInfo(status="unreadable", error=f"{source.uri}: none of its packets is shown")
     context = source.stream.codec_context
     orientation = source.container_orientation()
     height, width = orientation.displayed(context.height, context.width)
-    error = _damage(source, timeline)
+    error = _damage(source, timeline, announced)
     profile, rate = np.empty(0), 0.0
     if motion == "packets":
         profile, rate = packet_motion(timeline, width * height, context.codec.canonical_name)
@@ -121,7 +124,18 @@ def _describe(source: VideoSource, timeline: Timeline, motion: Motion, stream: i
     )
 
 
-def _damage(source: VideoSource, timeline: Timeline) -> str | None:
+def _announced_packets(source: VideoSource) -> int:
+    """How many packets the file says it has; 0 if it does not say.
+
+    To be asked before they are read: libav drops those from its list that are not there. The
+    header's count is taken only where there is no list: it also holds frames that an edit list
+    leaves out, and in AVI those that were dropped while recording.
+    """
+    listed = len(source.stream.index_entries)
+    return listed if listed > 1 else source.stream.frames
+
+
+def _damage(source: VideoSource, timeline: Timeline, announced: int) -> str | None:
     """What the demuxer found wrong, in words; None if nothing."""
     if timeline.error:
         return f"{source.uri}: {timeline.error}"
@@ -129,10 +143,9 @@ def _damage(source: VideoSource, timeline: Timeline) -> str | None:
         return f"{source.uri}: {len(timeline.damaged)} of {len(timeline.pts)} packets are damaged"
     if not timeline.key.any():
         return f"{source.uri}: has no keyframe"
-    announced = source.stream.frames
     if announced > len(timeline.pts):
         return (
-            f"{source.uri}: its header announces {announced} frames, "
+            f"{source.uri}: it announces {announced} frames, "
             f"{len(timeline.pts)} are in the file (cut short?)"
         )
     return None
