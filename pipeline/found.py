@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def find_videos(sources: Iterable[str]) -> list[Found]:
 def _find_local(source: str) -> Iterator[Found]:
     path = local_path(source)
     if path.is_dir():
-        root, paths = path, (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        root, paths = path, _videos_below(path)
     elif path.exists():
         root, paths = path.parent, iter([path])
     elif glob.has_magic(str(path)):
@@ -84,10 +85,33 @@ def _find_local(source: str) -> Iterator[Found]:
         raise InputError(f"no such file or folder: {source}")
     for file in paths:
         name = as_utf8(relative_name(file, root))
-        if file.is_file():
+        if os.path.isfile(file):
             yield Found(name, str(file.absolute()), file.stat().st_size)
-        elif file.is_symlink() and not file.exists():  # to nothing: a row that says so
+        elif not os.access(file, os.R_OK):  # a link to nothing, a closed folder: a row that says so
             yield Found(name, str(file.absolute()), 0)
+
+
+def _videos_below(root: Path) -> Iterator[Path]:
+    """Video files of a folder, to any depth, also behind links to folders; each folder once.
+
+    Links are followed last, so that a file keeps its name when a link to its folder appears.
+    Folders that may not be listed come out themselves.
+    """
+    seen: set[str] = set()
+    starts = [str(root)]
+    while starts:
+        links: list[str] = []
+        closed: list[OSError] = []
+        for start in starts:
+            for folder, inner, files in os.walk(start, onerror=closed.append):
+                if (real := os.path.realpath(folder)) in seen:
+                    inner.clear()
+                    continue
+                seen.add(real)
+                links += [link for n in inner if os.path.islink(link := os.path.join(folder, n))]
+                yield from (Path(folder, n) for n in files if Path(n).suffix.lower() in SUFFIXES)
+        yield from (Path(error.filename) for error in closed)
+        starts = sorted(links)
 
 
 def _find_remote(source: str) -> Iterator[Found]:

@@ -53,6 +53,31 @@ def test_a_link_to_nothing_is_a_row_that_says_so(folder):
     assert row["error"].endswith("no such file")
 
 
+def test_linked_folders_are_searched_once_and_loops_end(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    encode_video(elsewhere / "c.mp4", 2)
+    (folder / "0").symlink_to(folder / "sub")  # sub/b.mkv keeps its name
+    (folder / "far").symlink_to(elsewhere)
+    (elsewhere / "loop").symlink_to(folder)
+    found = [file.video_id for file in find_videos([str(folder)])]
+    assert found == ["a.mp4", "empty.mov", "far/c.mp4", "sub/b.mkv", "text.mp4"]
+
+
+def test_a_folder_that_may_not_be_listed_is_a_row_that_says_so(folder, monkeypatch):
+    access, scandir = os.access, os.scandir
+
+    def refuse(path):  # as for everyone but root, who may list all
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "access", lambda p, m: not str(p).endswith("sub") and access(p, m))
+    row = rows(make_index([str(folder)]))["sub"]
+    assert row["status"] == "unreadable"
+    assert row["error"].endswith("sub: is a folder, may not be listed")
+
+
 def test_a_file_whose_name_is_no_utf_8_is_a_row_that_says_so(tmp_path):
     encode_video(tmp_path / "good.mp4", 2)
     os.rename(tmp_path / "good.mp4", os.fsencode(tmp_path) + b"/caf\xe9.mp4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from fractions import Fraction
@@ -171,11 +172,13 @@ def _open_container(
             "\udc80" <= letter <= "\udcff" for letter in uri
         ):  # bytes that Python could not decode
             raise InputError(f"{uri}: its name is no UTF-8; rename it to have it read")
-        if path.is_dir():
-            raise InputError(f"{uri}: is a folder, a video file was expected")
-        if not path.exists():
+        if os.path.isdir(path):
+            closed = not os.access(path, os.R_OK | os.X_OK)
+            said = "may not be listed" if closed else "a video file was expected"
+            raise InputError(f"{uri}: is a folder, {said}")
+        if not os.path.exists(path):
             raise InputError(f"{uri}: no such file")
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(f"{uri}: is a device or a pipe, a video file was expected")
         target = f"file:{path}"  # so that a name such as `http:x` stays a name
         options["protocol_whitelist"] = "file"
