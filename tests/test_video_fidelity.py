@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,6 +12,9 @@ import pytest
 
 from pipeline.video import FrameRequest, probe, read, read_plan
 from pipeline.video.color import rgb_matrix
+from pipeline.video.convert import Converter
+from pipeline.video.display import UPRIGHT
+from pipeline.video.geometry import plan_geometry
 from tests.videos import encode_video
 
 LEFT_SITED, CENTRED = 0.0, 0.5
@@ -165,6 +169,20 @@ def test_a_plain_colour_comes_back(colour: tuple[int, ...], options: dict, tmp_p
     for size in (None, 24, 96):
         seen = read(str(path), [0.0], size).mean(axis=(0, 1, 2))
         np.testing.assert_allclose(seen, colour, atol=4)
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray", "gray16le", "grayf32le", "ya8", "monob"])
+def test_a_part_of_a_picture_is_that_part_at_every_depth(pix_fmt: str) -> None:
+    ramp = np.repeat(np.arange(0, 256, 4, dtype=np.uint8)[None], 48, axis=0)
+    for full_range in (0, 2):
+        frame = av.VideoFrame.from_ndarray(ramp, format="gray").reformat(format=pix_fmt)
+        frame.color_range = full_range
+        whole, part = np.empty((48, 64, 3), np.uint8), np.empty((24, 16, 3), np.uint8)
+        for out, box in ((whole, None), (part, (0.5, 0.25, 0.25, 0.5))):
+            geometry = plan_geometry(64, 48, Fraction(1), UPRIGHT, None, box=box)
+            Converter().into(frame, geometry, out)
+        difference = np.abs(part.astype(int) - whole[12:36, 32:48])
+        assert difference.mean() < 3
 
 
 def grey_with_matrix(path: Path, matrix: str) -> Path:

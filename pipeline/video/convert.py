@@ -96,7 +96,8 @@ def _part(frame: VideoFrame, geometry: Geometry, every: int) -> VideoFrame:
     every: 2 takes the upper field alone, each second row of all planes.
     """
     components = frame.format.components
-    if len({part.plane for part in components}) < len(components) or frame.format.has_palette:
+    packed = len({part.plane for part in components}) < len(components) or components[0].bits < 8
+    if packed or frame.format.has_palette:
         frame = frame.reformat(
             format="gbrp" if frame.format.is_rgb else "yuv444p",
             src_colorspace=_ANY_MATRIX,
@@ -105,7 +106,7 @@ def _part(frame: VideoFrame, geometry: Geometry, every: int) -> VideoFrame:
         )
         components = frame.format.components
     part = VideoFrame(geometry.width, -(-geometry.height // every), frame.format.name)
-    depth = 2 if components[0].bits > 8 else 1
+    depth = -(-components[0].bits // 8)
     for source, target in zip(frame.planes, part.planes, strict=True):
         across = -(-frame.width // source.width)
         top = geometry.top // -(-frame.height // source.height)
