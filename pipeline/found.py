@@ -51,9 +51,10 @@ def find_videos(sources: Iterable[str]) -> list[Found]:
     """All videos of folders (searched to any depth), files, globs and URIs, by name.
 
     A video's id is its path within its source. Raises InputError when a source does not exist or
-    holds no video, and when two sources give two files one id.
+    holds no video, and when two sources give two files one id or one file two.
     """
     found: dict[str, Found] = {}
+    names: dict[str, str] = {}
     for source in sources:
         files = list(_find_remote(source) if is_remote(source) else _find_local(source))
         if not files:
@@ -66,6 +67,12 @@ def find_videos(sources: Iterable[str]) -> list[Found]:
                 raise InputError(
                     f"two files would be called {file.video_id!r}: {other.uri} and {file.uri}; "
                     "index their common parent folder instead"
+                )
+            name = names.setdefault(file.uri, file.video_id)
+            if name != file.video_id:
+                raise InputError(
+                    f"{file.uri} is in two of the sources, as {name!r} and {file.video_id!r}; "
+                    "leave one of them out"
                 )
     return [found[name] for name in sorted(found)]
 

@@ -199,6 +199,12 @@ def test_two_sources_may_not_give_one_id(folder, tmp_path_factory):
         find_videos([str(folder), str(other)])
 
 
+def test_two_sources_may_not_give_one_file_two_ids(folder):
+    with pytest.raises(InputError, match=r"in two of the sources, as 'sub/b\.mkv' and 'b\.mkv'"):
+        find_videos([str(folder), str(folder / "sub")])
+    assert len(find_videos([str(folder), str(folder / "a.mp4")])) == 4
+
+
 def test_views_are_grouped_by_named_groups():
     names = ["day/seq1_view0.mp4", "day/seq1_view1.mp4", "night/seq1_view0.mp4", "lone.mp4"]
     placed = group_views(names, r"(?P<event>seq\d+)_view(?P<view>\d)")
