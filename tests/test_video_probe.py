@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from configs.errors import SettingError
-from pipeline.video import probe, read
+from pipeline.video import display, probe, read
 from pipeline.video.bitstream import restarts_at_once, scene_grid
 from pipeline.video.plan import Run, plan_runs
-from pipeline.video.source import ANY_TAGS
+from pipeline.video.source import ANY_TAGS, open_video
 from pipeline.video.timeline import MISSING, Timeline
 from tests.videos import cut_short, encode_video, make_odd, picture
 
@@ -175,6 +175,20 @@ def test_real_videos_are_described(shared_data: Path) -> None:
     assert infos["video_180.mov"].rotation == 180
     assert all(infos[n].frames > 0 for n in infos if n.endswith(".mkv"))
     assert probe(str(folder / "nasa_13013.mp4"), stream=1).width == 480
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_container_s_rotation_is_that_of_its_frames(
+    suffix: str, turn: int, tmp_path: Path
+) -> None:
+    path = encode_video(tmp_path / f"a{suffix}", 2, rotation=turn)
+    info = probe(str(path))
+    assert info.rotation == turn
+    assert read(str(path), [0.0]).shape[1:3] == (info.height, info.width)
+    short = cut_short(path, tmp_path / f"b{suffix}", 0.05)
+    with open_video(str(path)) as source, short.open("rb") as file:
+        assert display.from_matroska(file, source.stream.index) == display.UPRIGHT
 
 
 @pytest.mark.parametrize("name", ["edits.mp4", "dropped.avi"])

@@ -7,6 +7,7 @@ write the matrix; players obey it; a reader that does not delivers people lying 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -115,3 +116,52 @@ def _boxes(file: BinaryIO, start: int, stop: int):
             return
         yield kind, start + header, min(start + size, stop)
         start += size
+
+
+_TRACK_ENTRY = 0xAE
+_PATH_TO_ROLL = (0x18538067, 0x1654AE6B, _TRACK_ENTRY, 0xE0, 0x7670, 0x7675)
+"""EBML ids: Segment, Tracks, TrackEntry, Video, Projection, ProjectionPoseRoll."""
+_QUARTERS = (
+    UPRIGHT,
+    Orientation(True, False, True),
+    Orientation(False, True, True),
+    Orientation(True, True, False),
+)
+
+
+def from_matroska(file: BinaryIO, track: int) -> Orientation:
+    """Orientation of one track of a Matroska or WebM file: its `ProjectionPoseRoll` (RFC 9559).
+
+    track: counts all tracks from 0. Reads element headers only. A file without that element, or
+    one cut short, is upright. A mirror (a yaw of half a turn) is left to the frames to tell.
+    """
+    try:
+        file.seek(0, 2)
+        start, stop = 0, file.tell()
+        for wanted in _PATH_TO_ROLL:
+            place = track if wanted == _TRACK_ENTRY else 0
+            start, stop = list(_elements(file, start, stop, wanted, place + 1))[place]
+        file.seek(start)
+        (roll,) = struct.unpack(">d" if stop - start == 8 else ">f", file.read(stop - start))
+    except (OSError, ValueError, IndexError, struct.error):
+        return UPRIGHT
+    return _QUARTERS[round(roll / 90) % 4]  # counter-clockwise
+
+
+def _elements(
+    file: BinaryIO, start: int, stop: int, wanted: int, count: int
+) -> Iterator[tuple[int, int]]:
+    """(start, end) of the content of the first `count` EBML elements `wanted` in [start, stop)."""
+    while start < stop and count:
+        file.seek(start)
+        head = file.read(12)
+        width = 9 - head[0].bit_length()
+        length = 9 - head[width].bit_length()
+        unknown = (1 << 7 * length) - 1
+        size = int.from_bytes(head[width : width + length], "big") & unknown
+        start += width + length
+        end = stop if size == unknown else min(start + size, stop)
+        if int.from_bytes(head[:width], "big") == wanted:
+            count -= 1
+            yield start, end
+        start = end

@@ -67,13 +67,22 @@ class VideoSource:
         return len(_video_streams(self.container))
 
     def container_orientation(self) -> display.Orientation:
-        """Orientation from MP4 and MOV headers, without decoding; upright for other formats."""
-        if "mov" not in self.container.format.name:
-            return display.UPRIGHT
+        """Orientation from the headers of MP4, MOV, Matroska and WebM, without decoding.
+
+        Upright for other formats.
+        """
         if self.file is not None:
-            return display.from_mp4(cast(BinaryIO, self.file), self.stream.id)
+            return self._orientation_in(cast(BinaryIO, self.file))
         with open(local_path(self.uri), "rb") as file:
+            return self._orientation_in(file)
+
+    def _orientation_in(self, file: BinaryIO) -> display.Orientation:
+        name = self.container.format.name
+        if "mov" in name:
             return display.from_mp4(file, self.stream.id)
+        if "matroska" in name:
+            return display.from_matroska(file, self.stream.index)
+        return display.UPRIGHT
 
     def check(self) -> None:
         """Raise the VideoError (`io_error`) that a read of a remote file ended with, if any."""
