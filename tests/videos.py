@@ -148,6 +148,12 @@ def cut_short(path: Path, out: Path, keep: float = 0.6) -> Path:
     return out
 
 
+def without_key_table(path: Path, out: Path) -> Path:
+    """A copy of an MP4 file that does not say which packets are keyframes."""
+    out.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+    return out
+
+
 def overwrite_packet(path: Path, out: Path, number: int) -> Path:
     """A copy of an MP4 file in which all but the head of one packet, in decode order, is 0xff.
 
@@ -285,6 +291,9 @@ ODD_VIDEOS: dict[str, Callable[[Path], Path]] = {
     ),
     "mpeg4": lambda d: encode_video(d / "mpeg4.avi", 40, codec="mpeg4"),
     "mpeg4_mp4": lambda d: encode_video(d / "mpeg4_mp4.mp4", 40, codec="mpeg4"),
+    "mpeg4_no_key_table": lambda d: without_key_table(
+        encode_video(d / "whole.mp4", 40, codec="mpeg4"), d / "mpeg4_no_key_table.mp4"
+    ),
     "mpeg2": lambda d: encode_video(d / "mpeg2.mpg", 40, codec="mpeg2video"),
     "mjpeg": lambda d: encode_video(d / "mjpeg.avi", 12, codec="mjpeg", pix_fmt="yuvj420p"),
     "ffv1": lambda d: encode_video(d / "ffv1.mkv", 12, codec="ffv1"),

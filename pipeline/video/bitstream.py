@@ -51,6 +51,16 @@ def nothing_refers_to(packet: bytes, codec: str, extradata: bytes) -> bool:
     return False
 
 
+def is_intra_mpeg4(packet: bytes) -> bool:
+    """Whether an MPEG-4 packet begins with a picture that refers to no other (14496-2, 6.2.5).
+
+    An MP4 without a table of its keyframes calls each packet one, and the decoder paints over what
+    is missing without a word.
+    """
+    at = packet.find(b"\0\0\1\xb6")
+    return not 0 <= at < len(packet) - 4 or packet[at + 4] >> 6 == 0
+
+
 def hides_frame_vp8(packet: bytes) -> bool:
     """Whether a VP8 packet is an alternate reference that is never shown (RFC 6386, 9.1)."""
     return not packet[0] >> 4 & 1

@@ -125,6 +125,7 @@ class PacketLog:
         self._latest = MISSING
         self._most_back = math.ceil(RESTART_S / float(source.time_base))
         self._h264 = context.name == "h264"
+        self._mpeg4 = context.name == "mpeg4"
         self._vp8 = context.name in ("vp8", "libvpx")
         self._extradata = context.extradata or b""
 
@@ -142,6 +143,8 @@ class PacketLog:
             self.damaged.append(len(self.records))
         if key and self._h264:
             key = bitstream.restarts_at_once(bytes(packet), self._extradata)
+        elif key and self._mpeg4:
+            key = bitstream.is_intra_mpeg4(bytes(packet))
         shows = not packet.is_discard
         if shows and self._vp8:
             shows = not bitstream.hides_frame_vp8(bytes(packet))
