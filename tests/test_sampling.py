@@ -156,6 +156,21 @@ def test_view_pairs_are_simultaneous_in_the_events_clock_and_from_two_views():
     assert len(orders) == 6
 
 
+def test_times_before_a_gap_are_drawn_too():
+    """Two cameras show 0 to 15 s and 40 to 100 s; a range of 20 s fits into the second only."""
+    views = [
+        make_video("a0", event="a", view="0", frames=3000),
+        make_video("a1", event="a", view="1", frames=450),
+        make_video("a2", event="a", view="2", frames=1800, offset_s=-40.0),
+    ]
+    requests = draws(ViewPairsSampling(pairs=8), make_event(*views), range(300))
+    clock = np.array([request.targets["time_s"][:8] for request in requests])
+    assert (np.ptp(clock, axis=1) <= 20.0).all()
+    drawn, _ = np.histogram(clock, bins=[0, 5, 10, 15, 40, 60, 80, 100])
+    assert drawn[3] == 0
+    assert (np.delete(drawn, 3) > 20).all()
+
+
 def test_one_view_anchors_stay_in_one_view():
     config = ViewPairsSampling(pairs=8, anchors="one_view")
     views = [tuple(np.unique(r.views[:8])) for r in draws(config, two_views(), range(50))]

@@ -152,10 +152,17 @@ class ViewPairsSampler:
     def _window(
         self, times_s: np.ndarray, needed: int, rng: np.random.Generator
     ) -> tuple[int, int]:
-        """First step and number of steps of a range of `window_s`, more if that holds too few."""
+        """First step and number of steps of a range of `window_s`, more if that holds too few.
+
+        Any step may begin a range that holds enough, also one with a gap in it (a cut, or a camera
+        that misses a stretch), up to the first from which the range reaches the last step: later
+        ones would be shorter, and the steps before them rarer than the last.
+        """
         ends = np.searchsorted(times_s, times_s + self.config.window_s - 1e-6)
-        sizes = np.maximum(ends - np.arange(len(times_s)), needed)
-        sizes = np.where(np.arange(len(times_s)) + sizes <= len(times_s), sizes, 0)
-        # only ranges as long as any, so that the last times are no rarer than the first
-        first = int(rng.choice(np.flatnonzero(sizes == sizes.max())))
+        starts = np.arange(np.searchsorted(ends, len(times_s)) + 1)
+        sizes = ends[starts] - starts
+        enough = starts[sizes >= needed]
+        if not len(enough):
+            return int(rng.integers(len(times_s) - needed + 1)), needed
+        first = int(rng.choice(enough))
         return first, int(sizes[first])
