@@ -115,6 +115,15 @@ class TuplesSampling(Settings):
     """Add a fourth frame: the one that is in order, between the ends. Beside a middle frame out of
     order it tells whether that one looks as if it were in order, as in cyclic motion."""
 
+    @model_validator(mode="after")
+    def _reach(self) -> "TuplesSampling":
+        if self.min_gap_s > self.max_span_s:
+            raise ValueError(
+                f"min_gap_s ({self.min_gap_s}) must not exceed max_span_s ({self.max_span_s}): a "
+                "middle frame out of order lies between the two from the tuple"
+            )
+        return self
+
 
 class ClipsSampling(Settings):
     """Runs of frames at a fixed spacing, one or several from one video."""

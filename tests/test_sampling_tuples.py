@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from configs.sampling import TuplesSampling
 from pipeline.sampling import build_sampler, event_rng
@@ -48,6 +49,21 @@ def test_five_frames_keep_their_distances_at_any_frame_rate(fps):
     assert (outside <= fps).all()
     assert abs(valid.mean() - 0.25) < 0.015
     assert abs((middle < low)[~valid].mean() - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("fps", [7.5, 23.976, 30.0])
+def test_a_gap_as_long_as_the_span_leaves_one_distance(fps):
+    """Rounded up and down to frames, the gap may be the longer one."""
+    config = TuplesSampling(max_span_s=1.0, min_gap_s=1.0, per_video=20)
+    rows, labels = draws(config, make_event(make_video(fps=fps, frames=int(12 * fps))), 20)
+    low, middle, high = rows[labels == 0].T
+    outside = np.where(middle < low, low - middle, middle - high)
+    assert set(outside) == {int(np.ceil(fps))}
+
+
+def test_a_gap_longer_than_the_span_is_refused():
+    with pytest.raises(ValidationError, match=r"min_gap_s \(1.5\) must not exceed max_span_s"):
+        TuplesSampling(max_span_s=1.0, min_gap_s=1.5)
 
 
 @pytest.mark.parametrize("fps", [10.0, 29.97])

@@ -100,9 +100,9 @@ def _draw(
     """Frame numbers [3] of a tuple, and that of its c, of five frames a < b < c < d < e.
 
     All lie inside [first, stop). d - b is uniform in [span/2, span]; c keeps a quarter of it from
-    either end; a lies `gap` to `span` frames before b, e as far behind d. Of a and e at least one
-    has room. b and d are drawn in the same way whatever the middle will be, so that they alone tell
-    nothing.
+    either end; a lies `gap` to `span` frames before b, e as far behind d (rounding may leave `gap`
+    alone, where the two are nearly equal). Of a and e at least one has room. b and d are drawn in
+    the same way whatever the middle will be, so that they alone tell nothing.
     """
     longest = min(span, stop - first - 1 - gap)
     distance = int(rng.integers(max(4, min(span // 2, longest)), max(longest, 4) + 1))
@@ -112,10 +112,10 @@ def _draw(
     d = b + distance
     quarter = max(1, distance // 4)
     c = int(rng.integers(b + quarter, d - quarter + 1))
-    outside = []
+    outside, reach = [], max(gap, span)
     if b - gap >= first:
-        outside.append(int(rng.integers(max(first, b - span), b - gap + 1)))
+        outside.append(int(rng.integers(max(first, b - reach), b - gap + 1)))
     if d + gap < stop:
-        outside.append(int(rng.integers(d + gap, min(stop - 1, d + span) + 1)))
+        outside.append(int(rng.integers(d + gap, min(stop - 1, d + reach) + 1)))
     middle = c if positive else outside[int(rng.integers(len(outside)))]
     return np.array([b, middle, d]), c
