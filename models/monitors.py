@@ -30,9 +30,9 @@ def pair_auc(first: Tensor, second: Tensor, instance: Tensor) -> Tensor:
     half, so that collapse gives 0.5, as does chance. 0.5 also where there is nothing else to
     compare with. Returns a float32 scalar.
     """
-    similarity = (
-        functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T
-    )
+    first, second = (functional.normalize(crops.float(), dim=1) for crops in (first, second))
+    with torch.autocast(first.device.type, enabled=False):
+        similarity = first @ second.T
     own = similarity.diagonal()[:, None]
     won = (own > similarity).float() + 0.5 * (own == similarity).float()
     other = instance[:, None] != instance[None, :]

@@ -15,6 +15,7 @@ from models.temporal.tracked_patches import (
     PairScores,
     TrackedPatches,
     TrackedPatchesConfig,
+    _retrieval,
     draw,
     hard_negatives,
     hinges,
@@ -135,6 +136,19 @@ def test_one_video_alone_gives_nothing(settings: dict) -> None:
     gradients = [p.grad for p in method.parameters() if p.grad is not None]
     assert gradients
     assert all((gradient == 0).all() for gradient in gradients)
+
+
+def test_autocast_rounds_no_metric() -> None:
+    """Patches in a narrow cone differ by less than bfloat16 can tell."""
+    torch.manual_seed(0)
+    first = functional.normalize(torch.randn(1, 64) + 0.05 * torch.randn(8, 64))
+    last = functional.normalize(first + 0.002 * torch.randn(8, 64))
+    rows, videos = torch.cat([first, last]), torch.arange(8)
+    negative = videos[:, None] != videos.repeat(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        metrics = _retrieval(first, last, rows, negative)
+    assert metrics["ordering"] == 1
+    assert metrics["retrieval_top1"] == 1
 
 
 def test_pairs_without_negatives_change_nothing_for_the_others() -> None:

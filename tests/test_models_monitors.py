@@ -54,6 +54,16 @@ def test_pair_auc_equals_a_count_and_ignores_crops_of_the_same_video() -> None:
     assert pair_auc(first, second, torch.zeros(6, dtype=torch.int64)).item() == 0.5
 
 
+def test_autocast_does_not_round_what_is_compared() -> None:
+    torch.manual_seed(0)
+    first = torch.randn(1, 64) + 0.05 * torch.randn(48, 64)  # a narrow cone, as early in a run
+    second = first + 0.02 * torch.randn(48, 64)
+    instance = torch.arange(48)
+    exact = pair_auc(first, second, instance)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(pair_auc(first, second, instance), exact)
+
+
 def test_several_frames_of_a_sample_are_one_instance() -> None:
     torch.manual_seed(0)
     first, second = torch.randn(2, 6, 4)

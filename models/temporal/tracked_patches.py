@@ -256,13 +256,15 @@ def _retrieval(first: Tensor, last: Tensor, rows: Tensor, negative: Tensor) -> d
     the same video among them, is the track's own; `retrieval_chance`: what guessing gives.
     """
     together = (first * last).sum(dim=1, keepdim=True)
-    ahead = together - first @ rows.T
+    with torch.autocast(first.device.type, enabled=False):
+        every = first @ rows.T
+    ahead = together - every
     ordering = masked_mean(((ahead > TIE).float() + (ahead >= -TIE).float()) / 2, negative)
-    lasts = rows.unflatten(0, (-1, 2, len(first)))[:, 1].flatten(0, 1)
-    similarity = first @ lasts.T
-    similarity.scatter_(1, own_rows(first)[:, None], -torch.inf)
+    # of each rank's patches, the last ones
+    lasts = every.unflatten(1, (-1, 2, len(first)))[:, :, 1].flatten(1)
+    similarity = lasts.scatter(1, own_rows(first)[:, None], -torch.inf)
     hit = together[:, 0] > similarity.amax(dim=1) + TIE
-    chance = torch.tensor(1 / len(lasts), device=first.device)
+    chance = torch.tensor(1 / lasts.shape[1], device=first.device)
     return {
         "ordering": ordering,
         "retrieval_top1": hit.float().mean(),
