@@ -242,12 +242,12 @@ def on_events(encoder: Path, folder: Path, options: argparse.Namespace) -> Measu
     words = ["--labels", options.labels] if options.labels else []
     found = evaluated(options, "alignment", test, *words)["figures"]
     figures = {
-        "alignment error": found["alignment_error_symmetric"],
+        "alignment error": found.get("alignment_error_symmetric"),
         "phase error": found.get("phase_error"),
-        "Kendall's tau": found["kendall_tau"],
+        "Kendall's tau": found.get("kendall_tau"),
     }
     chance = {
-        "alignment error": found["alignment_chance"],
+        "alignment error": found.get("alignment_chance"),
         "phase error": found.get("phase_error_chance"),
         "Kendall's tau": 0.0,
     }

@@ -1,6 +1,7 @@
 """From files to figures: embeddings and labels are read, matched, scored and shown."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,20 @@ def test_one_event_gives_a_figure_but_no_interval(tmp_path):
     assert "alignment_error_symmetric_interval" not in run_eval("alignment", one)["figures"]
     low, high = run_eval("alignment", several)["figures"]["alignment_error_symmetric_interval"]
     assert low <= high
+
+
+def test_videos_of_one_camera_have_all_figures_but_that_of_two_views(place):
+    rows = load_embeddings(place / "test")
+    labels = load_labels(place / "labels", rows)
+    both = evaluate("alignment", rows, labels)
+    one = rows.view == "0"
+    alone = evaluate("alignment", rows.take(one), replace(labels, values=labels.values[one]))
+    assert alone.keys() == {k for k in both if "align" not in k and "view" not in k} - {"events"}
+    assert alone["kendall_tau"] > 0.8
+    assert alone["phase_error"] < 0.1
+    video = rows.take(rows.video_id == rows.video_id[0])
+    with pytest.raises(InputError, match="two views of an event"):
+        evaluate("alignment", video)
 
 
 @pytest.mark.data

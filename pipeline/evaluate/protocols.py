@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import SettingError
+from configs.errors import InputError, SettingError
 from pipeline.evaluate.alignment import alignment_error, kendall_tau, nearest_class_error
 from pipeline.evaluate.embeddings import Embeddings
 from pipeline.evaluate.geometry import align, diagnose, lidar, pairs_in_time
@@ -71,19 +71,28 @@ def _alignment(
     stride: int = 2,
     seed: int = 0,
 ) -> Figures:
-    figures = alignment_error(test, seed=seed)
-    per_event = figures.pop("per_event")
-    names = np.array(list(per_event), dtype=object)
-    values = np.array(list(per_event.values()))
-    figures |= interval("alignment_error_symmetric", values, names, seed)
-    videos = len(np.unique(test.video_id))
+    """Those of the three figures that the embeddings allow: each asks for something else."""
+    figures: Figures = {}
+    events, videos = (len(np.unique(names)) for names in (test.event, test.video_id))
+    if len(set(zip(test.event, test.view, strict=True))) > events:
+        figures = alignment_error(test, seed=seed)
+        per_event = figures.pop("per_event")
+        names = np.array(list(per_event), dtype=object)
+        values = np.array(list(per_event.values()))
+        figures |= interval("alignment_error_symmetric", values, names, seed)
     if videos > 1:
         figures |= kendall_tau(test, stride=stride, seed=seed)
-    if path is not None or test.label is not None:
+    # labels that came with the embeddings were not asked for
+    if path is not None or (test.label is not None and events > 1):
         known, labels, unlabelled = with_labels(test, path, attribute)
         number, _ = encode_classes(labels.values)
         figures |= nearest_class_error(known.features, number, known.event, seed=seed)
         figures["unlabelled"] = unlabelled
+    if not figures:
+        raise InputError(
+            "alignment needs two views of an event, frames of two videos, or labels of two events: "
+            "these are frames of one video"
+        )
     return figures
 
 
