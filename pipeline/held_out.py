@@ -43,18 +43,18 @@ def build_probe(location: str, config: RunConfig) -> OnlineProbe:
 
 def _from_index(index: Index, encoder: EncoderConfig) -> OnlineProbe:
     shape = (encoder.image_size, encoder.image_size)
-    numbers = [n for n in range(len(index)) if len(_views(index, n, encoder)) >= 2]
+    numbers = [n for n in range(len(index)) if _overlap(_views(index, n, encoder))]
     if not numbers:
         raise InputError(
             f"{index.location} cannot be probed online: none of its {len(index)} events has two "
-            f"readable views{' that clips fit into' if encoder.clip_frames > 1 else ''}"
+            f"readable views{' that clips fit into' if encoder.clip_frames > 1 else ''} with "
+            "a time that all of them show"
         )
     frames, events, views, times = [], [], [], []
     for number in np.unique(np.linspace(0, len(numbers) - 1, EVENTS).round().astype(int)):
         event = index.event(numbers[number])
         videos = _views(index, numbers[number], encoder)
-        stop = min(video.event_time(video.frames / video.fps) for video in videos)
-        start = max(video.event_time(0.0) for video in videos)
+        start, stop = _common_time(videos)
         clock = start + (np.arange(TIMES) + 0.5) / TIMES * (stop - start)
         for video in videos:
             shown_s = video.shown_at(clock)
@@ -77,6 +77,20 @@ def _from_index(index: Index, encoder: EncoderConfig) -> OnlineProbe:
 def _views(index: Index, number: int, encoder: EncoderConfig) -> list[Video]:
     """Videos of the event of which some clip (or more than one frame) can be embedded."""
     return [v for v in index.event(number).videos if v.frames > 1 and _fits(v, encoder)]
+
+
+def _overlap(videos: list[Video]) -> bool:
+    """Whether there are two or more, and a time that all of them show."""
+    if len(videos) < 2:
+        return False
+    start, stop = _common_time(videos)
+    return start < stop
+
+
+def _common_time(videos: list[Video]) -> tuple[float, float]:
+    """From when to when, in the event's clock, all videos show it; the end is first if never."""
+    start = max(video.event_time(0.0) for video in videos)
+    return start, min(video.event_time(video.frames / video.fps) for video in videos)
 
 
 def _fits(video: Video, encoder: EncoderConfig) -> bool:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
@@ -260,3 +262,20 @@ def test_the_online_probe_shows_clips_to_an_encoder_of_clips(corpus: Path):
     config = config.model_copy(update={"encoder": long})
     with pytest.raises(InputError, match="clips fit"):
         build_probe(str(corpus), config)
+
+
+def test_the_online_probe_leaves_out_an_event_whose_views_share_no_time(
+    corpus: Path, tmp_path: Path
+):
+    config = RunConfig(name="simclr", method=SimCLRConfig(), encoder=CLIPS)
+    table = pq.read_table(corpus)
+    offsets = np.zeros(len(table))
+    for name, apart in (("one", slice(1)), ("all", slice(None, None, 2))):
+        offsets[apart] = -100.0  # views are sorted within their events
+        column = table.column_names.index("clock_offset_s")
+        changed = table.set_column(column, "clock_offset_s", pa.array(offsets))
+        pq.write_table(changed, tmp_path / f"{name}.parquet")
+    scores = build_probe(str(tmp_path / "one.parquet"), config)(Encoder(CLIPS))
+    assert 0 <= scores["alignment_error"] <= 1
+    with pytest.raises(InputError, match="a time that all of them show"):
+        build_probe(str(tmp_path / "all.parquet"), config)
