@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
@@ -29,7 +31,7 @@ MIXED = 512
 
 @dataclass(frozen=True, slots=True)
 class Pretext:
-    """A run's metrics on other data, means over batches of the run's own size."""
+    """A run's metrics on other data, means over batches of the run's own size (`mean_metrics`)."""
 
     trained: dict[str, float]
     untrained: dict[str, float]
@@ -83,18 +85,33 @@ def pretext(run: str, data: str, *, samples: int = 1024, seed: int = 0) -> Prete
 def _score(
     method: Method, config: RunConfig, plan: Plan, source: Source, samples: int, seed: int
 ) -> dict[str, float]:
-    sums: dict[str, float] = {}
-    count = 0
+    scored: list[tuple[dict[str, float], int]] = []
     with evaluating(method), _own_draws(seed):
         for batch in _batches(config, plan, source, samples):
             values = method(method.augment(collate(batch, torch.device("cpu"))))
-            for name, value in values.items():
-                if torch.isfinite(value):
-                    sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
-            count += len(batch)
-    if not count:
+            scored.append(({name: float(value) for name, value in values.items()}, len(batch)))
+    if not scored:
         raise InputError(f"{source.location} gives no whole batch of {config.trainer.batch_size}")
-    return {name: total / count for name, total in sums.items()}
+    return mean_metrics(scored)
+
+
+def mean_metrics(batches: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
+    """Means of metrics over batches, each with its number of samples.
+
+    A batch weighs as much as it has samples that count: where a metric `valid` tells their share,
+    the others speak of these only. Where no sample of any batch counts, batches weigh as much as
+    they have samples. Values that are not finite are left out, and metrics that have no other.
+    """
+    means = {}
+    for name in dict.fromkeys(name for values, _ in batches for name in values):
+        finite = [both for both in batches if math.isfinite(both[0].get(name, math.nan))]
+        sizes = [size for _, size in finite]
+        shares = [1.0 if name == "valid" else values.get("valid", 1.0) for values, _ in finite]
+        weights = [size * share for size, share in zip(sizes, shares, strict=True)]
+        if finite:
+            found = [values[name] for values, _ in finite]
+            means[name] = float(np.average(found, weights=weights if any(weights) else sizes))
+    return means
 
 
 def _batches(config: RunConfig, plan: Plan, source: Source, samples: int) -> Iterator[list[Sample]]:

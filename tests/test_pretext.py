@@ -1,11 +1,13 @@
 """A run is scored on its own task, on other data, beside the weights that it started from."""
 
+import math
+
 import pytest
 
 from configs.errors import InputError
 from pipeline.cli import main
 from pipeline.launch import prepare, run_training
-from pipeline.pretext import pretext
+from pipeline.pretext import mean_metrics, pretext
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 
@@ -45,3 +47,18 @@ def test_the_command_prints_figures_baseline_and_chance(run, corpora, capsys):
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path, corpora):
     with pytest.raises(InputError, match="no checkpoint"):
         pretext(str(tmp_path), corpora[1])
+
+
+def test_metrics_are_means_over_the_samples_that_count():
+    batches = [
+        ({"accuracy": 0.75, "valid": 1.0, "loss": 1.0}, 12),
+        ({"accuracy": 0.25, "valid": 1 / 3, "loss": math.nan}, 12),
+        ({"accuracy": 0.0, "valid": 0.0, "loss": 0.0}, 12),  # of stills: nothing was asked
+    ]
+    means = mean_metrics(batches)
+    assert means["accuracy"] == pytest.approx((12 * 0.75 + 4 * 0.25) / 16)
+    assert means["valid"] == pytest.approx(4 / 9)
+    assert means["loss"] == 1.0
+    assert mean_metrics(batches[2:]) == batches[2][0]
+    assert mean_metrics([({"loss": math.nan}, 12)]) == {}
+    assert mean_metrics([({"loss": 1.0}, 1), ({"loss": 4.0}, 2)]) == {"loss": 3.0}
