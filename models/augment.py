@@ -35,8 +35,8 @@ class AugmentConfig(Settings):
     """Chance that the centre square is zoomed about its centre (TCN's scale augmentation);
     needs crop_scale (1, 1)."""
     zoom_range: tuple[float, float] = (0.8, 3.0)
-    """Smallest and largest side of the zoomed square over that of the frame; half of the zooms go
-    in (below 1), half go out (above 1, with black around)."""
+    """Smallest and largest area of the zoomed square over that of the centre square, as in TCN's
+    released code; half of the zooms go in (below 1), half go out (above 1, with black around)."""
     flip: Probability = 0.0
     """Chance of mirroring left and right."""
     jitter: Probability = 0.0
@@ -173,10 +173,11 @@ def _geometry(frames: Tensor, size: int, config: AugmentConfig, shared: int) -> 
 
 
 def _zoom_factors(count: int, config: AugmentConfig) -> Tensor:
-    """Side of the square taken from the frame over the frame's own; 1 where nothing is zoomed."""
+    """Side of the square taken from the frame over the frame's own, uniform between those of the
+    smallest and the largest area; 1 where nothing is zoomed."""
     if not config.zoom:
         return torch.ones(count)
-    smallest, largest = config.zoom_range
+    smallest, largest = (math.sqrt(area) for area in config.zoom_range)
     inwards = torch.empty(count).uniform_(min(smallest, 1.0), 1.0)
     outwards = torch.empty(count).uniform_(1.0, max(largest, 1.0))
     factor = torch.where(torch.rand(count) < 0.5, inwards, outwards)

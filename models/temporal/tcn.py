@@ -46,9 +46,9 @@ class TCNConfig(MethodConfig):
     same_s: float = Field(default=0.02, ge=0, le=10)
     """Multi-view: frames of one event closer than this show one instant and never repel (stacks
     that share frames do not either)."""
-    augment: AugmentConfig = AugmentConfig(zoom=0.5, jitter=1.0, brightness=0.125, saturation=0.5)
-    """Varied for each frame (or stack) alone; no flip, since left and right are part of the
-    state."""
+    augment: AugmentConfig = AugmentConfig(zoom=1.0, jitter=1.0, brightness=0.125, saturation=0.5)
+    """Varied for each frame (or stack) alone, every one of them zoomed, half in and half out
+    (released code); no flip, since left and right are part of the state."""
 
 
 class FrameKeys(NamedTuple):
