@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from configs.mining import QualityConfig, TracksMining
-from pipeline.evaluate.tracking import read_sequence, sequence_folders
+from pipeline.evaluate.tracking import read_sequence, truth_files
 from pipeline.mining import Mined, TrackMiner
 from trackers import iou
 from trackers.consistency import forward_backward, judge, last_tracked, measure
@@ -172,8 +172,8 @@ def annotated(
     right: list[bool] = []
     candidates = 0
     reasons: Counter[str] = Counter()
-    for path in sequence_folders(folder):
-        sequence = read_sequence(path)
+    for file in truth_files(folder):
+        sequence = read_sequence(file)
         for start in range(0, len(sequence.frames) - 10, every):
             frames = sequence.frames[start : start + 31]
             truth = sequence.truth[start : start + 31]

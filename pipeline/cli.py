@@ -369,11 +369,14 @@ def _embed(options: argparse.Namespace) -> Result:
 def _eval(options: argparse.Namespace) -> Result:
     from configs.load import override
 
+    settings = override({}, options.settings)
     if options.protocol == "tracking":
-        return _eval_tracking(options.embeddings, **override({}, options.settings))
+        from pipeline.evaluate.protocols import check_settings
+
+        check_settings("tracking", _eval_tracking, settings)
+        return _eval_tracking(options.embeddings, **settings)
     from pipeline.evaluate.run import render, run_eval
 
-    settings = override({}, options.settings)
     if options.protocol in ("finetune", "propagation", "pretext"):
         figures = _eval_pixels(options, settings)
     else:
@@ -420,7 +423,7 @@ def _eval_pixels(options: argparse.Namespace, settings: dict[str, Any]) -> dict[
     )
 
 
-def _eval_tracking(root: str, trackers: str = "", starts: int = 1) -> Result:
+def _eval_tracking(root: str, *, trackers: str = "", starts: int = 1) -> Result:
     from pipeline.evaluate.tracking import evaluate_otb
     from trackers import build, names
 

@@ -1,17 +1,20 @@
 """One-pass evaluation scores what the benchmark defines; drawing changes what it should."""
 
+import weakref
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from configs.errors import InputError
+from configs.errors import InputError, SettingError
+from pipeline.evaluate import tracking
 from pipeline.evaluate.tracking import (
     evaluate_otb,
     otb_scores,
     read_sequence,
     score_sequence,
-    sequence_folders,
+    truth_files,
 )
 from tests.tracked_scenes import moving_square, texture
 from trackers import build
@@ -56,7 +59,7 @@ def test_frames_without_truth_are_skipped():
 @pytest.mark.parametrize("separator", [",", "\t", " "])
 def test_boxes_in_files_are_one_based(tmp_path, separator):
     truth = write_sequence(tmp_path / "Square", separator=separator)
-    sequence = read_sequence(tmp_path / "Square")
+    sequence = read_sequence(tmp_path / "Square" / "groundtruth_rect.txt")
     np.testing.assert_allclose(sequence.truth, truth)
     assert sequence.frames.shape == (12, 200, 280, 3)
 
@@ -73,10 +76,33 @@ def test_evaluation_gives_a_row_a_sequence_and_their_mean(tmp_path):
 
 def test_several_starts_are_each_scored_from_their_own_frame(tmp_path):
     write_sequence(tmp_path / "A")
-    sequence = read_sequence(sequence_folders(tmp_path)[0])
+    sequence = read_sequence(truth_files(tmp_path)[0])
     once = score_sequence("kcf", build("kcf-hog", persistent=True), sequence)
     many = score_sequence("kcf", build("kcf-hog", persistent=True), sequence, starts=4)
     assert many.success_auc == pytest.approx(once.success_auc, abs=0.1)
+
+
+def test_two_targets_of_one_folder_are_two_sequences_and_none_is_kept(tmp_path, monkeypatch):
+    """Jogging and Skating2 have `groundtruth_rect.1.txt` and `.2.txt`."""
+    write_sequence(tmp_path / "Crossing")
+    truth = write_sequence(tmp_path / "Jogging")
+    whole = tmp_path / "Jogging" / "groundtruth_rect.txt"
+    (tmp_path / "Jogging" / "groundtruth_rect.2.txt").write_text("200,100,30,30\n" * 12)
+    whole.rename(tmp_path / "Jogging" / "groundtruth_rect.1.txt")
+    alive: list[weakref.ref] = []
+
+    def read(file):
+        assert sum(one() is not None for one in alive) <= 1
+        sequence = read_sequence(file)
+        alive.append(weakref.ref(sequence.frames))
+        return sequence
+
+    monkeypatch.setattr(tracking, "read_sequence", read)
+    rows = evaluate_otb(tmp_path, {"kcf": build("kcf-hog", persistent=True)})
+    assert [row.sequence for row in rows] == ["Crossing", "Jogging-1", "Jogging-2", "mean"]
+    assert rows[0].mean_iou == rows[1].mean_iou
+    first = read_sequence(truth_files(tmp_path)[1])
+    np.testing.assert_allclose(first.truth, truth)
 
 
 def test_a_folder_without_sequences_and_broken_boxes_are_named(tmp_path):
@@ -85,7 +111,12 @@ def test_a_folder_without_sequences_and_broken_boxes_are_named(tmp_path):
     write_sequence(tmp_path / "A")
     (tmp_path / "A" / "groundtruth_rect.txt").write_text("1,2,3\n")
     with pytest.raises(InputError, match="four numbers"):
-        read_sequence(tmp_path / "A")
+        read_sequence(tmp_path / "A" / "groundtruth_rect.txt")
+    (tmp_path / "A" / "groundtruth_rect.txt").write_text("NaN,NaN,NaN,NaN\n0,0,0,0\n")
+    with pytest.raises(InputError, match="has a box"):
+        evaluate_otb(tmp_path, {"kcf": build("kcf-hog")})
+    with pytest.raises(SettingError, match="starts=0"):
+        evaluate_otb(tmp_path, {}, starts=0)
 
 
 def test_drawing_marks_living_boxes_on_a_copy():

@@ -8,7 +8,6 @@ of the first and of the last few frames. Nothing is trained.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,7 +20,7 @@ from torch.nn import functional
 from configs.errors import InputError, SettingError
 from models.encoder import Encoder
 from pipeline.evaluate.baselines import encoder_location, open_encoder
-from pipeline.evaluate.tracking import Recording, read_sequence, sequence_folders
+from pipeline.evaluate.tracking import Recording, known_boxes, read_sequence, truth_files
 
 TOP_K = 10
 CONTEXT = 20
@@ -113,34 +112,41 @@ def run_propagation(
     """
     if not 32 <= size <= 2160:
         raise SettingError(f"size={size} is out of range: 32 to 2160 pixels")
-    sequences = [read_sequence(folder) for folder in sequence_folders(Path(data))]
+    files = truth_files(data)
     settings = {
         "top_k": top_k, "context": context, "radius": radius, "temperature": float(temperature),
     }  # fmt: skip
     result: dict[str, Any] = {"protocol": "propagation", "settings": {**settings, "size": size}}
+    networks: dict[str, tuple[Encoder, dict[str, Any]]] = {}
     for side, name in (("figures", encoder), ("baseline", baseline)):
         if name is None:
             continue
         network, about = open_encoder(encoder_location(name))
         if not isinstance(network, Encoder) or network.config.clip_frames > 1:
             raise InputError(f"{name} has no feature maps of single frames")
-        network.to("cuda" if torch.cuda.is_available() else "cpu")
-        scores = [_score(network, sequence, size, settings) for sequence in sequences]
+        networks[side] = network.to("cuda" if torch.cuda.is_available() else "cpu"), about
+    frames = 0
+    scores: dict[str, dict[str, tuple[float, float]]] = {side: {} for side in networks}
+    for file in files:
+        sequence = read_sequence(file)
+        frames += len(sequence.frames)
+        for side, (network, _) in networks.items():
+            scores[side][sequence.name] = _score(network, sequence, size, settings)
+    for side, own in scores.items():
         figures: dict[str, Any] = {
-            "mean_iou": float(np.mean([own for own, _ in scores])),
-            "mean_iou_still": float(np.mean([still for _, still in scores])),
+            "mean_iou": float(np.mean([carried for carried, _ in own.values()])),
+            "mean_iou_still": float(np.mean([still for _, still in own.values()])),
         }
-        for sequence, (own, _) in zip(sequences, scores, strict=True):
-            figures[f"iou_{sequence.name}"] = own
-        result[side] = figures | {"sequences": len(sequences)}
-        if side == "figures":
-            result["embeddings"] = {
-                "location": encoder,
-                "frames": sum(len(sequence.frames) for sequence in sequences),
-                "videos": len(sequences),
-                "dim": network.feature_dim,
-                "encoder_sha256": about["sha256"],
-            }
+        figures |= {f"iou_{name}": carried for name, (carried, _) in own.items()}
+        result[side] = figures | {"sequences": len(files)}
+    network, about = networks["figures"]
+    result["embeddings"] = {
+        "location": encoder,
+        "frames": frames,
+        "videos": len(files),
+        "dim": network.feature_dim,
+        "encoder_sha256": about["sha256"],
+    }
     return result
 
 
@@ -148,7 +154,7 @@ def _score(
     encoder: Encoder, sequence: Recording, size: int, settings: dict[str, Any]
 ) -> tuple[float, float]:
     """Mean J after the first frame: carried by the features, and of the mask left in place."""
-    first = int(np.flatnonzero(np.isfinite(sequence.truth).all(axis=1))[0])
+    first = int(np.flatnonzero(known_boxes(sequence.truth))[0])
     frames, truth = sequence.frames[first:], sequence.truth[first:]
     images, scale = _resized(frames, size)
     maps = _feature_maps(encoder, images)
@@ -157,7 +163,7 @@ def _score(
     start = functional.interpolate(start, maps.shape[2:], mode="area")[0]
     labels = propagate(maps, torch.cat([1 - start, start]), **settings)[:, 1:]
     found = [_upsampled(label, images.shape[1:3]) for label in labels]
-    known = np.isfinite(truth).all(axis=1) & (np.arange(len(truth)) > 0)
+    known = known_boxes(truth) & (np.arange(len(truth)) > 0)
     if not known.any():
         raise InputError(f"{sequence.name}: has no second frame with a box")
     own = region_similarity(np.stack(found)[known], masks[known])

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import InputError
+from configs.errors import InputError, SettingError
 from trackers import Tracker, iou
 
 PRECISION_PX = 20
@@ -52,54 +52,66 @@ def evaluate_otb(
     root: holds folders with `img/*.jpg` and `groundtruth_rect.txt`. Trackers should be built with
     `persistent=True`: a track that ends is scored with its last box. starts: from how many evenly
     spaced frames each sequence is run (1: one-pass evaluation; 20: the benchmark's TRE).
-    Raises InputError if there is no sequence.
+    Sequences are read one after the other. Raises InputError if there is none, SettingError for
+    `starts` below 1.
     """
-    sequences = [read_sequence(folder) for folder in sequence_folders(root)]
-    rows: list[Score] = []
-    for name, tracker in trackers.items():
-        own = [score_sequence(name, tracker, sequence, starts) for sequence in sequences]
-        rows += [*own, _mean(name, own)]
-    return rows
+    if starts < 1:
+        raise SettingError(f"starts={starts} is out of range: at least 1")
+    scores: dict[str, list[Score]] = {name: [] for name in trackers}
+    for file in truth_files(root):
+        sequence = read_sequence(file)
+        for name, tracker in trackers.items():
+            scores[name].append(score_sequence(name, tracker, sequence, starts))
+    return [row for name, own in scores.items() for row in (*own, _mean(name, own))]
 
 
-def sequence_folders(root: Path | str) -> list[Path]:
-    """The folders below `root` that hold a sequence, sorted by name."""
-    found = sorted(path.parent for path in Path(root).glob("*/groundtruth_rect*.txt"))
+def truth_files(root: Path | str) -> list[Path]:
+    """`groundtruth_rect*.txt` of the sequences below `root`, sorted; a target each."""
+    found = sorted(Path(root).glob("*/groundtruth_rect*.txt"))
     if not found:
         raise InputError(f"{root}: no folder with groundtruth_rect.txt and img/ in it")
-    return list(dict.fromkeys(found))
+    return found
 
 
-def read_sequence(folder: Path) -> Recording:
-    """Reads one OTB sequence folder; boxes become 0-based."""
-    lines = (folder / "groundtruth_rect.txt").read_text().split("\n")
-    rows = [line.replace(",", " ").split() for line in lines if line.strip()]
+def read_sequence(file: Path) -> Recording:
+    """Reads the sequence that a ground-truth file is of; boxes become 0-based.
+
+    Where a folder holds several targets (`groundtruth_rect.1.txt`, ...), each is a sequence, named
+    as the benchmark does (Jogging-1). Raises InputError for what is no such sequence.
+    """
+    folder = file.parent
+    rows = [line.replace(",", " ").split() for line in file.read_text().split("\n") if line.strip()]
     try:
         truth = np.array(rows, dtype=np.float32).reshape(-1, 4)
     except ValueError as error:
-        raise InputError(f"{folder}/groundtruth_rect.txt: four numbers a line expected") from error
+        raise InputError(f"{file}: four numbers a line expected") from error
     truth[:, :2] -= 1.0
     images = sorted((folder / "img").glob("*.jpg"))
     if folder.name in FIRST_FRAME:
         images = images[FIRST_FRAME[folder.name] - 1 :]
     count = min(len(images), len(truth))
-    if not count:
-        raise InputError(f"{folder}: no images in img/ or no boxes")
+    if not known_boxes(truth[:count]).any():
+        raise InputError(f"{file}: no image in {folder}/img has a box")
     frames = []
     for path in images[:count]:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             raise InputError(f"{path}: not readable as an image")
         frames.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    return Recording(folder.name, np.stack(frames).astype(np.uint8), truth[:count])
+    target = file.stem.removeprefix("groundtruth_rect").replace(".", "-")
+    return Recording(folder.name + target, np.stack(frames).astype(np.uint8), truth[:count])
+
+
+def known_boxes(truth: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Which of the boxes [T, 4] xywh are known, bool [T]: neither NaN nor empty."""
+    return np.isfinite(truth).all(axis=1) & (truth[:, 2:] > 0).all(axis=1)
 
 
 def score_sequence(name: str, tracker: Tracker, sequence: Recording, starts: int = 1) -> Score:
     """The mean over `starts` runs of `tracker`, each from its start frame to the end."""
     num_frames = len(sequence.frames)
     first = np.linspace(0, num_frames, starts, endpoint=False).astype(np.int64)
-    known = np.isfinite(sequence.truth).all(axis=1) & (sequence.truth[:, 2:] > 0).all(axis=1)
-    places = np.flatnonzero(known)
+    places = np.flatnonzero(known_boxes(sequence.truth))
     first = np.unique([places[places >= t][0] for t in first if t <= places[-1]])
     began = time.perf_counter()
     track = tracker.track(sequence.frames, sequence.truth[first], start=first)
@@ -117,7 +129,7 @@ def otb_scores(
 
     Frames whose truth is NaN or empty are skipped.
     """
-    known = np.isfinite(truth).all(axis=1) & (truth[:, 2:] > 0).all(axis=1)
+    known = known_boxes(truth)
     boxes, truth = boxes[known].astype(np.float64), truth[known].astype(np.float64)
     overlap = iou(boxes, truth)
     error = np.linalg.norm(
