@@ -255,10 +255,12 @@ class TrackMiner:
     ) -> np.ndarray:
         """Which tracks pass everything that needs no backward run: rows of `track`."""
         num_boxes = track.boxes.shape[1]
-        ended = last_tracked(track)[np.array([bool(r) for r in track.reason], dtype=bool)]
-        if num_boxes >= CUT_BOXES and len(ended):
-            most = int(np.bincount(np.maximum(ended, 0)).max())
-            if most > CUT_SHARE * num_boxes:
+        last = last_tracked(track)
+        begun = last >= 0  # a box that was refused at once tells nothing of a cut
+        ended = last[begun & np.array([bool(r) for r in track.reason], dtype=bool)]
+        if begun.sum() >= CUT_BOXES and len(ended):
+            most = int(np.bincount(ended).max())
+            if most > CUT_SHARE * begun.sum():
                 reasons["track: cut"] += num_boxes
                 return np.zeros(0, dtype=np.int64)
         perfect = np.ones(num_boxes), np.zeros(num_boxes)

@@ -258,6 +258,19 @@ def test_half_of_the_picture_may_stay_at_a_cut():
     assert hard_cuts(np.concatenate([first, second])) == [10]
 
 
+def test_boxes_that_were_refused_at_once_are_no_cut():
+    """One thing to follow among flat places where nothing can be: only those are refused."""
+    frames = np.full((12, 200, 280, 3), 100, np.uint8)
+    for t in range(12):
+        frames[t, 30:90, 20 + 3 * t : 80 + 3 * t] = texture(60, 60, 3)
+    flat = [[150, 20, 40, 40], [150, 80, 40, 40], [150, 140, 40, 40], [30, 140, 40, 40]]
+    boxes = np.array([[20, 30, 60, 60], *flat, [90, 140, 40, 40]], np.float32)
+    miner, reasons = TrackMiner(settings()), Counter()
+    track = miner.tracker.track(frames, boxes)
+    assert miner._screen(track, frames, 0.04, reasons).tolist() == [0]
+    assert reasons == {"track: textureless": 5}
+
+
 @pytest.mark.parametrize(
     "box", [[10, 20, 30, 60], [-10, -5, 40, 40], [80, 60, 30, 30], [0, 0, 99, 79]]
 )
