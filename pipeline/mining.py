@@ -208,12 +208,16 @@ class TrackMiner:
         return self._follow(found, pieces, seconds, reasons)
 
     def _keys(self, times_s: np.ndarray, start_s: float, stop_s: float) -> Iterator[int]:
-        """Frames in which tracks start: the first at or after every multiple of `every_s`."""
-        every = self.settings.proposals.every_s
+        """Frames in which tracks start: the first at or after every multiple of `every_s`.
+
+        Each once, where frames are farther apart than that.
+        """
+        every, before = self.settings.proposals.every_s, -1
         for n in range(math.ceil(start_s / every - 1e-6), math.ceil(stop_s / every - 1e-6)):
             place = int(np.searchsorted(times_s, n * every - 1e-6))
-            if place < len(times_s) and times_s[place] < stop_s:
+            if place > before and place < len(times_s) and times_s[place] < stop_s:
                 yield place
+            before = place
 
     def _follow(
         self,

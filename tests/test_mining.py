@@ -271,6 +271,21 @@ def test_boxes_that_were_refused_at_once_are_no_cut():
     assert reasons == {"track: textureless": 5}
 
 
+def test_no_frame_starts_tracks_twice():
+    """A gap in time, and starts that are asked for more often than there are frames."""
+    gap = np.concatenate([np.arange(0, 3.2, 0.1), np.arange(5.5, 8, 0.1)])
+    assert list(TrackMiner(settings(proposals={"every_s": 1.0}))._keys(gap, 0.0, 6.0)) == [
+        0, 10, 20, 30, 32,
+    ]  # fmt: skip
+    dense = TrackMiner(settings(proposals={"every_s": 0.02}))
+    assert list(dense._keys(np.arange(10) * 0.04, 0.0, 0.4)) == list(range(10))
+    # the frame after a window's end is the next window's own
+    first, second = (
+        list(dense._keys(np.arange(10) * 0.04, *part)) for part in ((0, 0.2), (0.2, 0.4))
+    )
+    assert first + second == list(range(10))
+
+
 @pytest.mark.parametrize(
     "box", [[10, 20, 30, 60], [-10, -5, 40, 40], [80, 60, 30, 30], [0, 0, 99, 79]]
 )
