@@ -143,6 +143,37 @@ def test_table_labels_hold_for_the_nearest_row_within_tolerance(place, tmp_path,
     assert labels.known.sum() == 18
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_empty_cell_and_nan_are_no_label(place, tmp_path, suffix):
+    rows = load_embeddings(place / "test")
+    video, times = ["test/e0_view0.mp4"] * 3, [0.3, 0.9, 1.5]
+    for name, label in (("text", ["a", "", "b"]), ("numbers", [0.0, float("nan"), 1.0])):
+        table = pa.table({"video_id": video, "time_s": times, "label": label})
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".csv":
+            pa.csv.write_csv(table, path)
+        else:
+            pq.write_table(table, path)
+        labels = load_labels(path, rows)
+        assert set(labels.values[labels.known].tolist()) == {label[0], label[2]}
+        assert labels.numeric() is None
+    joints = [[0.1, 0.2], [0.1, float("nan")], [0.3, 0.4]]
+    path = tmp_path / "joints.parquet"
+    pq.write_table(pa.table({"video_id": video, "time_s": times, "label": joints}), path)
+    targets = load_labels(path, rows).numeric()
+    assert targets is not None
+    assert np.isfinite(targets).all()
+
+
+@pytest.mark.parametrize("attribute", ["joints", "tilt"])
+def test_regression_targets_are_no_classes(place, attribute):
+    options = {"labels": place / "labels", "attribute": attribute}
+    for protocol in ("knn", "progression", "alignment"):
+        with pytest.raises(InputError, match="eval linear"):
+            run_eval(protocol, place / "test", **options)
+    assert "r2" in run_eval("linear", place / "test", penalties=3, **options)["figures"]
+
+
 def test_labels_of_other_videos_are_refused(place, tmp_path):
     other = write_labels(tmp_path / "other", ["z"])
     with pytest.raises(InputError, match="no label matches"):

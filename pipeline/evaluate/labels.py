@@ -3,7 +3,7 @@
 Three forms are read:
 - a folder of `<event>.json` files, each {"fps", "phases", "frames": [{"phase": 2, ...}, ...]};
 - a CSV or Parquet table with the columns video_id, time_s, label: the row nearest in time holds,
-  up to `tolerance_s` away;
+  up to `tolerance_s` away; where it is empty or NaN, the frame has no label;
 - the `label` column of the embeddings, where their source was a labelled image table.
 """
 
@@ -57,10 +57,14 @@ class Labels:
 
 
 def encode_classes(values: NDArray[np.object_]) -> tuple[NDArray[np.int64], list[str]]:
-    """Class numbers int64 [n] and the names they stand for, in order (numbers by value)."""
-    if any(isinstance(value, list | dict) for value in values.tolist()):
+    """Class numbers int64 [n] and the names they stand for, in order (numbers by value).
+
+    Raises InputError for regression targets: lists and fractional numbers.
+    """
+    if any(map(_is_target, values.tolist())):
         raise InputError(
-            "these labels are lists, not classes; `marey eval linear` regresses such targets"
+            "these labels are lists or fractional numbers, not classes; `marey eval linear` "
+            "regresses such targets"
         )
     keys = sorted(set(values.tolist()), key=lambda key: (isinstance(key, str), key))
     number = {key: index for index, key in enumerate(keys)}
@@ -147,9 +151,23 @@ def _read_json(file: Path) -> dict[str, Any]:
     return state
 
 
+def _is_target(value: Any) -> bool:
+    if isinstance(value, float):
+        return not value.is_integer()
+    return isinstance(value, list | tuple | dict)
+
+
 def _plain(value: Any) -> Any:
-    """Lists become tuples, so that a label can be a key and an array of labels stays flat."""
-    return tuple(value) if isinstance(value, list) else value
+    """A label as it is compared, or None for one that says nothing: an empty cell, or NaN.
+
+    Lists become tuples, so that a label can be a key and an array of labels stays flat.
+    """
+    if isinstance(value, list):
+        parts = tuple(_plain(part) for part in value)
+        return None if None in parts else parts
+    if value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value
 
 
 def _from_table(
