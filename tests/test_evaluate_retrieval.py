@@ -197,7 +197,7 @@ def test_a_copy_is_to_find_its_frame_among_the_clean_ones():
         evaluate("copies", copies(1))
 
 
-@pytest.mark.parametrize(("task", "views"), [("semantic", 1), ("video", 2)])
+@pytest.mark.parametrize(("task", "views"), [("semantic", 1), ("semantic", 2), ("video", 2)])
 def test_a_label_is_never_found_in_the_query_s_own_video(task, views):
     """Features that name the video, and nothing else, score by chance."""
     rng = np.random.default_rng(8)

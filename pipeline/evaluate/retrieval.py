@@ -1,6 +1,6 @@
 """Which frames come back for a query frame? Exact retrieval by cosine, with its chance level.
 
-Tasks: `scene` (other moments of the same video), `semantic` (same label in another video),
+Tasks: `scene` (other moments of the same video), `semantic` (same label in another event),
 `temporal` (the same moment of the same event from another camera), `video` (same label, whole
 videos) and `copies` (the frame that a changed copy was made of).
 """
@@ -98,7 +98,7 @@ def _masks(
         return candidates & (apart <= delta_s + 1e-6), ~candidates
     if queries.label is None or gallery.label is None:
         raise InputError(f"{task} retrieval needs labels")
-    return _same(queries.label[rows], gallery.label), same_event if task == "video" else same_video
+    return _same(queries.label[rows], gallery.label), same_event
 
 
 def _same(first: NDArray[np.object_], second: NDArray[np.object_]) -> NDArray[np.bool_]:
@@ -125,14 +125,14 @@ def retrieval(
     """Mean figures of a task over all queries that have something relevant to find.
 
     scene: relevant are frames of the query's video, those closer than `window_s` removed.
-    semantic: relevant are frames of the same label, the query's video removed.
+    semantic: relevant are frames of the same label, the query's event (all its views) removed.
     temporal: gallery are the other views of the same event, relevant within `delta_s`.
     video: the same label among whole videos (see `video_means`), the query's event removed.
     gallery: other frames to look in, for semantic and video; without it the queries serve each
-    other, and none finds itself. `mean_average_precision` is the mean over queries (`_macro`: over
-    labels); `hubness` is the skewness of how often a frame is among the ten nearest (above 5 is
-    suspicious). Raises SettingError for an unknown task, InputError when no query has a relevant
-    frame.
+    other, and none finds itself.
+    `mean_average_precision` is the mean over queries (`_macro`: over labels); `hubness` is the
+    skewness of how often a frame is among the ten nearest (above 5 is suspicious). Raises
+    SettingError for an unknown task, InputError when no query has a relevant frame.
     """
     if task not in TASKS:
         raise SettingError(f"no retrieval task {task!r}; there are {', '.join(TASKS)}")
