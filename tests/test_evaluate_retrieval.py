@@ -119,6 +119,12 @@ def test_hubs_are_reported_and_nonsense_is_refused():
         retrieval(videos(x), "scene", window_s=100)
 
 
+def test_equal_frames_are_found_by_chance_however_they_are_sorted():
+    figures = retrieval(videos(np.ones((400, 3))), "scene", window_s=0.05)
+    assert figures["chance@10"] == pytest.approx(0.205, abs=0.01)
+    assert abs(figures["hit@10"] - figures["chance@10"]) < 0.06
+
+
 def test_ndcg_equals_its_definition_and_is_one_for_a_perfect_ranking():
     relevant = np.zeros((1, 30), bool)
     relevant[0, [0, 3, 20]] = True

@@ -129,7 +129,7 @@ def retrieval(
     temporal: gallery are the other views of the same event, relevant within `delta_s`.
     video: the same label among whole videos (see `video_means`), the query's event removed.
     gallery: other frames to look in, for semantic and video; without it the queries serve each
-    other, and none finds itself.
+    other, and none finds itself. Ties are ranked at random, by a fixed seed.
     `mean_average_precision` is the mean over queries (`_macro`: over labels); `hubness` is the
     skewness of how often a frame is among the ten nearest (above 5 is suspicious). Raises
     SettingError for an unknown task, InputError when no query has a relevant frame.
@@ -189,13 +189,16 @@ def _retrieve(
     ks: Sequence[int],
 ) -> dict[str, float]:
     gallery = queries if other is None else other
+    # equal frames are ranked in their order, which would else be that of videos and time
+    order = np.random.default_rng(0).permutation(len(gallery))
+    gallery, place = gallery.take(order), np.argsort(order)
     unit, target = unit_rows(queries.features), unit_rows(gallery.features)
     collected: dict[str, list[NDArray[np.float64]]] = {}
     occurrence = np.zeros(len(target))
     for rows in _parts(len(unit), len(target)):
         relevant, removed = _masks(task, queries, gallery, rows, window_s, delta_s)
         if other is None:
-            removed[np.arange(len(rows)), rows] = True
+            removed[np.arange(len(rows)), place[rows]] = True
         similarity = unit[rows] @ target.T
         for name, values in ranking_figures(similarity, relevant, removed, ks).items():
             collected.setdefault(name, []).append(values)
