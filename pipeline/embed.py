@@ -321,8 +321,8 @@ def embed(
         ready += 1
         refused.update(reasons)
         progress(ready, len(todo), frames)
-    meta = {**key, "format": 1, "frames": frames, "parts": len(todo), "refused": dict(refused),
-            "preprocessing": about["preprocessing"]}  # fmt: skip
+    meta = {**key, "format": 1, "kind": source.kind, "frames": frames, "parts": len(todo),
+            "refused": dict(refused), "preprocessing": about["preprocessing"]}  # fmt: skip
     folder.write(META, json.dumps(meta, indent=1).encode())
     folder.remove("unfinished.json")
     return Embedded(frames, dict(refused))

@@ -166,7 +166,7 @@ def _labelled_frames(
         time_s=column("time_s", np.float64),
         features=np.zeros((int(good.sum()), 1), np.float32),
         label=column("label", object) if "label" in rows[0] else None,
-        meta={"data": location},
+        meta={"data": location, "kind": source.kind},
     )
     found = load_labels(None if labels is None else Path(labels), keys, attribute=attribute)
     frames = np.concatenate([part["frames"] for part in rows])[good]

@@ -13,7 +13,7 @@ import pytest
 from configs.errors import InputError, SettingError
 from pipeline.evaluate.embeddings import Embeddings, load_embeddings
 from pipeline.evaluate.labels import load_labels
-from pipeline.evaluate.run import evaluate, render, run_eval
+from pipeline.evaluate.run import check_disjoint, evaluate, render, run_eval
 
 FPS, LENGTH = 10, 20
 
@@ -228,6 +228,22 @@ def test_a_gallery_of_other_videos_is_used_and_one_of_the_same_is_refused(place)
         penalties=5,
     )
     assert linear["figures"]["r2"] > 0.8
+
+
+def test_videos_of_one_frame_are_not_taken_for_images():
+    """Images of two tables may share names, which are row numbers; videos may not."""
+    names = np.array(["a", "b", "c"], dtype=object)
+
+    def part(data, kind):
+        return Embeddings(
+            video_id=names, event=names, view=names, frame=np.zeros(3, np.int64),
+            time_s=np.zeros(3), features=np.eye(3, dtype=np.float32),
+            meta={"data": data, "kind": kind},
+        )  # fmt: skip
+
+    check_disjoint(part("test", "image"), part("train", "image"))
+    with pytest.raises(InputError, match="share 3 events"):
+        check_disjoint(part("test", "video"), part("train", "video"))
 
 
 def test_one_event_gives_a_figure_but_no_interval(tmp_path):
