@@ -103,6 +103,16 @@ def test_ridge_equals_sklearn_and_recovers_a_linear_target():
     assert noise["r2"] < 0.1
 
 
+@pytest.mark.parametrize(("part", "named"), [(1, "validation"), (2, "test")])
+def test_targets_that_do_not_vary_choose_no_penalty_and_have_no_figure(part, named):
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(400, 8))
+    split = list(parts(x, x[:, :2], (200, 100)))
+    split[part] = (split[part][0], np.ones_like(split[part][1]))
+    with pytest.raises(InputError, match=named):
+        ridge_probe(*split, penalties=GRID)
+
+
 def test_calibration_error_of_known_bins():
     confidence = np.array([0.95] * 10 + [0.55] * 10)
     hit = np.array([True] * 9 + [False] + [True] * 3 + [False] * 7)

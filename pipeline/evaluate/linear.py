@@ -128,8 +128,11 @@ def ridge_probe(
     """Ridge regression of targets [n, K]; R2 on test, for each target and their mean.
 
     R2 is 0 for always answering the test mean and can be negative. Targets that do not vary in
-    test are left out of the mean and counted.
+    test are left out of the mean and counted. Raises InputError when none varies in test, or none
+    in validation, which then cannot choose a penalty.
     """
+    if np.isnan(_r2(validation[1].astype(np.float64), validation[1])).all():
+        raise InputError("no regression target varies in the validation videos")
     best_penalty, best_score = penalties[0], -np.inf
     fit = _RidgePath(*train)
     for penalty in sorted(penalties, reverse=True):
