@@ -13,6 +13,7 @@ from pipeline.evaluate.alignment import (
     nearest_class_error,
 )
 from pipeline.evaluate.embeddings import Embeddings
+from pipeline.evaluate.run import evaluate
 
 
 def embeddings(per_video):
@@ -96,6 +97,17 @@ def test_only_the_common_time_counts():
         alignment_errors(line, line, time, time + 100, np.random.default_rng(0))
     with pytest.raises(InputError, match="two views"):
         alignment_error(embeddings({("e", "0"): line, ("f", "0"): line}))
+
+
+def test_the_interval_is_of_the_figure_where_events_have_unequal_numbers_of_views():
+    """One event of four views whose frames match nothing, among five of two that match."""
+    rng = np.random.default_rng(7)
+    line = np.arange(20.0)[:, None]
+    parts = {(f"e{n}", view): line for n in range(5) for view in "01"}
+    parts |= {("noise", view): rng.normal(size=(20, 1)) for view in "0123"}
+    figures = evaluate("alignment", embeddings(parts))
+    low, high = figures["alignment_error_symmetric_interval"]
+    assert low <= figures["alignment_error_symmetric"] <= high
 
 
 def test_ties_are_broken_at_random_with_a_fixed_seed():

@@ -76,10 +76,9 @@ def _alignment(
     events, videos = (len(np.unique(names)) for names in (test.event, test.video_id))
     if len(set(zip(test.event, test.view, strict=True))) > events:
         figures = alignment_error(test, seed=seed)
-        per_event = figures.pop("per_event")
-        names = np.array(list(per_event), dtype=object)
-        values = np.array(list(per_event.values()))
-        figures |= interval("alignment_error_symmetric", values, names, seed)
+        names, values = zip(*figures.pop("per_pair"), strict=True)
+        pairs = np.array(names, dtype=object)
+        figures |= interval("alignment_error_symmetric", np.array(values), pairs, seed)
     if videos > 1:
         figures |= kendall_tau(test, stride=stride, seed=seed)
     # labels that came with the embeddings were not asked for
