@@ -104,7 +104,7 @@ def read_sequence(file: Path) -> Recording:
 
 def known_boxes(truth: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which of the boxes [T, 4] xywh are known, bool [T]: neither NaN nor empty."""
-    return np.isfinite(truth).all(axis=1) & (truth[:, 2:] > 0).all(axis=1)
+    return np.asarray(np.isfinite(truth).all(axis=1) & (truth[:, 2:] > 0).all(axis=1), dtype=bool)
 
 
 def score_sequence(name: str, tracker: Tracker, sequence: Recording, starts: int = 1) -> Score:
