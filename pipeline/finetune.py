@@ -56,8 +56,12 @@ def run_finetune(
     """
     result: dict[str, Any] = {
         "protocol": "finetune",
-        "settings": {"epochs": epochs, "batch_size": batch_size, "rates": list(rates), "fps": fps},
-    }
+        "settings": {
+            "fps": fps, "attribute": attribute, "labelled": labelled, "shots": shots,
+            "epochs": epochs, "batch_size": batch_size, "rates": list(rates), "flip": flip,
+            "seed": seed,
+        },
+    }  # fmt: skip
     for side, name in (("figures", encoder), ("baseline", baseline)):
         if name is None:
             continue

@@ -138,6 +138,8 @@ def test_a_table_of_images_is_tuned_from_the_command_line(run, tmp_path, capsys)
         shots=2, epochs=1, batch_size=16, rates=[0.01],
     )  # fmt: skip
     assert few["figures"]["frames_train"] == few["figures"]["frames_validation"] == 4
+    asked = {"shots": 2, "labelled": 1, "flip": True, "seed": 0, "attribute": "phase"}
+    assert asked.items() <= few["settings"].items()
 
 
 def test_labelled_videos_are_split_by_event(run, tmp_path):
