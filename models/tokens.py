@@ -85,20 +85,22 @@ def fit(features: Tensor, branching: int, levels: int = 1, seed: int = 0) -> Cod
 def encode(codebook: Codebook, features: Tensor) -> Tensor:
     """The leaf of every feature, int64 [n]: from the root down, always to the nearest centre.
 
-    features: [n, D]. Each row's token depends on that row only.
+    features: [n, D]. Each row's token depends on that row only. Distances are in float32 whatever
+    the autocast state: half precision would give one row in ten, and even centres, other words.
     """
     features = features.float()
     node = torch.zeros(len(features), dtype=torch.long, device=features.device)
-    for centres, children in zip(codebook.centres, codebook.children, strict=True):
-        branching = centres.shape[1]
-        if len(centres) == 1:
-            # one product of matrices, rather than a copy of all centres for every row
-            squares = centres[0].square().sum(1) - 2 * features @ centres[0].T
-        else:
-            own = centres[node]
-            squares = own.square().sum(2) - 2 * (own @ features[:, :, None])[..., 0]
-        absent = torch.arange(branching, device=node.device) >= children[node][:, None]
-        node = node * branching + squares.masked_fill(absent, torch.inf).argmin(dim=1)
+    with torch.autocast(features.device.type, enabled=False):
+        for centres, children in zip(codebook.centres, codebook.children, strict=True):
+            branching = centres.shape[1]
+            if len(centres) == 1:
+                # one product of matrices, rather than a copy of all centres for every row
+                squares = centres[0].square().sum(1) - 2 * features @ centres[0].T
+            else:
+                own = centres[node]
+                squares = own.square().sum(2) - 2 * (own @ features[:, :, None])[..., 0]
+            absent = torch.arange(branching, device=node.device) >= children[node][:, None]
+            node = node * branching + squares.masked_fill(absent, torch.inf).argmin(dim=1)
     return node
 
 

@@ -59,6 +59,19 @@ def test_a_hierarchical_word_is_read_from_the_root_down() -> None:
     assert torch.equal(token // 3, top)
 
 
+@pytest.mark.parametrize(("branching", "levels"), [(64, 1), (8, 2)])
+def test_half_precision_does_not_reach_the_words(branching: int, levels: int) -> None:
+    """Also of features that share a brightness, which the products of matrices must cancel."""
+    generator = torch.Generator().manual_seed(6)
+    features = 4 + 0.3 * torch.randn(600, 12, generator=generator)
+    codebook = fit(features, branching, levels)
+    expected = encode(codebook, features)
+    words, centres = leaves(codebook)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encode(codebook, features), expected)
+        assert torch.equal(encode(codebook, centres), words)
+
+
 def test_the_same_seed_gives_the_same_vocabulary_and_another_seed_another() -> None:
     features = torch.randn(500, 6, generator=torch.Generator().manual_seed(3))
     torch.manual_seed(0)
