@@ -124,11 +124,11 @@ def pixelate(patches: Tensor, chance: float) -> Tensor:
     chosen = (torch.rand(len(flat)) < chance).nonzero()[:, 0]
     if not len(chosen) or finest <= coarsest:
         return patches
-    there_and_back = torch.stack([_through(size, side) for side in range(coarsest, finest + 1)])
-    matrix = there_and_back[sides[chosen] - coarsest].to(patches)
-    chosen = chosen.to(patches.device, non_blocking=True)
     flat = flat.clone()
     with torch.autocast(patches.device.type, enabled=False):
+        there_and_back = torch.stack([_through(size, side) for side in range(coarsest, finest + 1)])
+        matrix = there_and_back[sides[chosen] - coarsest].to(patches)
+        chosen = chosen.to(patches.device, non_blocking=True)
         flat[chosen] = matrix[:, None] @ flat[chosen] @ matrix[:, None].transpose(-1, -2)
     return flat.reshape(patches.shape)
 

@@ -190,3 +190,12 @@ def test_pixelation_blurs_the_chosen_share_and_keeps_flat_patches() -> None:
     )
     blurred = pixelate(patches, 1.0)
     assert blurred.std(dim=(2, 3)).mean() < 0.9 * patches.std(dim=(2, 3)).mean()
+
+
+def test_half_precision_does_not_reach_pixelation() -> None:
+    patches = torch.rand(20, 3, 12, 12)
+    torch.manual_seed(0)
+    expected = pixelate(patches, 1.0)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pixelate(patches, 1.0), expected)
