@@ -7,9 +7,10 @@ frames of B samples.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from configs.base import Settings
@@ -22,7 +23,21 @@ class TwoCrops(Settings):
     first: AugmentConfig = AugmentConfig()
     """How the first crop is varied."""
     second: AugmentConfig | None = None
-    """How the second one is; unset: as the first."""
+    """How the second one is; what is not said of it, as the first."""
+    others: ClassVar[tuple[str, ...]] = ("second",)
+    """The crops that are as the first but for what is said of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_first(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        first = given.get("first", {})
+        first = first.model_dump() if isinstance(first, AugmentConfig) else first
+        if not isinstance(first, dict):
+            return given
+        said = {name: given[name] for name in cls.others if isinstance(given.get(name), dict)}
+        return given | {name: first | part for name, part in said.items()}
 
 
 _BYOL_FIRST = AugmentConfig(
@@ -45,8 +60,9 @@ BYOL_CROPS = TwoCrops(
 class MultiCrop(TwoCrops):
     """Two large crops, and small ones of small parts (SwAV, arXiv 2006.09882, section 3.2)."""
 
-    small: AugmentConfig = AugmentConfig()
-    """How the small crops are varied."""
+    others: ClassVar[tuple[str, ...]] = ("second", "small")
+    small: AugmentConfig | None = None
+    """How the small crops are varied; what is not said of them, as the first."""
     small_crops: int = Field(default=6, ge=0, le=32)
     """Small crops of each image; 0 leaves the two large ones."""
     small_size: int = Field(default=96, ge=8, le=1024)
@@ -65,7 +81,7 @@ def two_crops(images: Callable[..., Tensor], frames: Tensor, config: TwoCrops) -
 def small_crops(images: Callable[..., Tensor], frames: Tensor, config: MultiCrop) -> Tensor:
     """frames: uint8 [B, F, H, W, 3] -> float32 [B, n, F, 3, s, s], n small crops of each frame."""
     copies = frames[:, None].expand(-1, config.small_crops, *frames.shape[1:])
-    return images(copies, config.small, size=config.small_size)
+    return images(copies, config.small or config.first, size=config.small_size)
 
 
 def multi_crops(

@@ -326,6 +326,28 @@ def test_each_of_two_crops_has_its_own_recipe(frames: Tensor) -> None:
     assert torch.equal(as_rows(crops)[8:], second.flatten(0, 1))
 
 
+def test_what_is_not_said_of_another_crop_is_as_in_the_first() -> None:
+    """So one word on the command line does not take all else from a crop."""
+    first = {"crop_scale": (0.2, 1.0), "flip": 0.5, "blur": 1.0}
+    said = {"first": first, "second": {"blur": 0.1}, "small": {"crop_scale": (0.05, 0.2)}}
+    for given in (said, said | {"first": AugmentConfig.model_validate(first)}):
+        config = MultiCrop.model_validate(given)
+        assert config.second == config.first.model_copy(update={"blur": 0.1})
+        assert config.small == config.first.model_copy(update={"crop_scale": (0.05, 0.2)})
+        assert MultiCrop.model_validate(config.model_dump()) == config
+    whole = MultiCrop.model_validate(said | {"second": AugmentConfig(flip=1.0)})
+    assert whole.second == AugmentConfig(flip=1.0)
+    with pytest.raises(ValidationError, match="first"):
+        MultiCrop.model_validate(said | {"first": 3})
+
+
+def test_small_crops_of_which_nothing_is_said_are_varied_as_the_first(frames: Tensor) -> None:
+    torch.manual_seed(0)
+    recipe = AugmentConfig(crop_scale=(0.05, 0.4), flip=0.5)
+    crops = small_crops(_images, frames[:1, None], MultiCrop(first=recipe, small_size=12))
+    assert len(torch.unique(crops.flatten(0, 2).flatten(1), dim=0)) == 6
+
+
 def test_two_crops_of_one_recipe_are_drawn_independently(frames: Tensor) -> None:
     torch.manual_seed(0)
     crops = two_crops(_images, frames[:, None], TwoCrops(first=EVERYTHING))
