@@ -144,13 +144,18 @@ def _kind(model: type[BaseModel]) -> Any:
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str, str]]:
-    """Every setting of a model as (key, default, meaning), groups opened."""
+    """Every setting of a model as (key, default, meaning), groups opened.
+
+    A group that may be unset has a row of its own before those of its settings.
+    """
     rows = []
     for name, info in model.model_fields.items():
         if name == "kind":
             continue
         inner = _models(info.annotation)
         if len(inner) == 1:
+            if info.default is None:
+                rows.append((prefix + name, "None", info.description or ""))
             rows += describe(inner[0], f"{prefix}{name}.")
         elif inner:
             for option in inner:

@@ -40,7 +40,11 @@ def describe_method(name: str) -> tuple[str, dict[str, Any]]:
         row for row in describe(RunConfig) if not row[0].startswith(("method", "name"))
     ]
     lines = [f"{method.name}: {method.paper}", ""]
+    unset = tuple(f"{key}." for key, value in values.items() if value is None)
     for key, default, meaning in rows:
+        # of a group either the one line that it is unset, or those of its settings
+        if key.startswith(unset) or any(name.startswith(f"{key}.") for name in values):
+            continue
         value = values.get(key)
         shown = (
             f"{value!r} (default {default})"

@@ -6,6 +6,7 @@ from configs.errors import SettingError
 from configs.load import describe, override, presets, read_preset, run_config
 from configs.schema import RunConfig
 from models.method import methods
+from pipeline.catalogue import describe_method
 
 
 def check(*words, preset="demo"):
@@ -23,6 +24,15 @@ def test_every_setting_is_explained():
     for method in methods().values():
         assert not [key for key, _, meaning in describe(method.Config) if not meaning]
     assert not [key for key, _, meaning in describe(RunConfig) if not meaning]
+
+
+def test_a_group_that_is_unset_is_one_line_and_one_that_is_set_a_line_for_each_setting():
+    """SimSiam's second crop is as its first; a list of defaults would say that it is not varied."""
+    unset, given = (describe_method(preset)[0].splitlines() for preset in ("simsiam", "byol"))
+    lines = [line.split(" = ") for line in unset if line.startswith("  method.crops.second")]
+    assert lines == [["  method.crops.second", "None"]]
+    assert not [line for line in given if line.startswith("  method.crops.second =")]
+    assert "  method.crops.second.solarize = 0.2 (default 0.0)" in given
 
 
 def test_words_change_single_settings():
