@@ -1,8 +1,10 @@
 """Does MoCo v3 contrast both ways, scale its loss, and learn?"""
 
+from typing import Literal
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.encoder import EncoderConfig
@@ -102,6 +104,19 @@ def test_the_key_side_has_no_gradient_and_its_momentum_rises() -> None:
     torch.testing.assert_close(copy, weight - 0.5)  # half of it
     method.after_step(Progress(10, 10, 0))
     torch.testing.assert_close(copy, weight - 0.5)  # nothing any more
+
+
+@pytest.mark.parametrize(("layers", "norms"), [(2, [True, False]), (3, [True, True])])
+def test_batch_norm_without_scale_ends_what_it_ends_in_the_paper(
+    layers: Literal[2, 3], norms: list[bool]
+) -> None:
+    """Projector and predictor: of residual networks the projector alone, of transformers both."""
+    method = _method(layers=layers)
+    for part, normed in zip((method.projector, method.predictor), norms, strict=True):
+        last = list(part.children())[-1]
+        assert isinstance(last, nn.BatchNorm1d) is normed
+        assert not normed or last.weight is None
+    assert sum(isinstance(layer, nn.Linear) for layer in method.projector) == layers
 
 
 def test_a_transformers_patch_projection_can_stay_as_it_began() -> None:

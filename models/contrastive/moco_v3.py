@@ -31,7 +31,8 @@ class MoCoV3Config(MethodConfig):
     sampling: FramesSampling = FramesSampling()
     """Which frames or images are contrasted."""
     layers: Literal[2, 3] = 2
-    """Layers of the projector: 2 for residual networks, 3 for transformers (section 5)."""
+    """Layers of the projector: 2 for residual networks, 3 for transformers, whose predictor ends in
+    batch norm too (section 5, released code)."""
     head_dim: int = Field(default=4096, ge=1, le=65_536)
     """Width of the hidden layers of projector and predictor."""
     projection_dim: int = Field(default=256, ge=2, le=8192)
@@ -73,15 +74,10 @@ class MoCoV3(Method):
         hidden, width = config.head_dim, config.projection_dim
         if config.frozen_patches:
             freeze_patches(encoder)
-        self.projector = mlp(
-            encoder.out_dim,
-            *[hidden] * (config.layers - 1),
-            width,
-            norm=True,
-            norm_out=True,
-            affine_out=False,
-        )
-        self.predictor = mlp(width, hidden, width, norm=True)
+        deep = config.layers == 3
+        widths = (encoder.out_dim, *[hidden] * (config.layers - 1), width)
+        self.projector = mlp(*widths, norm=True, norm_out=True, affine_out=False)
+        self.predictor = mlp(width, hidden, width, norm=True, norm_out=deep, affine_out=False)
         self.key_encoder = MomentumCopy(encoder, self.projector)
 
     @property
