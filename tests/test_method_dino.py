@@ -145,3 +145,13 @@ def test_it_equals_the_loss_of_lightly() -> None:
     expected = reference(list(teacher), list(student), epoch=0)  # the centre starts at 0
     ours = cross_prediction((teacher / 0.04).softmax(2), (student / 0.1).log_softmax(2))
     torch.testing.assert_close(ours, expected)
+
+
+def test_the_default_crops_are_those_of_the_released_code() -> None:
+    crops = DINOConfig().crops
+    assert crops.second is not None
+    assert crops.small is not None
+    assert (crops.small_crops, crops.small_size) == (8, 96)
+    recipes = [(crop.crop_scale, crop.blur, crop.solarize)
+               for crop in (crops.first, crops.second, crops.small)]  # fmt: skip
+    assert recipes == [((0.4, 1.0), 1.0, 0.0), ((0.4, 1.0), 0.1, 0.2), ((0.05, 0.4), 0.5, 0.0)]

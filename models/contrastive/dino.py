@@ -63,8 +63,9 @@ class DINOConfig(MethodConfig):
         first=_FIRST,
         second=_varied(blur=0.1, solarize=0.2),
         small=_varied(blur=0.5, crop_scale=(0.05, 0.4)),
+        small_crops=8,
     )
-    """How the large and small crops are varied (section 3.1)."""
+    """How the large and small crops are varied (section 3.1; released code: eight small ones)."""
 
 
 class _Head(nn.Module):
