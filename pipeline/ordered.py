@@ -26,7 +26,7 @@ class OrderedShards(DataConfig):
         shards: list[dict[str, Any]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
             copy = dataset.copy(dataset)
-            copy.context.execution_options = self._resolve_execution_options(name)
+            copy.context.execution_options = self.default_ingest_options()
             copy.context.execution_options.preserve_order = True
             hints = worker_node_ids if world_size > 1 else None
             parts = copy.streaming_split(world_size, equal=False, locality_hints=hints)
