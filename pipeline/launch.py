@@ -16,7 +16,7 @@ import yaml
 
 from configs.errors import InputError, MareyError, SettingError, UsageError
 from configs.load import flat
-from configs.schema import RunConfig
+from configs.schema import RunConfig, TrainerConfig
 from models.method import methods
 from pipeline.checkpoint import load_state, position_of
 from pipeline.engine import gpu_count, ray_session
@@ -146,12 +146,7 @@ def _train_on_ray(prepared: Prepared) -> None:
 
         config = prepared.job.config
         trainer = config.trainer
-        use_gpu = trainer.device == "cuda" or (trainer.device == "auto" and gpu_count() > 0)
-        if trainer.device == "cuda" and gpu_count() < trainer.workers:
-            raise SettingError(
-                f"trainer.workers={trainer.workers} with trainer.device=cuda needs as many GPUs; "
-                f"the cluster has {gpu_count()}"
-            )
+        use_gpu = wants_gpus(trainer, gpu_count())
         share = budget(cpus, trainer.workers, config.data.decode_actors)
         lowest = trainer.min_workers or trainer.workers
         storage, name = _ray_storage(prepared.job.run)
@@ -183,6 +178,22 @@ def _train_on_ray(prepared: Prepared) -> None:
             if refusal := _refusal(run):
                 raise refusal
             _forget(prepared.job.run, name)
+
+
+def wants_gpus(trainer: TrainerConfig, gpus: int) -> bool:
+    """Whether each training process takes one of the `gpus` that the cluster has.
+
+    Raises SettingError where these are fewer than the run needs: Ray would wait for more for ever.
+    """
+    if trainer.device == "cpu" or (trainer.device == "auto" and not gpus):
+        return False
+    name = "workers" if trainer.min_workers is None else "min_workers"
+    if gpus < (least := getattr(trainer, name)):
+        raise SettingError(
+            f"trainer.{name}={least} needs as many GPUs, and the cluster has {gpus}; "
+            "lower it, or set trainer.device=cpu"
+        )
+    return True
 
 
 def _forget(run: str, name: str) -> None:
