@@ -27,7 +27,7 @@ from pipeline.record import REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute, is_remote, local_path
 from pipeline.stream import TURN_UNITS, Budget, budget, rows_of_shard, stream_here, stream_ray
-from pipeline.train import Job, train
+from pipeline.train import Job, train, training_device
 
 REFUSED = "refused.json"
 """Why a worker gave up on purpose: read by the driver, and by the workers that Ray starts next."""
@@ -227,15 +227,15 @@ def _worker(config: dict[str, Any]) -> None:
 
     prepared: Prepared = config["prepared"]
     context = ray.train.get_context()
-    # Ray sets one thread to a logical CPU; a trainer without a GPU wants its share of the machine
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, default_workers() // context.get_local_world_size()))
     shard = ray.train.get_dataset_shard("train")
     data = prepared.job.config.data
     run = Folder(prepared.job.run)
     if run.exists(REFUSED):
         return
     try:
+        # Ray sets one thread to a logical CPU; a trainer on the CPU wants its share of the machine
+        if training_device(prepared.job.config.trainer.device).type == "cpu":
+            torch.set_num_threads(max(1, default_workers() // context.get_local_world_size()))
         probe = None
         if prepared.probe_data and context.get_world_rank() == 0:
             probe = build_probe(prepared.probe_data, prepared.job.config)

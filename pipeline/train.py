@@ -95,7 +95,7 @@ def train(
     """
     rank, world = own_rank(), world_size()
     trainer = job.config.trainer
-    device = _device(trainer.device)
+    device = training_device(trainer.device)
     # losses that see all processes' samples need as many from each: what is over goes to more steps
     per_round = trainer.batch_size // (world * trainer.accumulate)
 
@@ -308,7 +308,8 @@ def _average(encoder: Encoder, keep: float | None) -> AveragedModel | None:
     return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(keep), use_buffers=True)
 
 
-def _device(wanted: str) -> torch.device:
+def training_device(wanted: str) -> torch.device:
+    """Where this process trains, of `trainer.device`. Raises MareyError where there is no GPU."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise MareyError("trainer.device=cuda, but torch sees no CUDA device (`marey doctor`)")
     if wanted == "cpu" or not torch.cuda.is_available():

@@ -1,10 +1,19 @@
-"""What a run asks of its machine: a GPU for each worker or none."""
+"""What a run asks of its machine: a GPU for each worker, or threads for those on the CPU."""
+
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import ray.train
+import torch
 
 from configs.errors import SettingError
 from configs.schema import TrainerConfig
-from pipeline.launch import wants_gpus
+from pipeline import launch
+from pipeline.index import default_workers
+from pipeline.launch import Prepared, wants_gpus
+from pipeline.train import Job
+from tests.test_train import make_config
 
 
 def trainer(**settings):
@@ -31,3 +40,21 @@ def test_a_run_without_gpus_takes_none_unless_it_was_told_to():
     assert not wants_gpus(trainer(device="cpu"), 8)
     with pytest.raises(SettingError, match="has 0;"):
         wants_gpus(trainer(device="cuda"), 0)
+
+
+@pytest.mark.parametrize(("device", "threads"), [("cpu", [default_workers()]), ("auto", [])])
+def test_only_a_trainer_on_the_cpu_takes_its_threads(device, threads, monkeypatch, tmp_path):
+    """Also where there are GPUs: Ray need not hide those that nobody asked for."""
+    config = make_config(f"trainer.device={device}")
+    job = Job(config, cast(Any, None), str(tmp_path), {})
+    context = SimpleNamespace(get_local_world_size=lambda: 1, get_world_rank=lambda: 0)
+    set_to, trained = [], []
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train, "get_dataset_shard", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(launch, "train", lambda *given: trained.append(given))
+    launch._worker({"prepared": Prepared(job, "", None, 0)})
+    assert set_to == threads
+    assert len(trained) == 1
