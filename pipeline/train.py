@@ -116,6 +116,7 @@ def train(
         if average is not None:
             average.load_state_dict(state["average"])
         step = int(state["step"])
+    del state  # a memory bank alone can be gigabytes
     model: nn.Module = method
     if world > 1:
         model = DistributedDataParallel(

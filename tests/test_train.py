@@ -1,6 +1,8 @@
 """The trainer, in one process: resumes, accumulates, refuses, and counts each sample once."""
 
 import json
+import shutil
+import weakref
 from itertools import islice, pairwise
 
 import numpy as np
@@ -112,6 +114,31 @@ def test_a_run_that_died_goes_on_from_its_checkpoint_to_the_same_end(corpus, tmp
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "died"))
     lines = [line["step"] for line in read_metrics(Folder(str(tmp_path / "died")))]
     assert lines == list(range(1, 13))
+
+
+def test_a_resumed_run_does_not_keep_the_checkpoint_that_it_has_read(corpus, tmp_path, monkeypatch):
+    import pipeline.train as loop
+
+    run(corpus, tmp_path / "run", "trainer.steps=2", "data.shuffle_buffer=1")
+    kept, steps = [], []
+
+    def load(folder):
+        state = load_state(folder)
+        kept.extend(weakref.ref(tensor) for tensor in state["method"].values())
+        return state
+
+    def step(*arguments):
+        steps.append(sum(saved() is not None for saved in kept))
+        return forward_backward(*arguments)
+
+    job = prepare(make_config("trainer.steps=4"), corpus, str(tmp_path / "more")).job
+    shutil.copytree(tmp_path / "run", tmp_path / "more", dirs_exist_ok=True)
+    monkeypatch.setattr(loop, "load_state", load)
+    monkeypatch.setattr(loop, "forward_backward", step)
+    source = open_source(corpus)
+    train(job, lambda done: stream_here(job.plan, source, job.config.data, done))
+    assert kept
+    assert steps == [0, 0]
 
 
 def test_a_run_in_turns_is_the_run_in_one(corpus, tmp_path):
