@@ -165,7 +165,8 @@ def train(
         rate = set_schedule(optimizer, trainer.optimizer, step, total)
         # processes that hold the same samples draw alike, so that all of them stay the same
         torch.manual_seed(_seed(trainer.seed, step, 0 if work.shared else rank))
-        with alone() if work.shared else contextlib.nullcontext():
+        among = alone if work.shared else contextlib.nullcontext
+        with among():
             forward_backward(model, method, work.batches, device, trainer.precision, meter)
         if trainer.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(method.parameters(), trainer.optimizer.clip_norm)
@@ -174,7 +175,8 @@ def train(
         step += 1
         trained += work.samples
         progress = Progress(step, job.total_steps(step, trained), epoch)
-        method.after_step(progress)
+        with among():
+            method.after_step(progress)
         if average is not None:
             average.update_parameters(method.encoder)
         if rank == 0 or not work.shared:

@@ -1,13 +1,17 @@
 """Two training processes, as many as are left of three: nothing dropped, schedules to their end."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from models.distributed import rank
+import pipeline.train as loop
+from models.distributed import _alone, rank
+from models.method import methods
 from pipeline.checkpoint import load_state, position_of
-from pipeline.launch import Prepared, prepare
+from pipeline.launch import Prepared, prepare, run_training
+from pipeline.lockstep import in_step
 from pipeline.optim import learning_rate
 from pipeline.record import SUMMARY, read_metrics
 from pipeline.source import open_source
@@ -78,3 +82,17 @@ def test_the_length_of_a_run_follows_the_size_of_its_steps(corpus, tmp_path):
     for step, samples in trained.items():
         assert step / job.total_steps(step, samples) == pytest.approx(samples / SAMPLES, abs=0.06)
     assert job.total_steps(10, 24) == 10
+
+
+def test_samples_that_all_processes_hold_are_remembered_once(corpus, tmp_path, monkeypatch):
+    method, seen = methods()["tcn"], []
+
+    def shared(*arguments):
+        for number, work in enumerate(in_step(*arguments)):
+            yield replace(work, shared=number == 1)
+
+    monkeypatch.setattr(loop, "in_step", shared)
+    monkeypatch.setattr(method, "after_step", lambda self, progress: seen.append(_alone.get()))
+    prepared = prepare(make_config("trainer.steps=3"), corpus, str(tmp_path / "run"))
+    run_training(prepared, engine="local")
+    assert seen == [False, True, False]
