@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
 
-from configs.errors import InputError, UsageError
+from configs.errors import InputError, SettingError, UsageError
 from configs.load import check, override, suggest
 from configs.mining import ImageConfig, SamplesMining, TracksMining
 from configs.sampling import Sampling
 from configs.schema import DataConfig
 from pipeline.decode import DecodeStage
-from pipeline.engine import Suspicion, actor_retries, ray_session
+from pipeline.engine import Suspicion, actor_retries, gpu_count, ray_session
 from pipeline.index import Index, default_workers
 from pipeline.mining import TrackMiner, TrackUnits, track_table
 from pipeline.plan import Plan, Position, make_plan
@@ -106,8 +107,6 @@ class SamplePart:
 
 Runner = Callable[[list[int]], Iterable[PartCounts]]
 """Runs the parts with these numbers, and gives their counts in any order, as they finish."""
-MakeRunner = Callable[[Callable[[], MinePart | SamplePart]], Runner]
-"""From a constructor of the stage to its runner; `run_here` is one, Ray actors are another."""
 
 
 def run_here(make: Callable[[], MinePart | SamplePart]) -> Runner:
@@ -121,8 +120,11 @@ def run_here(make: Callable[[], MinePart | SamplePart]) -> Runner:
     return run
 
 
-def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
-    """Runs parts on Ray Data actors, one a CPU of the budget."""
+def run_on_ray(make: Callable[[], MinePart | SamplePart], on_gpus: bool = False) -> Runner:
+    """Runs parts on Ray Data actors, one a CPU of the budget.
+
+    on_gpus: whether the actors share the cluster's GPUs. Raises SettingError where it has none.
+    """
 
     def run(numbers: list[int]) -> Iterator[PartCounts]:
         with ray_session() as cpus:
@@ -130,12 +132,16 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
 
             # no trainer is running: its share goes to the actors
             share = budget(cpus, 1)
+            gpus = gpu_count() if on_gpus else 0
+            if on_gpus and not gpus:
+                raise SettingError("device=cuda, but the cluster has no GPU; set device=cpu")
             dataset = ray.data.from_blocks(part_blocks(numbers)).map_batches(
                 RayPart,
                 fn_constructor_args=(make,),
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
                 num_cpus=share.actor_cpus,
+                num_gpus=gpu_share(share.actors, gpus),
                 ray_remote_args_fn=actor_retries,
             )
             (rows,) = dataset.streaming_split(1, equal=False)
@@ -143,6 +149,12 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart]) -> Runner:
                 yield PartCounts(int(row["rows"]), json.loads(row["reasons"]))
 
     return run
+
+
+def gpu_share(actors: int, gpus: int) -> float:
+    """The part of a GPU that each of the actors gets so that all find room, at most a whole one."""
+    # Ray counts in ten-thousandths, and no actor has parts of two GPUs
+    return math.floor(1e4 / math.ceil(actors / gpus)) / 1e4 if gpus else 0.0
 
 
 def part_blocks(numbers: list[int]) -> list[pa.Table]:
@@ -207,8 +219,9 @@ def mine_corpus(
     left = parts_left(folder, parts)
     rows = 0
     progress(parts - len(left), parts, rows)
-    run = run_here if engine == "local" else run_on_ray
-    for done, counts in enumerate(run(make)(left) if left else (), start=1):
+    on_gpus = isinstance(settings, TracksMining) and settings.device != "cpu"
+    run = run_here(make) if engine == "local" else run_on_ray(make, on_gpus)
+    for done, counts in enumerate(run(left) if left else (), start=1):
         rows += counts.rows
         progress(parts - len(left) + done, parts, rows)
     return finish(folder, key, parts, refused)
