@@ -14,13 +14,15 @@ class Progress:
 
     LOG_SECONDS = 10.0
 
-    def __init__(self, what: str, unit: str, total: int = 0, start: int = 0) -> None:
+    def __init__(self, what: str, unit: str, total: int = 0, start: int | None = None) -> None:
+        """start: what was done before this work, which its rate does not count; unset, what the
+        first update says."""
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             desc=what,
             unit=unit,
             total=total or None,
-            initial=start,
+            initial=start or 0,
             file=sys.stderr,
             disable=not self._terminal,
             dynamic_ncols=True,
@@ -32,6 +34,9 @@ class Progress:
 
     def update(self, done: int, total: int, **shown: Any) -> None:
         """Set how much is done; `shown` are further figures."""
+        if self._start is None:
+            self._start, self._began = done, time.monotonic()
+            self._bar.initial = self._bar.n = self._bar.last_print_n = done
         if self._terminal:
             self._bar.total = total
             self._bar.set_postfix({k: _short(v) for k, v in shown.items()}, refresh=False)
