@@ -159,8 +159,13 @@ class Index:
         """A column of numbers, in the fixed order of the videos."""
         return self.table.column(name).to_numpy()[self._order]
 
+    @cached_property
+    def _columns(self) -> dict[str, pa.ChunkedArray]:
+        """The columns of a video by name: a plan reads every row, and looking them up was half."""
+        return {name: self.table.column(name) for name in _VIDEO_COLUMNS}
+
     def _video(self, row: int) -> Video:
-        value = {name: self.table.column(name)[row] for name in _VIDEO_COLUMNS}
+        value = {name: column[row] for name, column in self._columns.items()}
         plain = {name: value[name].as_py() for name in _VIDEO_COLUMNS if name != "motion"}
         motion = value["motion"].values
         profile = motion.to_numpy(zero_copy_only=False) if motion is not None else np.empty(0)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -299,6 +300,18 @@ def test_a_loaded_index_holds_what_videos_are_made_of_and_little_more(tmp_path):
     assert len(index) == 25_000
     assert pa.total_allocated_bytes() - before < 1.1 * needed
     assert index.event(7).videos[0].motion.tolist() == [1.0] * 50
+
+
+def test_columns_are_looked_up_once_not_for_every_video(folder, monkeypatch):
+    index = Index(make_index([str(folder)]), "nowhere")
+    wanted = [event.event_id for event in index.events()]
+    column, asked = index.table.column, []
+    monkeypatch.setattr(
+        index, "table", SimpleNamespace(column=lambda name: asked.append(name) or column(name))
+    )
+    assert [event.event_id for event in index.events()] == wanted
+    assert len(wanted) > 1
+    assert len(asked) == len(set(asked))
 
 
 def test_what_is_no_index_is_refused_by_what_it_lacks(tmp_path):
