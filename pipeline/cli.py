@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -33,6 +34,9 @@ def main(words: Sequence[str] | None = None) -> int:
         options.settings += rest
     try:
         code, figures = options.run(options)
+        if options.json:
+            print(json.dumps(figures))
+        sys.stdout.flush()
     except MareyError as error:
         print(f"marey {options.command}: {error}", file=sys.stderr)
         return error.exit_code
@@ -40,9 +44,12 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"marey {options.command}: interrupted", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
+        # nobody reads on: what is still to be written would fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    if options.json:
-        print(json.dumps(figures))
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"marey {options.command}: {error}", file=sys.stderr)
+        return FAILED
     return code
 
 

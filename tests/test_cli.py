@@ -1,6 +1,8 @@
 """The command line as a user meets it: exit codes, one line for an error, no half-written file."""
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -110,6 +112,23 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):
     code, error = fails(capsys, "report", str(tmp_path / "empty"), "-o", str(tmp_path / "p.html"))
     assert code == 1
     assert not (tmp_path / "p.html").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    encode_video(tmp_path / "a.mp4", 4)
+    (tmp_path / "file").write_text("no folder")
+    out = tmp_path / "file" / "i.parquet"
+    code, error = fails(capsys, "index", str(tmp_path / "a.mp4"), "-o", str(out))
+    assert (code, str(tmp_path / "file") in error) == (1, True)
+
+
+@pytest.mark.parametrize("words", [["methods"], ["methods", "--json"]])
+def test_output_that_nobody_reads_is_no_traceback(words, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(words) == 1
 
 
 def test_an_index_whose_videos_have_moved_says_so(tmp_path, preset, capsys):
