@@ -176,12 +176,17 @@ def _index(options: argparse.Namespace) -> Result:
     from pipeline.index import default_workers
     from pipeline.indexing import probe_corpus, summarise, write_index
     from pipeline.progress import Progress
+    from pipeline.storage import split
 
     if options.sync and not options.views:
         raise UsageError("--sync needs --views, which says which videos show one event")
-    for name, value in (("--workers", options.workers), ("--time-limit", options.time_limit)):
+    for name in ("workers", "time_limit", "sync_within"):
+        value = getattr(options, name)
         if value is not None and not value > 0:
-            raise UsageError(f"{name} {value}: a positive number is needed")
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {value}: a positive number is needed")
+    if not split(options.out)[1].endswith(".parquet"):
+        raise UsageError(f"-o {options.out}: an index is one file whose name ends in .parquet")
     workers = options.workers or default_workers()
     bar = Progress("index", "videos")
     parts = probe_corpus(

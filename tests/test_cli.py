@@ -114,6 +114,15 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):
     assert not (tmp_path / "p.html").exists()
 
 
+def test_an_index_is_refused_before_anything_is_read(tmp_path, capsys):
+    good = ["index", str(tmp_path), "-o", str(tmp_path / "i.parquet")]
+    wrong = ["--workers", "0"], ["--time-limit", "-1"], ["--sync-within", "0"]
+    for words in (*((*good, *more) for more in wrong), (*good[:-1], str(tmp_path / "index.csv"))):
+        code, error = fails(capsys, *words)
+        assert (code, words[-2] in error) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
     encode_video(tmp_path / "a.mp4", 4)
     (tmp_path / "file").write_text("no folder")
