@@ -382,11 +382,11 @@ def _eval(options: argparse.Namespace) -> Result:
     from configs.load import override
 
     settings = override({}, options.settings)
+    for name in ("data", "gallery", "labels", "baseline"):
+        if name in settings:
+            raise UsageError(f"{name} is an option: give --{name} FOLDER, not {name}=FOLDER")
     if options.protocol == "tracking":
-        from pipeline.evaluate.protocols import check_settings
-
-        check_settings("tracking", _eval_tracking, settings)
-        return _eval_tracking(options.embeddings, **settings)
+        return _eval_tracking(options, settings)
     from pipeline.evaluate.run import render, run_eval
 
     if options.protocol in ("finetune", "propagation", "pretext"):
@@ -435,23 +435,13 @@ def _eval_pixels(options: argparse.Namespace, settings: dict[str, Any]) -> dict[
     )
 
 
-def _eval_tracking(root: str, *, trackers: str = "", starts: int = 1) -> Result:
-    from pipeline.evaluate.tracking import evaluate_otb
-    from trackers import build, names
+def _eval_tracking(options: argparse.Namespace, settings: dict[str, Any]) -> Result:
+    from pipeline.evaluate.protocols import check_settings
+    from pipeline.evaluate.tracking import evaluate_trackers, render
 
-    wanted = (
-        trackers.split(",") if trackers else [n for n in names() if not n.startswith("opencv-")]
-    )
-    scores = evaluate_otb(
-        root, {name: build(name, persistent=True) for name in wanted}, starts=starts
-    )
-    lines = [f"{'tracker':<20}{'sequence':<16}{'AUC':>7}{'prec@20':>9}{'IoU':>7}{'boxes/s':>9}"]
-    for score in scores:
-        lines.append(
-            f"{score.tracker:<20}{score.sequence:<16}{score.success_auc:>7.3f}"
-            f"{score.precision:>9.3f}{score.mean_iou:>7.3f}{score.boxes_per_s:>9.0f}"
-        )
-    print("\n".join(lines), file=sys.stderr)
+    check_settings("tracking", evaluate_trackers, settings)
+    scores = evaluate_trackers(options.embeddings, **settings)
+    print(render(scores), file=sys.stderr if options.json else sys.stdout)
     return DONE, {s.tracker: asdict(s) for s in scores if s.sequence == "mean"}
 
 

@@ -180,6 +180,20 @@ def test_methods_and_doctor_answer(capsys):
     assert json.loads(capsys.readouterr().out)["decoder pyav"]["state"] == "ok"
 
 
+def test_settings_that_an_evaluation_does_not_have_are_one_line(tmp_path, capsys):
+    for protocol, word in (
+        ("alignment", "labels=there"),
+        ("knn", "protocol=linear"),
+        ("tracking", "labels=there"),
+        ("tracking", "root=there"),
+        ("tracking", "starts=few"),
+        ("tracking", "starts=0"),
+        ("tracking", "trackers=3"),
+    ):
+        code, error = fails(capsys, "eval", protocol, str(tmp_path), word)
+        assert (code, word.partition("=")[0] in error) == (2, True)
+
+
 def test_wrong_words_exit_with_2(capsys):
     for words in ([], ["indx"], ["index"], ["train", "tcn", "--data", "x", "-o", "y", "--nope"]):
         with pytest.raises(SystemExit) as stop:

@@ -21,6 +21,7 @@ from pipeline.evaluate.protocols import SAME_VIDEOS, check_options, find_protoco
 def run_eval(
     protocol: str,
     embeddings: Location,
+    /,
     *,
     labels: Location | None = None,
     gallery: Location | None = None,

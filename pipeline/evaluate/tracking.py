@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import InputError, SettingError
-from trackers import Tracker, iou
+from trackers import Tracker, build, iou, names
 
 PRECISION_PX = 20
 SUCCESS_STEPS = np.linspace(0.0, 1.0, 21)
@@ -63,6 +63,28 @@ def evaluate_otb(
         for name, tracker in trackers.items():
             scores[name].append(score_sequence(name, tracker, sequence, starts))
     return [row for name, own in scores.items() for row in (*own, _mean(name, own))]
+
+
+def evaluate_trackers(root: Path | str, *, trackers: str = "", starts: int = 1) -> list[Score]:
+    """The same for trackers by name, separated by commas; "" takes all but OpenCV's.
+
+    Raises SettingError for an unknown tracker, or fewer starts than one.
+    """
+    ours = [name for name in names() if not name.startswith("opencv-")]
+    wanted = trackers.split(",") if trackers else ours
+    built = {name: build(name, persistent=True) for name in wanted}
+    return evaluate_otb(root, built, starts=starts)
+
+
+def render(scores: Sequence[Score]) -> str:
+    """A text table of scores."""
+    lines = [f"{'tracker':<20}{'sequence':<16}{'AUC':>7}{'prec@20':>9}{'IoU':>7}{'boxes/s':>9}"]
+    for score in scores:
+        lines.append(
+            f"{score.tracker:<20}{score.sequence:<16}{score.success_auc:>7.3f}"
+            f"{score.precision:>9.3f}{score.mean_iou:>7.3f}{score.boxes_per_s:>9.0f}"
+        )
+    return "\n".join(lines)
 
 
 def truth_files(root: Path | str) -> list[Path]:
