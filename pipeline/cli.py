@@ -18,6 +18,8 @@ DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 LOST = ("video: ", "event: ", "sample: ", "window: ")
 """Reasons of mining that name an input which gave nothing; the others are the miner's choice."""
 
+ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
+
 Result = tuple[int, dict[str, Any]]
 """What a command gives back: exit code, and the figures that --json prints."""
 
@@ -99,25 +101,32 @@ def build_parser() -> argparse.ArgumentParser:
     mine = command("mine", _mine, "Store samples as shards: tracked patches, tuples, pairs, ...")
     mine.add_argument("data", help="index, image table or image folder")
     mine.add_argument("-o", "--out", required=True, help="folder of shards")
-    mine.add_argument("--kind", default="tracks", help="tracks, tuples, pairs, clips or frames")
-    mine.add_argument("--engine", choices=("ray", "local"), default="ray")
+    mine.add_argument(
+        "--kind", default="tracks", help="tracks (default), tuples, pairs, clips or frames"
+    )
+    mine.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
     mine.add_argument("settings", nargs="*", metavar="key=value", help="e.g. proposals.every_s=2")
 
     track = command("track", _track, "Draw what a tracker follows over a video.")
     track.add_argument("video", help="file or URI")
-    track.add_argument("--box", action="append", help="x,y,w,h in pixels; repeat for more")
-    track.add_argument("--tracker", default="strcf", help="name of the tracker")
+    track.add_argument(
+        "--box", action="append",
+        help="x,y,w,h in pixels; repeat for more (default: what moves at the start)",
+    )  # fmt: skip
+    track.add_argument(
+        "--tracker", default="strcf", help="see docs/tracking.md for the names (default strcf)"
+    )
     track.add_argument("--start", type=float, default=0.0, help="seconds (default 0)")
     track.add_argument("--seconds", type=float, default=20.0, help="length (default 20)")
     track.add_argument("-o", "--out", required=True, help="video to write (.mp4)")
 
     train = command("train", _train, "Train a method on an index, shards or images.")
     train.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
-    train.add_argument("--data", required=True, help="index, image table or image folder")
+    train.add_argument("--data", required=True, help="index, shards, image table or image folder")
     train.add_argument("-o", "--out", required=True, help="run folder")
     train.add_argument("--probe", help="held-out index or image table for the online probe")
     train.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
-    train.add_argument("--engine", choices=("ray", "local"), default="ray")
+    train.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
 
     embed = command("embed", _embed, "Write an embedding for every frame of a corpus.")
@@ -126,13 +135,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     embed.add_argument("--data", required=True, help="index, image table or image folder")
     embed.add_argument("-o", "--out", required=True, help="folder of embeddings")
-    embed.add_argument("--fps", type=float, default=1.0, help="frames a second (0: every frame)")
+    embed.add_argument(
+        "--fps", type=float, default=1.0, help="frames a second (default 1; 0: every frame)"
+    )
     embed.add_argument(
         "--copies", type=int, default=0,
         help="embed this many strongly changed copies of each frame instead (for eval copies)",
     )  # fmt: skip
-    embed.add_argument("--dtype", choices=("float32", "float16"), default="float32")
-    embed.add_argument("--engine", choices=("ray", "local"), default="ray")
+    embed.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32",
+        help="numbers that embeddings are stored as (default float32)",
+    )  # fmt: skip
+    embed.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
 
     evaluate = command("eval", _eval, "Measure how good embeddings are.")
     evaluate.add_argument(
@@ -154,7 +168,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--baseline", help="embeddings to stand beside (untrained encoder)")
     evaluate.add_argument("settings", nargs="*", metavar="key=value", help="e.g. k=20")
 
-    report = command("report", _report, "One page with pictures of a run, index or embeddings.")
+    report = command(
+        "report", _report, "One page with pictures of a run, index, shards or embeddings."
+    )
     report.add_argument("target", help="run folder, index, shards or folder of embeddings")
     report.add_argument("--baseline", help="embeddings of another encoder, shown beside")
     report.add_argument("--labels", help="labels of embeddings, as for `marey eval`")
