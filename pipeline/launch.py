@@ -23,7 +23,7 @@ from pipeline.engine import gpu_count, ray_session
 from pipeline.held_out import build_probe
 from pipeline.index import default_workers
 from pipeline.plan import make_plan
-from pipeline.record import REMOTE_WRITE_S, SUMMARY, NewMetrics
+from pipeline.record import METRICS, REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute, is_remote, local_path
 from pipeline.stream import TURN_UNITS, Budget, budget, rows_of_shard, stream_here, stream_ray
@@ -115,12 +115,16 @@ def run_training(
     cluster) or `local` (everything in this process: for debugging and tests).
     """
     folder = Folder(prepared.job.run)
-    with _watching(folder, prepared.resumed_step, watch):
-        if engine == "local":
-            _train_here(prepared)
-        else:
-            _train_on_ray(prepared)
-
+    try:
+        with _watching(folder, prepared.resumed_step, watch):
+            if engine == "local":
+                _train_here(prepared)
+            else:
+                _train_on_ray(prepared)
+    except MareyError:
+        if not folder.exists(METRICS):  # nothing began: what is mended may have the place
+            folder.remove("config.yaml")
+        raise
     return json.loads(folder.read(SUMMARY))
 
 

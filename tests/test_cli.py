@@ -123,6 +123,16 @@ def test_an_index_is_refused_before_anything_is_read(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("word", ["encoder.backbone=tinny", "trainer.workers=2"])
+def test_a_run_that_never_began_leaves_its_place_free(word, tmp_path, preset, capsys):
+    index = str(encode_corpus(tmp_path / "videos", events=2))
+    run = tmp_path / "run"
+    words = ["train", preset, "--data", index, "-o", str(run), "--engine", "local"]
+    assert main([*words, word]) == 2
+    assert word.partition("=")[2] in capsys.readouterr().err
+    assert not list(run.iterdir())
+
+
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):
     encode_video(tmp_path / "a.mp4", 4)
     (tmp_path / "file").write_text("no folder")
