@@ -34,13 +34,16 @@ def presets() -> list[str]:
 
 def read_preset(name: str) -> dict[str, Any]:
     """A preset by name, or any YAML file by path. Raises SettingError when there is none."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name) if own else PRESETS / f"{name}.yaml"
+    if own and not path.is_file():
+        raise SettingError(f"no such file: {name}")
     if not path.is_file():
         raise SettingError(f"no method or preset {name!r}{suggest(name, presets())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise SettingError(f"{path} is not YAML: {error}") from error
+        raise SettingError(f"{path} is not YAML: {_one_line(error)}") from error
     if isinstance(content, dict) and isinstance(content.get("config"), dict):
         content = content["config"]  # what a run has written beside its provenance
     if not isinstance(content, dict) or "name" not in content:
@@ -58,7 +61,7 @@ def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SettingError(f"{word!r}: the value is not YAML: {error}") from error
+            raise SettingError(f"{word!r}: the value is not YAML: {_one_line(error)}") from error
         # YAML reads 1e-3 as a word
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
@@ -71,6 +74,10 @@ def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
                 raise SettingError(f"{key}: {parent} is a single value, not a group of settings")
         branch[leaf] = value
     return result
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    return " ".join(str(error).split())
 
 
 def _copy(tree: Any) -> Any:
@@ -111,10 +118,12 @@ def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
     """One mistake in words: which key, what was given, what is allowed."""
     place = [str(part) for part in item["loc"]]
     # a discriminated union puts the chosen kind into the path
-    key = prefix + ".".join(place)
+    key = (prefix + ".".join(place)).rstrip(".")
     if item["type"] == "extra_forbidden":
         return f"no setting {key!r}{suggest(place[-1], _keys_beside(model, place))}"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "model_type":
+        message = "a group of settings, not a value"
     given = item.get("input")
     shown = f" (given: {given!r})" if not isinstance(given, dict | BaseModel) else ""
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"

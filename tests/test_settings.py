@@ -58,6 +58,9 @@ def test_words_change_single_settings():
         ("data.decode_size=5", r"within 16 to 2160"),
         ("batch", r"'batch' is not of the form key=value"),
         ("trainer.batch_size.x=1", r"batch_size is a single value"),
+        ("trainer=4", r"trainer: a group of settings, not a value \(given: 4\)"),
+        ("method=4", r"method: a group of settings, not a value \(given: 4\)"),
+        ("trainer.steps=[1", r"\A.*'trainer\.steps=\[1': the value is not YAML: .*\Z"),
     ],
 )
 def test_mistakes_are_refused_with_what_is_allowed(word, message):
@@ -68,6 +71,15 @@ def test_mistakes_are_refused_with_what_is_allowed(word, message):
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(SettingError, match=r"no method or preset 'dmo'; did you mean demo"):
         read_preset("dmo")
+
+
+def test_a_file_of_settings_that_is_not_there_or_no_yaml_is_named(tmp_path):
+    path = tmp_path / "own.yaml"
+    with pytest.raises(SettingError, match=r"no such file: .*own\.yaml"):
+        read_preset(str(path))
+    path.write_text("a: [")
+    with pytest.raises(SettingError, match=r"\A.*own\.yaml is not YAML: .*\Z"):
+        read_preset(str(path))
 
 
 def test_a_finished_runs_config_starts_another(tmp_path):
