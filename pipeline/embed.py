@@ -279,9 +279,13 @@ def embed(
     copy retrieval. An encoder of clips is given, for each time, the clip that ends there (see
     `sampling.lookback`); times in shots too short for a clip are refused. `encoder_run` is a run
     folder or a baseline (see `evaluate.baselines`). Parts that a killed run left are kept. Raises
-    UsageError when `out` is finished already or belongs to another encoder, InputError when
-    nothing can be embedded.
+    UsageError for a negative rate or number of copies, or when `out` is finished already or belongs
+    to another encoder, InputError when nothing can be embedded.
     """
+    if not rate >= 0:
+        raise UsageError(f"--fps {rate}: a positive number is needed, or 0 for every frame")
+    if copies < 0:
+        raise UsageError(f"--copies {copies}: a positive number is needed, or 0 for none")
     encoder_run, data, out = encoder_location(encoder_run), absolute(data), absolute(out)
     source = open_source(data)
     if isinstance(source, StoredSamples):

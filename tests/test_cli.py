@@ -164,7 +164,11 @@ def test_finished_embeddings_are_not_overwritten(tmp_path, preset, capsys):
     run, out = str(tmp_path / "run"), str(tmp_path / "out")
     words = ["train", preset, "--data", index, "-o", run, "--engine", "local", "trainer.steps=1"]
     assert main(words) == 0
+    capsys.readouterr()
     embed = ["embed", run, "--data", index, "-o", out, "--engine", "local"]
+    for wrong in (["--fps", "-1"], ["--fps", "nan"], ["--copies", "-1"]):
+        code, error = fails(capsys, *embed, *wrong)
+        assert (code, " ".join(wrong) in error) == (2, True)
     assert main(embed) == 0
     capsys.readouterr()
     assert fails(capsys, *embed)[0] == 2
