@@ -52,7 +52,7 @@ def follow(
         raise UsageError(f"--seconds {seconds} is not in (0, {MAX_SECONDS:g}]")
     info = probe(video, motion="none")
     if info.status == "unreadable":
-        raise InputError(f"{video}: {info.error}")
+        raise InputError(info.error)
     if not 0 <= start_s < info.duration_s:
         raise UsageError(f"--start {start_s} is not within the {info.duration_s:.2f} s of {video}")
     side = min(info.width, info.height, height)

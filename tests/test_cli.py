@@ -179,6 +179,8 @@ def test_tracks_are_drawn_over_a_video(tmp_path, capsys):
     assert main(["track", str(video), "-o", str(out), "--box", "60,40,50,50", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 24
     assert probe(str(out)).frames == 24
+    code, error = fails(capsys, "track", str(tmp_path / "none.mp4"), "-o", str(tmp_path / "no.mp4"))
+    assert (code, error.count("none.mp4")) == (1, 1)
     for words in (["--box", "1,2,3"], ["--start", "99"], ["--seconds", "0"]):
         code, _ = fails(capsys, "track", str(video), "-o", str(tmp_path / "no.mp4"), *words)
         assert code == 2
