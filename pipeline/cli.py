@@ -18,6 +18,12 @@ DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 LOST = ("video: ", "event: ", "sample: ", "window: ")
 """Reasons of mining that name an input which gave nothing; the others are the miner's choice."""
 
+PROTOCOL_NAMES = (
+    "knn", "linear", "progression", "alignment", "retrieval", "copies", "geometry", "tracking",
+    "propagation", "finetune", "pretext",
+)  # fmt: skip
+"""What `marey eval` measures; the last four take frames, not embeddings."""
+
 ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
 
 Result = tuple[int, dict[str, Any]]
@@ -102,8 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     mine.add_argument("data", help="index, image table or image folder")
     mine.add_argument("-o", "--out", required=True, help="folder of shards")
     mine.add_argument(
-        "--kind", default="tracks", help="tracks (default), tuples, pairs, clips or frames"
-    )
+        "--kind", default="tracks",
+        help="tracks (default), tuples, pairs (or view_pairs), time_pairs, clips, spread or frames",
+    )  # fmt: skip
     mine.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
     mine.add_argument("settings", nargs="*", metavar="key=value", help="e.g. proposals.every_s=2")
 
@@ -151,8 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = command("eval", _eval, "Measure how good embeddings are.")
     evaluate.add_argument(
         "protocol",
-        help="knn, linear, progression, alignment, retrieval, copies, geometry, tracking, "
-        "propagation, finetune, pretext",
+        help=", ".join(PROTOCOL_NAMES),
     )
     evaluate.add_argument(
         "embeddings",
@@ -401,6 +407,8 @@ def _eval(options: argparse.Namespace) -> Result:
     for name in ("data", "gallery", "labels", "baseline"):
         if name in settings:
             raise UsageError(f"{name} is an option: give --{name} FOLDER, not {name}=FOLDER")
+    if options.protocol not in PROTOCOL_NAMES:
+        raise UsageError(f"no protocol {options.protocol!r}; there are {', '.join(PROTOCOL_NAMES)}")
     if options.protocol == "tracking":
         return _eval_tracking(options, settings)
     from pipeline.evaluate.run import render, run_eval
