@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,6 +107,8 @@ def quiet_data() -> None:
     context.enable_operator_progress_bars = False
     # a damaged video is a row with a reason; an exception is a fault and ends the run
     context.max_errored_blocks = 0
+    # Ray shows this one to everybody; its version is pinned, and no user can act on it
+    warnings.filterwarnings("ignore", message=r"\s*`ray_remote_args_fn` is deprecated")
     for name in ("ray.data", "ray.train", "ray"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from configs.errors import MareyError
-from pipeline.engine import STARTS, TOO_BUSY, ray_session
+from pipeline.engine import STARTS, TOO_BUSY, quiet_data, ray_session
 
 
 def _slow(monkeypatch, times):
@@ -38,3 +38,11 @@ def test_starts_that_are_always_slow_end_with_an_error_for_a_person(monkeypatch)
     with pytest.raises(MareyError, match="did not start"), ray_session():
         pass
     assert len(tried) == STARTS
+
+
+def test_a_deprecation_that_no_user_can_act_on_is_not_shown(recwarn):
+    from ray.data import dataset
+
+    quiet_data()
+    dataset._warn_on_ray_remote_args_fn(dict)  # what `map_batches` calls first
+    assert not [warned for warned in recwarn if "ray_remote_args_fn" in str(warned.message)]
