@@ -325,7 +325,7 @@ def _boxes(words: list[str]) -> Any:
             box = [float(number) for number in word.split(",")]
         except ValueError:
             box = []
-        if len(box) != 4 or min(box[2:]) <= 0:
+        if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
             raise UsageError(f"--box {word} is not x,y,w,h with positive width and height")
         boxes.append(box)
     return np.array(boxes, dtype=np.float32)
@@ -337,6 +337,7 @@ def _train(options: argparse.Namespace) -> Result:
     from pipeline.evaluate.online import DETAILS
     from pipeline.launch import prepare, run_training
     from pipeline.progress import Progress
+    from pipeline.record import warnings_in
 
     tree = override(read_preset(options.method), options.settings)
     method = find_method(tree["name"], suggest)
@@ -361,6 +362,8 @@ def _train(options: argparse.Namespace) -> Result:
     def watch(lines: list[dict[str, Any]]) -> None:
         metrics = [line for line in lines if "loss" in line]
         probes = [line["probe"] for line in lines if "probe" in line]
+        for warning in warnings_in(lines):
+            bar.note(f"warning: {warning}")
         shown = (
             {"loss": metrics[-1]["loss"], "data_wait": metrics[-1]["data_wait"]} if metrics else {}
         )

@@ -23,6 +23,7 @@ from pipeline.indexing import make_index, write_index
 from pipeline.launch import prepare, run_training
 from pipeline.pretext import Pretext, pretext
 from pipeline.progress import Progress
+from pipeline.record import warnings_in
 from pipeline.report import (
     embedding_sections,
     index_sections,
@@ -185,6 +186,8 @@ def _show(bar: Progress, lines: list[dict[str, Any]]) -> None:
     for line in lines:
         shown |= {k: line[k] for k in ("loss", "data_wait") if k in line}
         shown |= {k: v for k, v in line.get("probe", {}).items() if k.endswith("_error")}
+    for warning in warnings_in(lines):
+        bar.note(f"warning: {warning}")
     bar.update(lines[-1]["step"], lines[-1]["total"], **shown)
 
 

@@ -16,25 +16,11 @@ from pipeline.storage import is_remote, join, local_path
 
 SUFFIXES = frozenset(
     [
-        ".mp4",
-        ".mov",
-        ".m4v",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".flv",
-        ".wmv",
-        ".3gp",
-        ".ogv",
-        ".mxf",
-        ".gif",
+        ".mp4", ".mov", ".m4v", ".3gp", ".f4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob",
+        ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".asf", ".ogv", ".mxf", ".gif", ".dv", ".y4m",
+        ".ivf", ".nut", ".m2v", ".h264", ".264", ".h265", ".265", ".hevc",
     ]
-)
+)  # fmt: skip
 """File endings that a folder is searched for; a file named outright may have any."""
 
 

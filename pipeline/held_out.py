@@ -104,5 +104,13 @@ def _from_images(images: Images, shape: tuple[int, int]) -> OnlineProbe:
     if labels is None:
         raise InputError(f"{images.location} cannot be probed online: it has no `label` column")
     chosen = np.unique(np.linspace(0, len(images) - 1, IMAGES).round().astype(int))
-    frames = np.stack([decode_image(images.encoded(int(n)), shape) for n in chosen])
+    frames = np.empty((len(chosen), *shape, 3), dtype=np.uint8)
+    for frame, number in zip(frames, chosen, strict=True):
+        try:
+            frame[:] = decode_image(images.encoded(int(number)), shape)
+        except (OSError, ValueError) as error:
+            name = images.names[number]
+            raise InputError(
+                f"{images.location} cannot be probed online: {name}: {error}; leave it out"
+            ) from error
     return OnlineProbe(frames, labels=np.array(labels)[chosen])

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import InputError
-from pipeline.index import Event, Video, relative_name
+from pipeline.index import Event, Video, as_utf8, relative_name
 from pipeline.row_groups import RowGroups
 from pipeline.storage import local_path
 
@@ -55,7 +55,7 @@ class Images:
 
     def encoded(self, number: int) -> bytes:
         """The file content of one image."""
-        raise TypeError("Images is a base: use open_images")
+        raise TypeError("Images is a base: open an ImageFolder or an ImageTable")
 
     def labels(self) -> list[int] | None:
         """Class numbers from 0, -1 for an image without one; None for a source without labels."""
@@ -72,12 +72,13 @@ class ImageFolder(Images):
             raise InputError(
                 f"{location} holds no image (looked for {' '.join(sorted(SUFFIXES))}, any depth)"
             )
-        super().__init__([relative_name(path, root) for path in paths], location)
-        self._root = root
+        files = [relative_name(path, root) for path in paths]
+        super().__init__([as_utf8(file) for file in files], location)
+        self._root, self._files = root, files
 
     def encoded(self, number: int) -> bytes:
         """The file content of one image."""
-        return (self._root / self.names[number]).read_bytes()
+        return (self._root / self._files[number]).read_bytes()
 
 
 class ImageTable(Images):

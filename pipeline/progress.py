@@ -55,6 +55,10 @@ class Progress:
             flush=True,
         )
 
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        self._bar.write(text, file=sys.stderr)
+
     def close(self) -> None:
         """Leave the last state standing."""
         self._bar.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -35,9 +34,9 @@ SHOWN_SAMPLES = 12
 class Record:
     """Files of a run folder, written by the first training process.
 
-    `metrics.jsonl` has one JSON object a line; lines after the step that a run resumes from are
-    dropped, so that every curve has one value a step. TensorBoard gets the same numbers where the
-    run folder is local.
+    `metrics.jsonl` has one JSON object a line: metrics, a `probe`, or a `warning`. Lines after the
+    step that a run resumes from are dropped, so that every curve has one value a step. TensorBoard
+    gets the same numbers where the run folder is local.
     """
 
     def __init__(self, run: Folder, step: int, chance: Mapping[str, float]) -> None:
@@ -88,16 +87,20 @@ class Record:
         valid = values.get("valid", 1.0)
         if valid < FEW_VALID and not self._warned:
             self._warned = True
-            warnings.warn(
-                f"step {progress.step}: {valid:.1%} of the samples count in the loss; what the "
-                "others lack, docs/methods says of each method",
-                stacklevel=2,
+            self.warn(
+                progress,
+                f"{valid:.1%} of the samples count in the loss; what the others lack, docs/methods "
+                "says of each method",
             )
 
     def probe(self, progress: Progress, values: Mapping[str, float]) -> None:
         """One line of the online probe."""
         self._line(progress, {"probe": dict(values)})
         self._plot("probe", progress.step, values)
+
+    def warn(self, progress: Progress, text: str) -> None:
+        """A line of what the user must know of, whom no output of a worker reaches."""
+        self._line(progress, {"warning": text})
 
     def _plot(self, group: str, step: int, values: Mapping[str, float]) -> None:
         if self._board is not None:
@@ -179,6 +182,11 @@ class NewMetrics:
         whole = content[: content.rfind(b"\n") + 1]  # a kill or a look in between cuts the last
         self._start = max(0, self._start - 1) + len(whole)
         return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def warnings_in(lines: list[dict[str, Any]]) -> list[str]:
+    """What lines of metrics warn of, with the step."""
+    return [f"step {line['step']:,}: {line['warning']}" for line in lines if "warning" in line]
 
 
 def read_metrics(run: Folder) -> list[dict[str, Any]]:

@@ -189,6 +189,8 @@ def train(
             show(record, step, method, device)
             if probe:
                 record.probe(progress, probe(encoder))
+                if warning := getattr(probe, "warning", ""):
+                    record.warn(progress, warning)
         if step % trainer.checkpoint_every == 0 and not work.last:
             checkpoint()
     checkpoint()

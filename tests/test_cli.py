@@ -181,7 +181,8 @@ def test_tracks_are_drawn_over_a_video(tmp_path, capsys):
     assert probe(str(out)).frames == 24
     code, error = fails(capsys, "track", str(tmp_path / "none.mp4"), "-o", str(tmp_path / "no.mp4"))
     assert (code, error.count("none.mp4")) == (1, 1)
-    for words in (["--box", "1,2,3"], ["--start", "99"], ["--seconds", "0"]):
+    wrong = (["--box", "1,2,3"], ["--box", "1,2,nan,9"], ["--start", "99"], ["--seconds", "0"])
+    for words in wrong:
         code, _ = fails(capsys, "track", str(video), "-o", str(tmp_path / "no.mp4"), *words)
         assert code == 2
     assert not (tmp_path / "no.mp4").exists()

@@ -1,5 +1,6 @@
 """Images in Parquet tables: every row is found, in little memory, however the file is cut."""
 
+import os
 import pickle
 import struct
 import zlib
@@ -12,11 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import InputError
+from configs.load import read_preset, run_config
 from configs.sampling import FramesSampling
 from configs.schema import DataConfig
+from models.method import methods
 from pipeline import row_groups
 from pipeline.decode import DecodeStage
-from pipeline.images import ImageTable
+from pipeline.held_out import build_probe
+from pipeline.images import ImageFolder, ImageTable
 from pipeline.plan import Position, make_plan
 from pipeline.row_groups import RowGroups
 from pipeline.source import open_source
@@ -154,3 +158,20 @@ def test_files_that_are_no_image_are_refused_and_the_others_are_read(content, tm
     ]
     assert sum(why == "" for why in refused) == 1
     assert sum("b.png: " in why for why in refused) == 1
+
+
+def test_a_file_whose_name_is_no_utf_8_is_an_image_with_an_escaped_name(tmp_path):
+    good = cv2.imencode(".png", np.eye(8, dtype=np.uint8) * 200)[1].tobytes()
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:
+        file.write(good)
+    source = ImageFolder(str(tmp_path))
+    assert list(source.names) == ["caf\\xe9.png"]
+    assert source.encoded(0) == good
+    assert len(source.digest) == 16
+
+
+def test_an_image_that_a_probe_cannot_read_is_named(tmp_path):
+    good = cv2.imencode(".png", np.eye(8, dtype=np.uint8) * 200)[1].tobytes()
+    path = write(tmp_path / "t.parquet", [good, b"none", good], 3, label=[0, 1, 0])
+    with pytest.raises(InputError, match="000000001: not an image"):
+        build_probe(path, run_config(read_preset("simclr"), methods()["simclr"].Config))

@@ -37,3 +37,9 @@ def test_a_start_that_is_known_counts(clock, capsys):
     clock[0] = 10
     bar.update(200, 1000)
     assert capsys.readouterr().err == "tcn: 200/1000 steps, 10/s, 1:20 left\n"
+
+
+def test_a_note_is_a_line_of_its_own(clock, capsys):
+    bar = Progress("tcn", "steps")
+    bar.note("warning: step 3: all rows are one")
+    assert capsys.readouterr().err == "warning: step 3: all rows are one\n"

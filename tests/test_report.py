@@ -269,6 +269,7 @@ def write_run(folder, kind="view_pairs", frames=6):
             }
         )  # fmt: skip
     lines.append({"step": 40, "total": 40, "time_s": 10.0, "probe": {"alignment_error": 0.12}})
+    lines.append({"step": 40, "total": 40, "time_s": 10.0, "warning": "all rows are <one>"})
     text = "\n".join(json.dumps(line) for line in lines)
     (folder / "metrics.jsonl").write_text(text + '\n{"step": 50, "lo')
     (folder / "chance.json").write_text('{"retrieval_top1": 0.0625, "alignment_error": 0.3333}')
@@ -291,6 +292,7 @@ def test_the_run_page_has_every_curve_with_chance_and_the_final_numbers(tmp_path
     assert titles[:2] == ["alignment error", "retrieval top1"]
     assert {"loss", "lr", "samples per second"} <= set(titles)
     assert "refused" not in titles, "a curve that never moves"
+    assert "step 40: all rows are &lt;one&gt;" in page.text
     assert page.text.count("stroke-dasharray") == 2
     for shown in ("<b>1</b><span>loss", "<b>0.12</b><span>probe alignment error", "<b>2.0 %</b>"):
         assert shown in page.text

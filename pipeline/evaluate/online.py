@@ -7,7 +7,6 @@ all frames by the signs of collapse in their embeddings.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,6 +86,8 @@ class OnlineProbe:
         self._several_events = len(set(self._event)) > 1
         self._in_a_row = -1
         """-1 before the first probe."""
+        self.warning = ""
+        """What is to be said of the last scores, in words; mostly nothing."""
 
     @property
     def chance(self) -> dict[str, float]:
@@ -150,12 +151,10 @@ class OnlineProbe:
         grave = [name for name in ringing if name in GRAVE]
         # the first probe sees what the run starts from, which may well lie in a narrow cone
         self._in_a_row = self._in_a_row + 1 if grave or self._in_a_row < 0 else 0
+        self.warning = ""
         if self._in_a_row == 2:
-            warnings.warn(
-                f"two online probes in a row found {', '.join(grave)}: "
-                + ", ".join(f"{LIMITS[n][0]} {signs[LIMITS[n][0]]:.3g}" for n in grave),
-                stacklevel=3,
-            )
+            values = ", ".join(f"{LIMITS[n][0]} {signs[LIMITS[n][0]]:.3g}" for n in grave)
+            self.warning = f"two online probes in a row found {', '.join(grave)}: {values}"
         scores = {
             "rankme": signs["rankme"],
             "spread": signs["normalised_std"],

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from configs.errors import InputError
 from configs.load import flat
-from pipeline.record import METRICS, PICTURES, SAMPLES, UNTRAINED, read_arrays, read_metrics
+from pipeline.record import (
+    METRICS,
+    PICTURES,
+    SAMPLES,
+    UNTRAINED,
+    read_arrays,
+    read_metrics,
+    warnings_in,
+)
 from pipeline.report.charts import Curve, line_chart
 from pipeline.report.page import (
     Section,
@@ -56,6 +64,8 @@ def run_sections(location: str) -> tuple[str, str, list[Section]]:
         f"Step {last['step']:,} of {last.get('total', last['step']):,}, {duration(last['time_s'])}"
     )
     sections = [Section("Result", _headline(training, probes, chance))]
+    if warnings := warnings_in(lines):
+        sections.append(Section("Warnings", "".join(map(note, warnings))))
     if probes:
         sections.append(
             Section(
