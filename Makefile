@@ -6,7 +6,7 @@ VIDEOS ?=
 VIEWS ?=
 OUT ?= demo
 # A test file to a process; each holds torch and, in some files, a Ray of its own: about 2 GB.
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 OPTIONS = $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(VIEWS),--views '$(VIEWS)')
 
 .PHONY: setup demo test test-all lint types lock clean

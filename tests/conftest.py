@@ -9,6 +9,16 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = (
+    "test_ray.py",
+    "test_train_processes.py",
+    "test_poison.py",
+    "test_contrastive_distributed.py",
+    "test_lockstep.py",
+    "test_every_method.py",
+)
+"""Test files that take minutes: first, so that at the end no process waits for another."""
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -18,3 +28,9 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the development data (../shared/data) is not beside this checkout")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; otherwise the order stays."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
