@@ -21,7 +21,10 @@ def corpora(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(corpora, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("run") / "run")
-    run_training(prepare(make_config("trainer.epochs=40", "trainer.steps=40"), corpora[0], folder), engine="local")
+    run_training(
+        prepare(make_config("trainer.epochs=40", "trainer.steps=40"), corpora[0], folder),
+        engine="local",
+    )
     return folder
 
 
