@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from configs.errors import InputError, UsageError
-from pipeline.index import as_utf8, relative_name
-from pipeline.storage import is_remote, join, local_path
+from pipeline.index import relative_name
+from pipeline.storage import as_utf8, is_remote, join, local_path
 
 SUFFIXES = frozenset(
     [

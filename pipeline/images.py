@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import InputError
-from pipeline.index import Event, Video, as_utf8, relative_name
+from pipeline.index import Event, Video, relative_name
 from pipeline.row_groups import RowGroups
-from pipeline.storage import local_path
+from pipeline.storage import as_utf8, local_path
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
 MAX_PIXELS = 100_000_000

@@ -300,8 +300,3 @@ def default_workers() -> int:
 def relative_name(path: Path, root: Path) -> str:
     """A file's name within its source, the same on every machine: POSIX, no leading `./`."""
     return path.relative_to(root).as_posix()
-
-
-def as_utf8(text: str) -> str:
-    """A name or message as Parquet holds it: bytes of a file's name that are no UTF-8 escaped."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

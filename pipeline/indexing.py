@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.found import Found, Placement, find_videos, group_views
-from pipeline.index import SCHEMA, as_utf8
-from pipeline.storage import Folder, split
+from pipeline.index import SCHEMA
+from pipeline.storage import Folder, as_utf8, split
 from pipeline.video import VideoInfo, probe
 from pipeline.video.probe import Motion
 from pipeline.workers import Lost, run_in_processes

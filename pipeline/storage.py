@@ -29,6 +29,11 @@ def local_path(location: str | os.PathLike[str]) -> Path:
     return Path(str(location).removeprefix("file://"))
 
 
+def as_utf8(text: str) -> str:
+    """A name or message as Parquet holds it: bytes of a file's name that are no UTF-8 escaped."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def absolute(location: str | os.PathLike[str]) -> str:
     """A location that means the same in every process: workers have folders of their own."""
     return str(location) if is_remote(location) else str(local_path(location).absolute())

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from pipeline.cli import main
+from pipeline.cli import PROTOCOL_NAMES, main
+from pipeline.evaluate.protocols import PROTOCOLS
 from pipeline.video import probe
 from tests.corpora import VIEWS, encode_corpus
 from tests.test_train import TREE
@@ -195,6 +196,16 @@ def test_methods_and_doctor_answer(capsys):
     assert json.loads(capsys.readouterr().out)["settings"]["trainer.batch_size"] == 2
     assert main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["decoder pyav"]["state"] == "ok"
+
+
+def test_help_names_every_protocol_of_embeddings_that_there_is():
+    assert set(PROTOCOL_NAMES) - set(PROTOCOLS) == {
+        "tracking",
+        "propagation",
+        "finetune",
+        "pretext",
+    }
+    assert set(PROTOCOLS) < set(PROTOCOL_NAMES)
 
 
 def test_settings_that_an_evaluation_does_not_have_are_one_line(tmp_path, capsys):

@@ -126,7 +126,7 @@ def test_of_two_embeddings_of_one_place_the_last_counts() -> None:
     assert bank.instance.tolist() == [6, NOBODY, 8]
 
 
-def test_a_bank_spares_the_own_row_and_nearunseen() -> None:
+def test_a_bank_spares_the_own_row_and_near_moments() -> None:
     bank = Bank(4, DIM)
     where = unseen([3, 3, 3], [0.0, 5.0, 30.0])
     bank.hold(torch.tensor([0, 1, 2]), _unit(3, DIM), where)

@@ -16,6 +16,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from configs.errors import InputError, SettingError
+from pipeline.storage import as_utf8
 from pipeline.video import display
 from pipeline.video.reasons import VideoError
 from pipeline.video.remote import RemoteFile
@@ -177,9 +178,7 @@ def _open_container(
         options |= {"skip_frame": "all", "codec_whitelist": REORDERING_CODECS}
     if file is None:
         path = Path(local_path(uri))
-        if any(
-            "\udc80" <= letter <= "\udcff" for letter in uri
-        ):  # bytes that Python could not decode
+        if as_utf8(uri) != uri:
             raise InputError(f"{uri}: its name is no UTF-8; rename it to have it read")
         if os.path.isdir(path):
             closed = not os.access(path, os.R_OK | os.X_OK)
