@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.cores import default_workers
 from pipeline.corpus import make_corpus
-from pipeline.index import default_workers
 from pipeline.indexing import make_index, write_index
 
 TIMES = 10

@@ -46,7 +46,7 @@ from configs.load import flat, override, presets, read_preset, run_config
 from configs.schema import RunConfig
 from models.method import methods
 from pipeline.cli import DONE, REFUSED
-from pipeline.index import default_workers
+from pipeline.cores import default_workers
 from pipeline.record import UNTRAINED
 from pipeline.sampling import build_sampler
 from pipeline.source import open_source

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from configs.sampling import FramesSampling, TimePairsSampling, TuplesSampling
 from configs.schema import DataConfig
+from pipeline.cores import default_workers
 from pipeline.corpus import make_corpus
 from pipeline.engine import ray_session
-from pipeline.index import Index, default_workers
+from pipeline.index import Index
 from pipeline.indexing import make_index, write_index
 from pipeline.plan import Plan, Position, make_plan
 from pipeline.stream import Budget, Sample, batches, rows_of_shard, stream_here, stream_ray

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from configs.load import override, read_preset, run_config
 from models.encoder import Encoder
 from models.method import Method, Progress, methods, replace_frames
-from pipeline.index import default_workers
+from pipeline.cores import default_workers
 
 Step = Callable[[], None]
 

@@ -195,7 +195,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _index(options: argparse.Namespace) -> Result:
-    from pipeline.index import default_workers
+    from pipeline.cores import default_workers
     from pipeline.indexing import probe_corpus, summarise, write_index
     from pipeline.progress import Progress
     from pipeline.storage import split

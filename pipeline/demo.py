@@ -14,11 +14,12 @@ import pyarrow as pa
 from configs.errors import InputError, UsageError
 from configs.load import override, read_preset, run_config
 from models.method import methods
+from pipeline.cores import default_workers
 from pipeline.corpus import make_corpus
 from pipeline.embed import embed
 from pipeline.engine import ray_session
 from pipeline.evaluate.run import render, run_eval
-from pipeline.index import Index, default_workers
+from pipeline.index import Index
 from pipeline.indexing import make_index, write_index
 from pipeline.launch import prepare, run_training
 from pipeline.pretext import Pretext, pretext

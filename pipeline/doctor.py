@@ -66,7 +66,7 @@ def _python() -> Finding:
 
 
 def _cores() -> Finding:
-    from pipeline.index import default_workers
+    from pipeline.cores import default_workers
 
     return Finding("cores", "ok", f"{default_workers()} usable of {os.cpu_count()}")
 

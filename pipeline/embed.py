@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 import torch
 
 from configs.errors import InputError, UsageError
+from pipeline.cores import default_workers, set_threads
 from pipeline.engine import Suspicion, actor_retries, gpu_count, ray_session
 from pipeline.evaluate.baselines import encoder_location, open_encoder
 from pipeline.evaluate.copies import strong_copy
 from pipeline.images import Images, decode_image
-from pipeline.index import Index, default_workers
+from pipeline.index import Index
 from pipeline.part_notes import part_notes
 from pipeline.sampling.lookback import clip_times
 from pipeline.sampling.shown import unlike_plan
@@ -200,9 +201,6 @@ class EmbedPart:
 
     def __init__(self, encoder_run: str, out: str, dtype: str) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.type == "cpu":
-            # Ray allows one thread to a logical CPU; the only encoder may use the machine
-            torch.set_num_threads(default_workers())
         encoder, _ = open_encoder(encoder_run)
         self.encoder = encoder.to(self.device)
         self.out = Folder(out)
@@ -390,6 +388,16 @@ class RayRead:
         return self._read(Part(number, tuple(tuple(piece) for piece in pieces)))
 
 
+class RayEmbed(EmbedPart):
+    """`EmbedPart` as a Ray Data actor."""
+
+    def __init__(self, encoder_run: str, out: str, dtype: str) -> None:
+        if not torch.cuda.is_available():
+            # Ray allows one thread to a logical CPU; the only encoder may use the machine
+            set_threads(default_workers())
+        super().__init__(encoder_run, out, dtype)
+
+
 def _run_on_ray(
     left: list[Part], read: ReadPart, data: str, encoder_run: str, out: str, dtype: str
 ) -> Counts:
@@ -414,7 +422,7 @@ def _run_on_ray(
                 num_cpus=share.actor_cpus,
                 ray_remote_args_fn=actor_retries,
             ).map_batches(
-                EmbedPart,
+                RayEmbed,
                 fn_constructor_args=(encoder_run, out, dtype),
                 batch_size=None,
                 compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from configs.errors import MareyError
-from pipeline.index import default_workers
+from pipeline.cores import default_workers
 
 STARTS = 3
 """How often a local instance is started before that counts as failed."""

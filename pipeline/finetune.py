@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from configs.errors import InputError
 from models.encoder import Encoder
+from pipeline.cores import default_workers
 from pipeline.embed import ReadPart, parts
 from pipeline.evaluate.baselines import encoder_location, open_encoder
 from pipeline.evaluate.embeddings import Embeddings
@@ -20,7 +21,6 @@ from pipeline.evaluate.label_protocols import interval, labelled_as
 from pipeline.evaluate.labels import encode_classes, load_labels
 from pipeline.evaluate.run import check_disjoint
 from pipeline.evaluate.statistics import split_by_group
-from pipeline.index import default_workers
 from pipeline.source import open_source
 from pipeline.stored import StoredSamples
 from pipeline.stream import ahead

@@ -7,7 +7,6 @@ reason. Rows that show one happening from several cameras share their `event`.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -287,14 +286,6 @@ def _opened(path: str | Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, buffer_size=2**20)
     filesystem, inside = fs.FileSystem.from_uri(path)
     return pq.ParquetFile(inside, filesystem=filesystem, buffer_size=2**20)
-
-
-def default_workers() -> int:
-    """Processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
 
 
 def relative_name(path: Path, root: Path) -> str:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from configs.errors import InputError, MareyError, SettingError, UsageError
@@ -19,9 +18,9 @@ from configs.load import flat
 from configs.schema import RunConfig, TrainerConfig
 from models.method import methods
 from pipeline.checkpoint import load_state, position_of
+from pipeline.cores import default_workers, set_threads
 from pipeline.engine import gpu_count, ray_session
 from pipeline.held_out import build_probe
-from pipeline.index import default_workers
 from pipeline.plan import make_plan
 from pipeline.record import METRICS, REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
@@ -239,7 +238,7 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         # Ray sets one thread to a logical CPU; a trainer on the CPU wants its share of the machine
         if training_device(prepared.job.config.trainer.device).type == "cpu":
-            torch.set_num_threads(max(1, default_workers() // context.get_local_world_size()))
+            set_threads(max(1, default_workers() // context.get_local_world_size()))
         probe = None
         if prepared.probe_data and context.get_world_rank() == 0:
             probe = build_probe(prepared.probe_data, prepared.job.config)

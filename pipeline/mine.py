@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -20,9 +19,10 @@ from configs.load import check, override, suggest
 from configs.mining import ImageConfig, SamplesMining, TracksMining
 from configs.sampling import Sampling
 from configs.schema import DataConfig
+from pipeline.cores import default_workers, set_threads, threads
 from pipeline.decode import DecodeStage
 from pipeline.engine import Suspicion, actor_retries, gpu_count, ray_session
-from pipeline.index import Index, default_workers
+from pipeline.index import Index
 from pipeline.mining import TrackMiner, TrackUnits, track_table
 from pipeline.plan import Plan, Position, make_plan
 from pipeline.shards import PartCounts, claim, finish, parts_left, sample_table, write_part
@@ -57,10 +57,6 @@ class MinePart:
     """Units of an index by number: mines one, writes its part."""
 
     def __init__(self, index: str, out: str, settings: TracksMining) -> None:
-        import torch
-
-        torch.set_num_threads(1)  # actors and threads share the cores, boxes are batched
-        cv2.setNumThreads(1)
         self.settings = settings
         self.index = Index.load(index)
         self.units = TrackUnits(self.index, settings)
@@ -85,7 +81,6 @@ class SamplePart:
     def __init__(
         self, source: str, out: str, plan: Plan, data: DataConfig, image: ImageConfig
     ) -> None:
-        cv2.setNumThreads(1)
         self.units = list(plan.units())
         self.stage = DecodeStage(plan, open_source(source), data, Position())
         self.image, self.out = image, Folder(out)
@@ -113,9 +108,9 @@ def run_here(make: Callable[[], MinePart | SamplePart]) -> Runner:
     """Runs parts in threads of this process, one a core."""
 
     def run(numbers: list[int]) -> Iterator[PartCounts]:
-        stage = make()
-        with ThreadPoolExecutor(default_workers(), thread_name_prefix="mine") as pool:
-            yield from pool.map(stage.write, numbers)
+        workers = ThreadPoolExecutor(default_workers(), thread_name_prefix="mine")
+        with threads(1), workers as pool:
+            yield from pool.map(make().write, numbers)
 
     return run
 
@@ -167,6 +162,7 @@ class RayPart:
     """A stage as a Ray Data actor: `part` int64 [n] in; `rows` and `reasons` (JSON) [n] out."""
 
     def __init__(self, make: Callable[[], MinePart | SamplePart]) -> None:
+        set_threads(1)  # actors share the cores, boxes are batched
         self._stage = make()
         self._suspicion = Suspicion()
 

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from configs.schema import DataConfig
+from pipeline.cores import default_workers
 from pipeline.decode import DecodeStage, Rows
 from pipeline.engine import Suspicion, actor_retries
-from pipeline.index import default_workers
 from pipeline.plan import Plan, Position, Unit
 from pipeline.source import Source, open_source
 

@@ -8,6 +8,7 @@ import pytest
 # Processes that test side by side share the cores: more threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # in Ray's processes, which set their own
 
 LONGEST = (
     "test_ray.py",

@@ -10,7 +10,7 @@ import torch
 from configs.errors import SettingError
 from configs.schema import TrainerConfig
 from pipeline import launch
-from pipeline.index import default_workers
+from pipeline.cores import default_workers
 from pipeline.launch import Prepared, wants_gpus
 from pipeline.train import Job
 from tests.test_train import make_config
@@ -53,7 +53,7 @@ def test_only_a_trainer_on_the_cpu_takes_its_threads(device, threads, monkeypatc
     monkeypatch.setattr(ray.train, "get_dataset_shard", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(launch, "set_threads", set_to.append)
     monkeypatch.setattr(launch, "train", lambda *given: trained.append(given))
     launch._worker({"prepared": Prepared(job, "", None, 0)})
     assert set_to == threads
