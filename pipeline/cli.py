@@ -357,6 +357,8 @@ def _train(options: argparse.Namespace) -> Result:
             "sampled evenly over time, not where it moves",
             file=sys.stderr,
         )
+    if options.resume and not prepared.resumed_step:
+        print(f"{options.out} has no checkpoint to resume from: a new run", file=sys.stderr)
     bar = Progress(config.name, "steps", total, prepared.resumed_step)
 
     def watch(lines: list[dict[str, Any]]) -> None:

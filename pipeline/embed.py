@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from configs.errors import InputError, UsageError
+from pipeline.claims import claimed
 from pipeline.cores import default_workers, set_threads
 from pipeline.engine import Suspicion, actor_retries, gpu_count, ray_session
 from pipeline.evaluate.baselines import encoder_location, open_encoder
@@ -306,45 +307,27 @@ def embed(
         "data_digest": source.digest, "fps": rate, "dtype": dtype, "dim": about["out_dim"],
         "copies": copies,
     }  # fmt: skip
-    _claim(folder, key)
-    present = {f"parts/{name}" for name in folder.names("parts")}
-    left = [part for part in todo if part.name not in present]
-    frames, ready = 0, len(todo) - len(left)
-    refused = without_frames(source)
-    for rows, reasons in _counts(folder, [part for part in todo if part.name in present]):
-        frames += rows
-        refused.update(reasons)
     size = architecture["image_size"]
     read = ReadPart(source, rate, (size, size), copies, clip)
     run = _run_here if engine == "local" else _run_on_ray
-    progress(ready, len(todo), frames)
-    for rows, reasons in run(left, read, data, encoder_run, out, dtype):
-        frames += rows
-        ready += 1
-        refused.update(reasons)
+    with claimed(folder, key, things="embeddings", finished=META):
+        present = {f"parts/{name}" for name in folder.names("parts")}
+        left = [part for part in todo if part.name not in present]
+        frames, ready = 0, len(todo) - len(left)
+        refused = without_frames(source)
+        for rows, reasons in _counts(folder, [part for part in todo if part.name in present]):
+            frames += rows
+            refused.update(reasons)
         progress(ready, len(todo), frames)
-    meta = {**key, "format": 1, "kind": source.kind, "frames": frames, "parts": len(todo),
-            "refused": dict(refused), "preprocessing": about["preprocessing"]}  # fmt: skip
-    folder.write(META, json.dumps(meta, indent=1).encode())
-    folder.remove("unfinished.json")
+        for rows, reasons in run(left, read, data, encoder_run, out, dtype):
+            frames += rows
+            ready += 1
+            refused.update(reasons)
+            progress(ready, len(todo), frames)
+        meta = {**key, "format": 1, "kind": source.kind, "frames": frames, "parts": len(todo),
+                "refused": dict(refused), "preprocessing": about["preprocessing"]}  # fmt: skip
+        folder.write(META, json.dumps(meta, indent=1).encode())
     return Embedded(frames, dict(refused))
-
-
-def _claim(folder: Folder, key: dict[str, Any]) -> None:
-    """Make sure that a folder is empty, or holds parts of exactly this work."""
-    if folder.exists(META):
-        raise UsageError(f"{folder.location} holds finished embeddings already; give another -o")
-    if folder.exists("unfinished.json"):
-        if json.loads(folder.read("unfinished.json")) != key:
-            raise UsageError(
-                f"{folder.location} holds an unfinished run of another encoder, corpus or rate; "
-                "give another -o, or remove it"
-            )
-        folder.sweep("parts")
-    elif folder.names("parts"):
-        raise UsageError(f"{folder.location} holds files of something else; give another -o")
-    else:
-        folder.write("unfinished.json", json.dumps(key).encode())
 
 
 Counts = Iterator[tuple[int, dict[str, int]]]

@@ -164,9 +164,7 @@ class StoredParts:
     """
 
     def __init__(self, location: str, corpus: Corpus) -> None:
-        self._home, name = _split(location)
-        self._name = f"{name}.unfinished"
-        self._folder = Folder(self._home.join(self._name))
+        self._folder = self.folder(location)
         self._count = corpus.parts
         key = corpus.digest().encode()
         if self._folder.exists("corpus") and self._folder.read("corpus") != key:
@@ -175,6 +173,12 @@ class StoredParts:
         self._folder.sweep()
         present = set(self._folder.names(suffix=".parquet"))
         self.done = {n for n in range(self._count) if self._file(n) in present}
+
+    @staticmethod
+    def folder(location: str) -> Folder:
+        """Where the parts of the index at `location` are kept."""
+        home, name = _split(location)
+        return Folder(home.join(f"{name}.unfinished"))
 
     def _file(self, number: int) -> str:
         return f"part-{number:06d}.parquet"
@@ -199,7 +203,7 @@ class StoredParts:
 
     def remove(self) -> None:
         """Remove the folder: the index is written, or was of something else."""
-        self._home.remove(self._name)
+        self._folder.remove()
 
 
 def probe_corpus(
@@ -214,16 +218,17 @@ def probe_corpus(
 ) -> StoredParts:
     """The parts of the index that will stand at `location`; those that are there are kept.
 
-    workers, limit_s: see `probe_parts`.
+    workers, limit_s: see `probe_parts`. Raises UsageError while another process makes it.
     """
     corpus = Corpus.find(sources, views, motion)
-    parts = StoredParts(location, corpus)
-    files = sum(len(corpus.part(number)) for number in parts.done)
-    seconds = sum(sum(parts.get(n)["duration_s"].to_pylist()) for n in parts.done)
-    probe_parts(
-        corpus, frozenset(parts.done), parts.put, workers=workers, limit_s=limit_s,
-        progress=progress, seen=(files, seconds),
-    )  # fmt: skip
+    with StoredParts.folder(location).held():
+        parts = StoredParts(location, corpus)
+        files = sum(len(corpus.part(number)) for number in parts.done)
+        seconds = sum(sum(parts.get(n)["duration_s"].to_pylist()) for n in parts.done)
+        probe_parts(
+            corpus, frozenset(parts.done), parts.put, workers=workers, limit_s=limit_s,
+            progress=progress, seen=(files, seconds),
+        )  # fmt: skip
     return parts
 
 

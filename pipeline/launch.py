@@ -21,6 +21,7 @@ from pipeline.checkpoint import load_state, position_of
 from pipeline.cores import default_workers, set_threads
 from pipeline.engine import gpu_count, ray_session
 from pipeline.held_out import build_probe
+from pipeline.lockstep import Used
 from pipeline.plan import make_plan
 from pipeline.record import METRICS, REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
@@ -28,6 +29,7 @@ from pipeline.storage import Folder, absolute, is_remote, local_path
 from pipeline.stream import TURN_UNITS, Budget, budget, rows_of_shard, stream_here, stream_ray
 from pipeline.train import Job, train, training_device
 
+LENGTH = ("trainer.steps", "trainer.epochs")
 REFUSED = "refused.json"
 """Why a worker gave up on purpose: read by the driver, and by the workers that Ray starts next."""
 Watch = Callable[[list[dict[str, Any]]], None]
@@ -73,18 +75,18 @@ def prepare(
         "places": plan.samples_per_epoch, "classes": classes,
     }  # fmt: skip
     settings = {"config": config.model_dump(mode="json"), "provenance": provenance}
-    if folder.exists("config.yaml"):
-        if not resume:
-            raise UsageError(f"{run} holds a run already; give --resume to go on, or another -o")
-        _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
-    folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
-    state = load_state(folder)
-    return Prepared(
-        Job(config, plan, run, provenance, classes),
-        data,
-        probe_data,
-        int(state["step"]) if state else 0,
-    )
+    job = Job(config, plan, run, provenance, classes)
+    with folder.held():
+        state = load_state(folder)
+        if folder.exists("config.yaml"):
+            if not resume:
+                raise UsageError(
+                    f"{run} holds a run already; give --resume to go on, or another -o"
+                )
+            _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
+            _check_length(Used(state).trained, job)
+        folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
+    return Prepared(job, data, probe_data, int(state["step"]) if state else 0)
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
@@ -92,7 +94,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
     free = {"trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
             "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
             "trainer.probe_every", "trainer.max_failures", "data.decode_actors",
-            "data.prefetch_batches", "data.backend"}  # fmt: skip
+            "data.prefetch_batches", "data.backend", *LENGTH}  # fmt: skip
     old, new = flat(before["config"]), flat(now["config"])
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in free]
     if changed:
@@ -105,6 +107,17 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
         raise InputError(f"--resume: the data are not those that {run} was started on")
 
 
+def _check_length(trained: int, job: Job) -> None:
+    """A resumed run may be made longer, not shorter than it is already."""
+    if trained > job.samples:
+        trainer = job.config.trainer
+        key = "steps" if trainer.steps else "epochs"
+        raise SettingError(
+            f"--resume: {job.run} has trained on {trained} samples, and trainer.{key}="
+            f"{getattr(trainer, key)} are {job.samples}; give as many or more"
+        )
+
+
 def run_training(
     prepared: Prepared, *, engine: Literal["ray", "local"] = "ray", watch: Watch | None = None
 ) -> dict[str, Any]:
@@ -115,7 +128,8 @@ def run_training(
     """
     folder = Folder(prepared.job.run)
     try:
-        with _watching(folder, prepared.resumed_step, watch):
+        with folder.held(), _watching(folder, prepared.resumed_step, watch):
+            folder.remove(SUMMARY)  # a finished run that is made longer is unfinished
             if engine == "local":
                 _train_here(prepared)
             else:
@@ -172,7 +186,6 @@ def _train_on_ray(prepared: Prepared) -> None:
         }
         run = Folder(prepared.job.run)
         run.remove(REFUSED)
-        run.remove(SUMMARY)
         while not run.exists(SUMMARY):  # one turn after the other
             try:
                 TorchTrainer(_worker, **settings).fit()

@@ -19,13 +19,14 @@ from configs.load import check, override, suggest
 from configs.mining import ImageConfig, SamplesMining, TracksMining
 from configs.sampling import Sampling
 from configs.schema import DataConfig
+from pipeline.claims import claimed
 from pipeline.cores import default_workers, set_threads, threads
 from pipeline.decode import DecodeStage
 from pipeline.engine import Suspicion, actor_retries, gpu_count, ray_session
 from pipeline.index import Index
 from pipeline.mining import TrackMiner, TrackUnits, track_table
 from pipeline.plan import Plan, Position, make_plan
-from pipeline.shards import PartCounts, claim, finish, parts_left, sample_table, write_part
+from pipeline.shards import MANIFEST, PartCounts, finish, parts_left, sample_table, write_part
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute
 from pipeline.stream import MAX_BLOCKS, budget, even_pieces
@@ -211,13 +212,13 @@ def mine_corpus(
     if not parts:
         raise InputError(f"{data} has no readable video")
     folder = Folder(out)
-    claim(folder, key)
-    left = parts_left(folder, parts)
-    rows = 0
-    progress(parts - len(left), parts, rows)
     on_gpus = isinstance(settings, TracksMining) and settings.device != "cpu"
     run = run_here(make) if engine == "local" else run_on_ray(make, on_gpus)
-    for done, counts in enumerate(run(left) if left else (), start=1):
-        rows += counts.rows
-        progress(parts - len(left) + done, parts, rows)
-    return finish(folder, key, parts, refused)
+    with claimed(folder, key, things="shards", finished=MANIFEST):
+        left = parts_left(folder, parts)
+        rows = 0
+        progress(parts - len(left), parts, rows)
+        for done, counts in enumerate(run(left) if left else (), start=1):
+            rows += counts.rows
+            progress(parts - len(left) + done, parts, rows)
+        return finish(folder, key, parts, refused)

@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from configs.errors import InputError, UsageError
+from configs.errors import InputError
 from configs.mining import ImageConfig
+from pipeline.claims import UNFINISHED
 from pipeline.part_notes import part_notes
 from pipeline.storage import Folder, is_remote, local_path
 
 MANIFEST = "manifest.json"
-UNFINISHED = "unfinished.json"
 FORMAT = 1
 ROW_GROUP = 64
 """Rows that are read together: about 2 MB of pictures."""
@@ -92,28 +92,6 @@ def parts_left(folder: Folder, parts: int) -> list[int]:
     return [n for n in range(parts) if part_name(n).partition("/")[2] not in present]
 
 
-def claim(folder: Folder, key: dict[str, Any]) -> None:
-    """Make sure that a folder is empty, or holds unfinished parts of exactly this work.
-
-    Raises UsageError otherwise.
-    """
-    if folder.exists(MANIFEST):
-        raise UsageError(f"{folder.location} holds finished shards already; give another -o")
-    if folder.exists(UNFINISHED):
-        before = json.loads(folder.read(UNFINISHED))
-        differing = sorted(k for k in before.keys() | key if before.get(k) != key.get(k))
-        if differing:
-            raise UsageError(
-                f"{folder.location} holds unfinished shards made with another "
-                f"{', '.join(differing)}; give another -o, or remove it"
-            )
-        folder.sweep("parts")
-    elif folder.names("parts"):
-        raise UsageError(f"{folder.location} holds files of something else; give another -o")
-    else:
-        folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())
-
-
 def finish(
     folder: Folder, key: dict[str, Any], parts: int, refused: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
@@ -135,7 +113,6 @@ def finish(
         "reasons": dict(reasons.most_common()),
     }
     folder.write(MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
-    folder.remove(UNFINISHED)
     return manifest
 
 

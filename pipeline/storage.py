@@ -6,13 +6,20 @@ appear under their final name only when they are whole.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from configs.errors import InputError
+from configs.errors import InputError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """pyarrow file systems where an object is there only once all of it has been taken."""
@@ -103,6 +110,31 @@ class Folder:
         selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True)
         return [i.base_name for i in filesystem.get_file_info(selector) if i.is_file]
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others who hold this folder out of it, on any machine that shares its file system.
+
+        Raises UsageError while another does. Ends with the process. Object stores, and file
+        systems without locks, hold nobody out.
+        """
+        if self._local is None or fcntl is None:
+            yield
+            return
+        self._local.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._local, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UsageError(
+                        f"another process is at work in {self.location}; wait for it, or give "
+                        "another -o"
+                    ) from None
+            yield
+        finally:
+            os.close(handle)
+
     def sweep(self, folder: str = "") -> None:
         """Remove what killed writers left in a subfolder under temporary names."""
         for name in self._all_names(folder):
@@ -176,8 +208,8 @@ class Folder:
         with open(target, "ab") as stream:
             stream.write(content)
 
-    def remove(self, name: str) -> None:
-        """Remove a file or subfolder, if it is there."""
+    def remove(self, name: str = "") -> None:
+        """Remove a file or subfolder (or the folder itself), if it is there."""
         if self._local is not None:
             target = self._local / name
             if target.is_dir():
@@ -186,7 +218,7 @@ class Folder:
                 target.unlink(missing_ok=True)
             return
         filesystem, base = self._remote  # type: ignore[misc]
-        info = filesystem.get_file_info(f"{base}/{name}")
+        info = filesystem.get_file_info(f"{base}/{name}".rstrip("/"))
         if info.is_file:
             filesystem.delete_file(info.path)
         elif info.type:

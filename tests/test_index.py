@@ -14,7 +14,7 @@ from configs.errors import InputError, UsageError
 from pipeline import indexing
 from pipeline.found import find_videos, group_views
 from pipeline.index import SCHEMA, Index
-from pipeline.indexing import make_index, probe_corpus, summarise, write_index
+from pipeline.indexing import StoredParts, make_index, probe_corpus, summarise, write_index
 from tests.corpora import make_video
 from tests.videos import encode_video
 
@@ -162,6 +162,12 @@ def test_an_index_goes_on_where_it_was_interrupted_and_leaves_nothing(folder, mo
     assert pq.read_table(out).equals(make_index([str(folder)]))
     assert pq.ParquetFile(out).num_row_groups == 4
     assert [p.name for p in (folder / "out").iterdir()] == ["index.parquet"]
+
+
+def test_an_index_is_made_by_one_process_at_a_time(folder):
+    out = str(folder / "out" / "index.parquet")
+    with StoredParts.folder(out).held(), pytest.raises(UsageError, match="another process"):
+        probe_corpus([str(folder)], out, workers=0)
 
 
 def test_parts_of_other_files_are_not_taken_for_these(folder, monkeypatch):

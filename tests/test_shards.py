@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs.errors import InputError, UsageError
+from configs.errors import InputError
 from configs.mining import ImageConfig
 from pipeline.shards import (
     MANIFEST,
     UNFINISHED,
     Shards,
-    claim,
     decode_images,
     encode_image,
     finish,
@@ -35,7 +34,6 @@ def table(first: int, rows: int) -> pa.Table:
 
 def test_rows_come_back_in_order_by_iteration_and_by_place(tmp_path):
     folder = Folder(tmp_path / "s")
-    claim(folder, KEY)
     for number, (first, rows) in enumerate([(0, 3), (3, 0), (3, 5)]):
         write_part(folder, number, table(first, rows), {"track: fb": number})
     manifest = finish(folder, KEY, 3)
@@ -45,7 +43,6 @@ def test_rows_come_back_in_order_by_iteration_and_by_place(tmp_path):
     assert [shards.row(n)["sample"] for n in (7, 0, 3, 2)] == [7, 0, 3, 2]
     assert shards.table(["sample"]).column("sample").to_pylist() == list(range(8))
     assert manifest["reasons"] == {"track: fb": 3}
-    assert not folder.exists(UNFINISHED)
     with pytest.raises(IndexError):
         shards.row(8)
 
@@ -68,7 +65,6 @@ def bytes_read() -> int:
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs Linux's /proc")
 def test_finishing_and_reading_a_column_leave_the_pictures_unread(tmp_path):
     folder = Folder(tmp_path / "s")
-    claim(folder, KEY)
     random = np.random.default_rng(0)
     for number in range(6):
         images = pa.array([[random.bytes(2**20)] for _ in range(4)], pa.list_(pa.binary()))
@@ -88,38 +84,17 @@ def test_missing_parts_are_found_by_one_listing(tmp_path, monkeypatch):
     assert parts_left(folder, 6) == [1, 4, 5]
 
 
-def test_unfinished_shards_are_not_read_but_finished(tmp_path):
+def test_unfinished_shards_are_not_read(tmp_path):
     folder = Folder(tmp_path / "s")
     with pytest.raises(InputError, match="no shards"):
         Shards(folder.location)
-    claim(folder, KEY)
-    write_part(folder, 0, table(0, 1), {})
-    (tmp_path / "s" / "parts" / "part-000001.parquet.tmp-dead").write_bytes(b"half")
+    folder.write(UNFINISHED, b"{}")
     with pytest.raises(InputError, match="unfinished"):
         Shards(folder.location)
-    claim(folder, KEY)  # the same work: goes on
-    assert folder.names("parts") == ["part-000000.parquet"]
-    assert len(list((tmp_path / "s" / "parts").iterdir())) == 1  # the half-written file is gone
-
-
-def test_other_work_never_goes_into_the_same_folder(tmp_path):
-    folder = Folder(tmp_path / "s")
-    claim(folder, KEY)
-    with pytest.raises(UsageError, match="another settings"):
-        claim(folder, KEY | {"settings": {"a": 2}})
-    finish(folder, KEY, 0)
-    with pytest.raises(UsageError, match="finished"):
-        claim(folder, KEY)
-    foreign = Folder(tmp_path / "f")
-    write_part(foreign, 0, table(0, 1), {})
-    with pytest.raises(UsageError, match="something else"):
-        claim(foreign, KEY)
-    assert json.loads(folder.read(MANIFEST))["parts"] == 0
 
 
 def test_a_missing_part_stops_the_manifest(tmp_path):
     folder = Folder(tmp_path / "s")
-    claim(folder, KEY)
     write_part(folder, 0, table(0, 1), {})
     with pytest.raises(InputError, match="part-000001"):
         finish(folder, KEY, 2)

@@ -36,6 +36,7 @@ LAYERS = [
     {"pipeline.corpus", "pipeline.engine", "pipeline.doctor", "pipeline.progress"},
     {"pipeline.index"},
     {"pipeline.video", "pipeline.part_notes", "pipeline.row_groups", "pipeline.workers"},
+    {"pipeline.claims"},
     {"pipeline.storage", "pipeline.cores"},
     {"models", "trackers"},
     {"configs"},

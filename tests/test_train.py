@@ -183,6 +183,36 @@ def test_resuming_a_finished_run_changes_nothing(corpus, tmp_path):
     assert equal(kept, weights(tmp_path / "run"))
 
 
+def test_a_finished_run_is_made_longer_but_not_shorter(corpus, tmp_path):
+    optimizer = "trainer.optimizer={schedule: constant, warmup: 0}"
+    words = ("data.shuffle_buffer=1", optimizer)
+    run(corpus, tmp_path / "whole", *words, "trainer.epochs=3")
+    run(corpus, tmp_path / "run", *words, "trainer.epochs=1")
+    _, summary = run(corpus, tmp_path / "run", *words, "trainer.steps=6", resume=True)
+    assert (summary["step"], summary["samples"]) == (6, 12)
+    with pytest.raises(SettingError, match=r"trained on 12 samples, .*epochs=1 are 8"):
+        run(corpus, tmp_path / "run", *words, "trainer.epochs=1", resume=True)
+    _, summary = run(corpus, tmp_path / "run", *words, "trainer.epochs=3", resume=True)
+    assert summary["samples"] == 24
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "run"))
+
+
+def test_a_run_killed_while_it_is_made_longer_is_not_taken_for_finished(
+    corpus, tmp_path, monkeypatch
+):
+    run(corpus, tmp_path / "run", "trainer.epochs=1")
+    die_in_step(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "run", "trainer.epochs=2", resume=True)
+    assert not Folder(tmp_path / "run").exists(SUMMARY)
+
+
+def test_a_folder_that_is_trained_in_is_not_trained_in_by_another(corpus, tmp_path):
+    with Folder(tmp_path / "run").held(), pytest.raises(UsageError, match="another process"):
+        run(corpus, tmp_path / "run")
+    assert not Folder(tmp_path / "run").exists("config.yaml")
+
+
 def test_the_exported_encoder_is_the_average_of_its_weights_where_that_is_set(corpus, tmp_path):
     run(
         corpus,
