@@ -14,8 +14,9 @@ class DataConfig(Settings):
     decode_size: int | tuple[int, int] = 128
     """Height and width in pixels at which frames are decoded and travel (uint8); one number for
     both. Frames are scaled to cover it and cut to its centre."""
-    backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
-    """Decoder."""
+    backend: Literal["pyav", "decord", "torchcodec", "torchcodec-cuda"] = "pyav"
+    """Decoder of videos; `torchcodec-cuda` decodes on GPUs, which its actors share with the
+    trainers."""
     shuffle_buffer: int = Field(default=256, ge=1, le=1_000_000)
     """Samples held back by the trainer to mix those of one video with others (at most 512 MiB of
     them); 1 keeps the plan's order."""

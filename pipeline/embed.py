@@ -350,7 +350,10 @@ def _run_here(
 
 
 class RayRead:
-    """`ReadPart` as a Ray Data actor; parts travel as JSON."""
+    """`ReadPart` as a Ray Data actor; parts travel as JSON, what was read of one as one row.
+
+    A row is never divided or joined with another, so that a part reaches the encoder as it is.
+    """
 
     def __init__(
         self,
@@ -368,17 +371,26 @@ class RayRead:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         self._read.suspicious = self._suspicion.next()
         number, pieces = json.loads(str(rows["part"][0]))
-        return self._read(Part(number, tuple(tuple(piece) for piece in pieces)))
+        read = self._read(Part(number, tuple(tuple(piece) for piece in pieces)))
+        frames = read.pop("frames")
+        keys = json.dumps({name: values.tolist() for name, values in read.items()})
+        return {"frames": frames[None], "keys": np.array([keys])}
 
 
 class RayEmbed(EmbedPart):
-    """`EmbedPart` as a Ray Data actor."""
+    """`EmbedPart` as a Ray Data actor, for the rows of `RayRead`."""
 
     def __init__(self, encoder_run: str, out: str, dtype: str) -> None:
         if not torch.cuda.is_available():
             # Ray allows one thread to a logical CPU; the only encoder may use the machine
             set_threads(default_workers())
         super().__init__(encoder_run, out, dtype)
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Embed and write the one part of a batch."""
+        keys = json.loads(str(rows["keys"][0]))
+        columns = {name: np.array(values) for name, values in keys.items()}
+        return super().__call__(columns | {"frames": rows["frames"][0]})
 
 
 def _run_on_ray(
@@ -391,8 +403,6 @@ def _run_on_ray(
 
         gpus = gpu_count()
         share = budget(cpus, max(1, gpus))
-        # a part's frames must reach the encoder as one block
-        ray.data.DataContext.get_current().target_max_block_size = 4 * 2**30
         # one part a block, so in turns: Ray Data keeps state for every block
         for start in range(0, len(left), MAX_BLOCKS):
             turn = left[start : start + MAX_BLOCKS]
@@ -400,14 +410,14 @@ def _run_on_ray(
             dataset = ray.data.from_blocks(blocks).map_batches(
                 RayRead,
                 fn_constructor_args=(data, read.rate, read.shape, read.copies, read.clip),
-                batch_size=None,
+                batch_size=1,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
                 num_cpus=share.actor_cpus,
                 ray_remote_args_fn=actor_retries,
             ).map_batches(
                 RayEmbed,
                 fn_constructor_args=(encoder_run, out, dtype),
-                batch_size=None,
+                batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=max(1, gpus)),
                 num_cpus=share.trainer_cpus,
                 num_gpus=1 if gpus else 0,

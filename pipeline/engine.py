@@ -68,7 +68,7 @@ def ray_session() -> Iterator[float]:
 def _start(**options: Any) -> None:
     """Connect, or start a local instance; again where the machine was too busy for Ray's 30 s.
 
-    Raises MareyError when that was so every time.
+    Raises MareyError when that was so every time, and when there is no cluster to connect to.
     """
     import ray
 
@@ -76,6 +76,11 @@ def _start(**options: Any) -> None:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
             return
+        except ConnectionError as error:
+            raise MareyError(
+                f"no connection to the Ray cluster at RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: "
+                f"{error} (is it running? One that asks for a token needs RAY_AUTH_MODE=token)"
+            ) from error
         except Exception as error:  # Ray has no class of its own for it
             if TOO_BUSY not in str(error):
                 raise
@@ -90,6 +95,7 @@ def _start(**options: Any) -> None:
 def _local_options() -> dict[str, Any]:
     options: dict[str, Any] = {
         "num_cpus": LOGICAL_PER_CORE * default_workers(),
+        "address": "local",  # not the node of a cluster that runs on this machine
         "include_dashboard": False,
     }
     if len(tempfile.gettempdir()) > LONGEST_TEMP:

@@ -26,8 +26,17 @@ from pipeline.plan import make_plan
 from pipeline.record import METRICS, REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute, is_remote, local_path
-from pipeline.stream import TURN_UNITS, Budget, budget, rows_of_shard, stream_here, stream_ray
+from pipeline.stream import (
+    TURN_UNITS,
+    Budget,
+    budget,
+    budget_on_gpus,
+    rows_of_shard,
+    stream_here,
+    stream_ray,
+)  # fmt: skip
 from pipeline.train import Job, train, training_device
+from pipeline.video.backends import ON_GPU, check_backend
 
 LENGTH = ("trainer.steps", "trainer.epochs")
 REFUSED = "refused.json"
@@ -59,6 +68,7 @@ def prepare(
     data, run = absolute(data), absolute(run)
     source = open_source(data)
     source.check_present()
+    check_backend(config.data.backend)
     if probe_data is not None:
         probe_data = absolute(probe_data)
         open_source(probe_data).check_present()
@@ -164,7 +174,11 @@ def _train_on_ray(prepared: Prepared) -> None:
         config = prepared.job.config
         trainer = config.trainer
         use_gpu = wants_gpus(trainer, gpu_count())
-        share = budget(cpus, trainer.workers, config.data.decode_actors)
+        actors = config.data.decode_actors
+        if config.data.backend == ON_GPU:
+            share = budget_on_gpus(cpus, trainer.workers, gpu_count(), actors, trainers=use_gpu)
+        else:
+            share = budget(cpus, trainer.workers, actors)
         lowest = trainer.min_workers or trainer.workers
         storage, name = _ray_storage(prepared.job.run)
         settings: dict[str, Any] = {
@@ -174,7 +188,8 @@ def _train_on_ray(prepared: Prepared) -> None:
                 if lowest < trainer.workers
                 else trainer.workers,
                 use_gpu=use_gpu,
-                resources_per_worker={"CPU": share.trainer_cpus} | ({"GPU": 1} if use_gpu else {}),
+                resources_per_worker={"CPU": share.trainer_cpus}
+                | ({"GPU": share.trainer_gpus} if use_gpu else {}),
             ),
             "run_config": RayRunConfig(
                 name=name,

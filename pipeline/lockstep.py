@@ -161,7 +161,7 @@ def _all_reduced(values: list[int], how: Any) -> list[int]:
     """Each value reduced over all processes, by one of `dist.ReduceOp`."""
     if world_size() == 1:
         return values
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    device = "cpu" if "gloo" in dist.get_backend() else "cuda"
     tensor = torch.tensor(values, device=device)
     dist.all_reduce(tensor, how)
     return tensor.tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,8 @@ from pipeline.plan import Plan, Position, make_plan
 from pipeline.shards import MANIFEST, PartCounts, finish, parts_left, sample_table, write_part
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute
-from pipeline.stream import MAX_BLOCKS, budget, even_pieces
+from pipeline.stream import MAX_BLOCKS, budget, even_pieces, gpu_share
+from pipeline.video.backends import ON_GPU, check_backend
 
 KINDS = {
     "tracks": "tracks",
@@ -130,11 +130,13 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart], on_gpus: bool = False)
             share = budget(cpus, 1)
             gpus = gpu_count() if on_gpus else 0
             if on_gpus and not gpus:
-                raise SettingError("device=cuda, but the cluster has no GPU; set device=cpu")
+                raise SettingError(
+                    "device=cuda or data.backend=torchcodec-cuda, but the cluster has no GPU"
+                )
             dataset = ray.data.from_blocks(part_blocks(numbers)).map_batches(
                 RayPart,
                 fn_constructor_args=(make,),
-                batch_size=None,
+                batch_size=1,  # with GPUs Ray Data wants a number
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
                 num_cpus=share.actor_cpus,
                 num_gpus=gpu_share(share.actors, gpus),
@@ -145,12 +147,6 @@ def run_on_ray(make: Callable[[], MinePart | SamplePart], on_gpus: bool = False)
                 yield PartCounts(int(row["rows"]), json.loads(row["reasons"]))
 
     return run
-
-
-def gpu_share(actors: int, gpus: int) -> float:
-    """The part of a GPU that each of the actors gets so that all find room, at most a whole one."""
-    # Ray counts in ten-thousandths, and no actor has parts of two GPUs
-    return math.floor(1e4 / math.ceil(actors / gpus)) / 1e4 if gpus else 0.0
 
 
 def part_blocks(numbers: list[int]) -> list[pa.Table]:
@@ -204,15 +200,17 @@ def mine_corpus(
         parts = len(units)
         refused = {"video: no_frames": units.refused} if units.refused else {}
         make: Callable[[], MinePart | SamplePart] = partial(MinePart, data, out, settings)
+        on_gpus = settings.device != "cpu"
     else:
         plan = make_plan(source, settings.sampling, seed=settings.seed, epochs=settings.epochs)
         parts = len(list(plan.units()))
         refused = {f"event: {reason}": count for reason, count in plan.refused.items()}
         make = partial(SamplePart, data, out, plan, settings.data, settings.image)
+        check_backend(settings.data.backend)
+        on_gpus = settings.data.backend == ON_GPU
     if not parts:
         raise InputError(f"{data} has no readable video")
     folder = Folder(out)
-    on_gpus = isinstance(settings, TracksMining) and settings.device != "cpu"
     run = run_here(make) if engine == "local" else run_on_ray(make, on_gpus)
     with claimed(folder, key, things="shards", finished=MANIFEST):
         left = parts_left(folder, parts)

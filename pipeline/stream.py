@@ -12,18 +12,20 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from configs.errors import SettingError
 from configs.schema import DataConfig
 from pipeline.cores import default_workers
 from pipeline.decode import DecodeStage, Rows
 from pipeline.engine import Suspicion, actor_retries
 from pipeline.plan import Plan, Position, Unit
 from pipeline.source import Source, open_source
+from pipeline.video.backends import ON_GPU
 
 if TYPE_CHECKING:
     import ray.data
@@ -36,6 +38,10 @@ UNIT_BLOCKS = 16_384
 """Input blocks of a training run at a time (docs/decisions/007-turns.md)."""
 TURN_UNITS = 4 * UNIT_BLOCKS
 """Units that Ray Data gets at a time: what a block gives must fit in the store once an actor."""
+GPU_DECODERS = 2
+"""Decoding actors to a GPU that decodes, if none are asked for."""
+DECODERS_GPU = 0.25
+"""What actors that decode on a trainer's GPU take of it, in Ray's books: Ray keeps no time."""
 Sample = dict[str, np.ndarray]
 """One row: the columns of `Rows` without their first dimension."""
 T = TypeVar("T")
@@ -114,6 +120,9 @@ class Budget:
     trainer_cpus: float
     actors: int
     actor_cpus: float
+    trainer_gpus: float = 1.0
+    """Of a GPU, for a trainer that runs on one."""
+    actor_gpus: float = 0.0
 
 
 def budget(cpus: float, workers: int, actors: int | None = None) -> Budget:
@@ -127,6 +136,31 @@ def budget(cpus: float, workers: int, actors: int | None = None) -> Budget:
     share = min(1.0, left / count)
     # two decimals: Ray counts in ten-thousandths, and sums must stay below the total
     return Budget(math.floor(trainer * 100) / 100, count, max(0.01, math.floor(share * 100) / 100))
+
+
+def gpu_share(actors: int, gpus: int, of_each: float = 1.0) -> float:
+    """The part of a GPU that each of the actors gets so that all find room in `of_each` GPU."""
+    # Ray counts in ten-thousandths, and no actor has parts of two GPUs
+    return math.floor(1e4 * of_each / math.ceil(actors / gpus)) / 1e4 if gpus else 0.0
+
+
+def budget_on_gpus(
+    cpus: float, workers: int, gpus: int, actors: int | None, *, trainers: bool
+) -> Budget:
+    """`budget` with actors that decode on `gpus`, beside trainers where these run there too.
+
+    Raises SettingError where the cluster has no GPU: Ray would wait for one for ever.
+    """
+    if not gpus:
+        raise SettingError(
+            f"data.backend={ON_GPU} needs a GPU, and the cluster has none; set data.backend=pyav"
+        )
+    share = budget(cpus, workers, actors or GPU_DECODERS * gpus)
+    free = DECODERS_GPU if trainers else 1.0
+    return replace(
+        share, trainer_gpus=1 - free if trainers else 1.0,
+        actor_gpus=gpu_share(share.actors, gpus, free),
+    )  # fmt: skip
 
 
 class RayDecode:
@@ -165,9 +199,10 @@ def stream_ray(
     return ray.data.from_blocks(unit_blocks(units)).map_batches(
         RayDecode,
         fn_constructor_args=(plan, location, data, done),
-        batch_size=None,
+        batch_size=1,  # with GPUs Ray Data wants a number
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.actors),
         num_cpus=share.actor_cpus,
+        num_gpus=share.actor_gpus,
         ray_remote_args_fn=actor_retries,
     )
 

@@ -14,6 +14,7 @@ LONGEST = (
     "test_ray.py",
     "test_train_processes.py",
     "test_poison.py",
+    "test_ray_gpus.py",
     "test_contrastive_distributed.py",
     "test_lockstep.py",
     "test_every_method.py",

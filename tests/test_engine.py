@@ -29,6 +29,8 @@ def test_a_slow_start_is_tried_again(monkeypatch):
         assert cpus >= 1
         assert ray.is_initialized()
     assert len(tried) == 2
+    # Ray would find the node of a cluster on this machine, and refuse the CPUs that we count
+    assert tried[1]["address"] == "local"
 
 
 def test_starts_that_are_always_slow_end_with_an_error_for_a_person(monkeypatch):
@@ -38,6 +40,23 @@ def test_starts_that_are_always_slow_end_with_an_error_for_a_person(monkeypatch)
     with pytest.raises(MareyError, match="did not start"), ray_session():
         pass
     assert len(tried) == STARTS
+
+
+def test_a_cluster_that_cannot_be_reached_is_named(monkeypatch):
+    if ray.is_initialized():
+        pytest.skip("an instance of this test process stands already")
+
+    def init(**options):
+        assert "address" not in options
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with (
+        pytest.raises(MareyError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379.*RAY_AUTH_MODE"),
+        ray_session(),
+    ):
+        pass
 
 
 def test_a_deprecation_that_no_user_can_act_on_is_not_shown(recwarn):

@@ -1,6 +1,7 @@
 """The stages in one process: right pixels, right order, refusals that cost only themselves."""
 
 import io
+import math
 
 import cv2
 import numpy as np
@@ -8,13 +9,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from configs.errors import SettingError
 from configs.sampling import FramesSampling, TimePairsSampling, ViewPairsSampling
 from configs.schema import DataConfig
 from pipeline.index import Index
 from pipeline.indexing import make_index, write_index
 from pipeline.plan import Position, Unit, make_plan
 from pipeline.source import open_source
-from pipeline.stream import batches, budget, shuffled, stream_here, unit_blocks
+from pipeline.stream import (
+    batches,
+    budget,
+    budget_on_gpus,
+    shuffled,
+    stream_here,
+    unit_blocks,
+)  # fmt: skip
 from tests.corpora import encode_corpus
 from tests.videos import frame_number
 
@@ -134,6 +143,26 @@ def test_the_budget_leaves_room_for_a_task(cpus, workers, actors):
     assert share.actors >= 1
     assert min(share.trainer_cpus, share.actor_cpus) > 0
     assert used <= 0.9 * cpus + 1e-6
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [(1, 1), (1, 2), (4, 4), (8, 16)])
+@pytest.mark.parametrize("actors", [None, 1, 5])
+@pytest.mark.parametrize("trainers", [False, True])
+def test_actors_that_decode_on_gpus_find_room_beside_the_trainers(workers, gpus, actors, trainers):
+    share = budget_on_gpus(64.0, workers, gpus, actors, trainers=trainers)
+    assert share.actors == (actors or 2 * gpus)
+    assert share.actor_gpus > 0
+    # one on each GPU with its trainer, as many actors as there are GPUs to spread them over
+    room = 1 - share.trainer_gpus * trainers
+    assert gpus * math.floor(room / share.actor_gpus + 1e-6) >= share.actors
+    if trainers:
+        assert 0.5 < share.trainer_gpus < 1  # never two trainers on one GPU
+    assert share.actor_cpus == budget(64.0, workers, share.actors).actor_cpus
+
+
+def test_decoding_on_gpus_needs_one():
+    with pytest.raises(SettingError, match="needs a GPU, and the cluster has none"):
+        budget_on_gpus(8.0, 1, 0, None, trainers=False)
 
 
 def test_very_many_units_share_blocks_without_loss(monkeypatch):

@@ -14,8 +14,9 @@ from pipeline.video.stats import DecodeStats
 from pipeline.video.timeline import Timeline
 
 BackendName = Literal["pyav", "decord", "torchcodec", "torchcodec-cuda"]
-"""pyav is the default and the fastest; the others are optional. `torchcodec-cuda` decodes on the
-GPU."""
+"""pyav is the default and the fastest on CPUs; the others are optional."""
+ON_GPU = "torchcodec-cuda"
+"""The backend that decodes on a GPU and makes frames small there."""
 
 
 class VideoDecoder(Protocol):
@@ -55,6 +56,18 @@ class VideoDecoder(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+def check_backend(backend: BackendName) -> None:
+    """Raise DependencyError unless the library is installed; its GPU is not looked for."""
+    if backend == "decord":
+        from pipeline.video.library_backends import import_decord
+
+        import_decord()
+    elif backend != "pyav":
+        from pipeline.video.library_backends import import_torchcodec
+
+        import_torchcodec()
+
+
 def open_decoder(
     uri: str,
     backend: BackendName,
@@ -83,6 +96,6 @@ def open_decoder(
     if backend in ("torchcodec", "torchcodec-cuda"):
         from pipeline.video.library_backends import open_torchcodec
 
-        device = "cuda" if backend == "torchcodec-cuda" else "cpu"
+        device = "cuda" if backend == ON_GPU else None
         return open_torchcodec(uri, stream, threads, deadline, stats, device)
     raise SettingError(f"backend={backend!r}: allowed are {', '.join(get_args(BackendName))}")

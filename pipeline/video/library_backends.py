@@ -3,6 +3,7 @@
 Both hand over finished RGB pictures, so they bring their own colour conversion, and decode whole
 groups whatever is wanted. What frame is shown when is decided here as for every backend, from the
 packets; the library is only asked for its k-th frame, or for the one in the middle of its time.
+Pictures that torchcodec decodes on a GPU become small there: only small ones leave it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -27,12 +28,32 @@ from pipeline.video.timeline import Timeline, scan
 CHUNK = 16
 """Frames asked of a library at once; bounds the memory that its full-size pictures take."""
 
-Fetch = Callable[[list[int]], np.ndarray]
-"""Places in shown order -> uint8 [N, H, W, 3] RGB, upright."""
+Fetch = Callable[[list[int]], Any]
+"""Places in shown order -> uint8 [N, H, W, 3] RGB, upright: an array, or a tensor on a device."""
 
 
-class ArrayDecoder:
-    """A video whose pictures a library delivers as RGB arrays."""
+class Shrinker(Protocol):
+    """Makes a library's pictures small."""
+
+    def into(self, picture: Any, geometry: Geometry, out: np.ndarray) -> None:
+        """Write `picture`, uint8 [H, W, 3] RGB, into `out`, uint8 [out_height, out_width, 3]."""
+        ...
+
+
+class ArrayConverter:
+    """libswscale for pictures that are arrays."""
+
+    def __init__(self) -> None:
+        self._converter = Converter()
+
+    def into(self, picture: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
+        """Write `picture` into `out` as the geometry has it."""
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        self._converter.into(frame, geometry, out)
+
+
+class LibraryDecoder:
+    """A video whose pictures a library delivers in RGB."""
 
     def __init__(
         self,
@@ -41,7 +62,9 @@ class ArrayDecoder:
         deadline: float,
         stats: DecodeStats,
         connect: Callable[[VideoSource, Timeline], Fetch],
+        shrinker: Shrinker | None = None,
     ) -> None:
+        """shrinker: makes the pictures small; by default they are arrays, and libswscale does."""
         with open_video(uri, stream) as source:
             self.timeline, _ = scan(source, deadline=deadline)
             orientation = source.container_orientation()
@@ -51,15 +74,15 @@ class ArrayDecoder:
         self.damaged: set[int] = set()
         self.stats = stats
         self._deadline = deadline
-        self._converter = Converter()
+        self._shrinker = shrinker or ArrayConverter()
 
-    def __enter__(self) -> ArrayDecoder:
+    def __enter__(self) -> LibraryDecoder:
         return self
 
     def __exit__(self, *exc: object) -> None:
         del self._fetch
 
-    def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield (place in shown order, RGB picture) for each wanted place that can be had."""
         for start in range(0, len(wanted), CHUNK):
             if time.monotonic() > self._deadline:
@@ -68,7 +91,7 @@ class ArrayDecoder:
             places = wanted[start : start + CHUNK].tolist()
             yield from self._some(places)
 
-    def _some(self, places: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _some(self, places: list[int]) -> Iterator[tuple[int, Any]]:
         """One call for all; if the library refuses, one by one, so that the good ones are kept."""
         try:
             yield from zip(places, self._fetch(places), strict=True)
@@ -78,36 +101,51 @@ class ArrayDecoder:
                 for place in places:
                     yield from self._some([place])
 
-    def output_shape(
-        self, picture: np.ndarray, size: Size, fit: Fit, crop: Box | None
-    ) -> tuple[int, int]:
+    def output_shape(self, picture: Any, size: Size, fit: Fit, crop: Box | None) -> tuple[int, int]:
         geometry = self._geometry(picture, size, fit, crop)
         return geometry.out_height, geometry.out_width
 
     def convert(
-        self, picture: np.ndarray, size: Size, fit: Fit, crop: Box | None, out: np.ndarray
+        self, picture: Any, size: Size, fit: Fit, crop: Box | None, out: np.ndarray
     ) -> None:
-        frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        self._converter.into(frame, self._geometry(picture, size, fit, crop), out)
+        self._shrinker.into(picture, self._geometry(picture, size, fit, crop), out)
 
-    def _geometry(self, picture: np.ndarray, size: Size, fit: Fit, crop: Box | None) -> Geometry:
+    def _geometry(self, picture: Any, size: Size, fit: Fit, crop: Box | None) -> Geometry:
         height, width = picture.shape[:2]
         return plan_geometry(width, height, Fraction(self._sar), UPRIGHT, size, fit=fit, box=crop)
 
 
-def open_decord(
-    uri: str, stream: int, threads: int, deadline: float, stats: DecodeStats
-) -> ArrayDecoder:
-    """A video read with decord. It knows one video stream a file: the one it holds for the best.
-
-    Raises DependencyError without decord, SettingError if `stream` is not the stream it reads.
-    """
+def import_decord() -> Any:
+    """The module. Raises DependencyError where it is not installed."""
     try:
         import decord
     except ImportError as error:
         raise DependencyError(
             "backend='decord' needs the package decord: pip install decord"
         ) from error
+    return decord
+
+
+def import_torchcodec() -> Any:
+    """Its `VideoDecoder`. Raises DependencyError where it, or FFmpeg, is not installed."""
+    try:
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError, OSError) as error:
+        raise DependencyError(
+            "backend='torchcodec' needs the package torchcodec and FFmpeg's shared libraries: "
+            f"pip install torchcodec, apt install ffmpeg ({str(error).splitlines()[0]})"
+        ) from error
+    return VideoDecoder
+
+
+def open_decord(
+    uri: str, stream: int, threads: int, deadline: float, stats: DecodeStats
+) -> LibraryDecoder:
+    """A video read with decord. It knows one video stream a file: the one it holds for the best.
+
+    Raises DependencyError without decord, SettingError if `stream` is not the stream it reads.
+    """
+    decord = import_decord()
 
     def connect(source: VideoSource, timeline: Timeline) -> Fetch:
         file: Any = source.file or local_path(uri)
@@ -156,26 +194,33 @@ def open_decord(
 
         return fetch
 
-    return ArrayDecoder(uri, stream, deadline, stats, connect)
+    return LibraryDecoder(uri, stream, deadline, stats, connect)
 
 
 def open_torchcodec(
-    uri: str, stream: int, threads: int, deadline: float, stats: DecodeStats, device: str = "cpu"
-) -> ArrayDecoder:
+    uri: str,
+    stream: int,
+    threads: int,
+    deadline: float,
+    stats: DecodeStats,
+    device: str | None = None,
+) -> LibraryDecoder:
     """A video read with torchcodec, on the CPU or, with `device="cuda"`, by the GPU's decoder.
 
+    device: where pictures are decoded and made small; None decodes on the CPU, for libswscale.
     Raises DependencyError without torchcodec, FFmpeg's libraries, or the device.
     """
-    try:
+    VideoDecoder = import_torchcodec()
+    if device == "cuda":
         import torch
-        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
-    except (ImportError, RuntimeError, OSError) as error:
-        raise DependencyError(
-            "backend='torchcodec' needs the package torchcodec and FFmpeg's shared libraries: "
-            f"pip install torchcodec, apt install ffmpeg ({str(error).splitlines()[0]})"
-        ) from error
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DependencyError("backend='torchcodec-cuda' needs a CUDA device, none was found")
+
+        if not torch.cuda.is_available():
+            raise DependencyError("backend='torchcodec-cuda' needs a CUDA device, none was found")
+    shrinker: Shrinker = ArrayConverter()
+    if device is not None:
+        from pipeline.video.area import AreaConverter
+
+        shrinker = AreaConverter()
 
     def connect(source: VideoSource, timeline: Timeline) -> Fetch:
         file: Any = local_path(uri) if not is_remote(uri) else _read_all(source)
@@ -185,7 +230,7 @@ def open_torchcodec(
                 stream_index=source.stream.index,
                 dimension_order="NHWC",
                 num_ffmpeg_threads=threads,
-                device=device,
+                device=device or "cpu",
                 seek_mode="exact",
             )
         except (RuntimeError, ValueError) as error:
@@ -198,14 +243,16 @@ def open_torchcodec(
 
         whole = len(timeline.shown) == len(timeline.pts)
 
-        def fetch(places: list[int]) -> np.ndarray:
+        def fetch(places: list[int]) -> Any:
             if whole or timeline.by_order:
-                return decoder.get_frames_at(places).data.cpu().numpy()
-            return decoder.get_frames_played_at(middle[places].tolist()).data.cpu().numpy()
+                got = decoder.get_frames_at(places).data
+            else:
+                got = decoder.get_frames_played_at(middle[places].tolist()).data
+            return got if device else got.numpy()
 
         return fetch
 
-    return ArrayDecoder(uri, stream, deadline, stats, connect)
+    return LibraryDecoder(uri, stream, deadline, stats, connect, shrinker)
 
 
 def _read_all(source: VideoSource) -> bytes:

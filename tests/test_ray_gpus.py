@@ -1,0 +1,112 @@
+"""What runs on GPUs is given to Ray as Ray wants it: on an instance that says it has some.
+
+The processes find no CUDA device and work on the CPU; how they are asked for is real.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import ray
+
+from configs.schema import DataConfig
+from models.method import methods
+from pipeline import launch, mine
+from pipeline.checkpoint import export_encoder
+from pipeline.embed import embed
+from pipeline.engine import _local_options, quiet_data
+from pipeline.evaluate.embeddings import load_embeddings
+from pipeline.launch import prepare
+from pipeline.mine import mine_corpus, mining_settings
+from pipeline.plan import Position, make_plan
+from pipeline.shards import Shards
+from pipeline.source import open_source
+from pipeline.storage import Folder
+from pipeline.stream import budget_on_gpus, rows_of_shard, stream_here, stream_ray
+from pipeline.train import build_method
+from tests.corpora import encode_corpus
+from tests.test_train import make_config
+
+pytestmark = pytest.mark.timeout(600)
+GPUS = 2
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return str(encode_corpus(tmp_path_factory.mktemp("corpus"), events=3, num_frames=24))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(**_local_options(), num_gpus=GPUS, log_to_driver=False, logging_level="ERROR")
+    quiet_data()
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_actors_that_decode_on_gpus_give_the_samples_of_one_process(corpus):
+    config = make_config()
+    source = open_source(corpus)
+    sampling = methods()[config.name].samples(config.method)
+    plan = make_plan(source, sampling, seed=0, epochs=1)
+    data = DataConfig(decode_size=32)
+    share = budget_on_gpus(2.0, 1, GPUS, None, trainers=True)
+    assert 0 < share.actor_gpus < share.trainer_gpus < 1
+    here = list(stream_here(plan, source, data))
+    there = list(rows_of_shard(stream_ray(plan, corpus, data, Position(), share).iterator(), 1))
+    assert len(here) == len(there) == plan.total
+    for one, other in zip(here, there, strict=True):
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_encoders_on_gpus_write_the_embeddings_of_one_process(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.embed.PART_FRAMES", 40)
+    export_encoder(Folder(str(tmp_path / "run")), build_method(make_config()).encoder, {})
+    for engine in ("local", "ray"):
+        embed(str(tmp_path / "run"), corpus, str(tmp_path / engine), rate=0, engine=engine)
+    here, there = (load_embeddings(tmp_path / engine) for engine in ("local", "ray"))
+    assert len(here) == 3 * 2 * 24
+    assert np.array_equal(here.video_id, there.video_id)
+    assert np.array_equal(here.features, there.features)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_miners_on_gpus_store_the_samples_of_one_process(corpus, tmp_path, monkeypatch):
+    settings = mining_settings("frames", ["data.decode_size=32"])
+    mine_corpus(corpus, str(tmp_path / "here"), settings, engine="local")
+    run_on_ray = mine.run_on_ray
+    monkeypatch.setattr(mine, "run_on_ray", lambda make, on_gpus: run_on_ray(make, True))
+    mine_corpus(corpus, str(tmp_path / "there"), settings)
+    here, there = (Shards(str(tmp_path / name)) for name in ("here", "there"))
+    assert len(here) > 0
+    assert list(here.rows()) == list(there.rows())
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("backend", "gpus"), [("pyav", {"GPU": 1.0}), ("torchcodec-cuda", {"GPU": 0.75})]
+)
+def test_trainers_leave_room_on_their_gpus_for_decoders_alone(
+    backend, gpus, corpus, tmp_path, monkeypatch
+):
+    import ray.train.torch
+
+    asked = {}
+
+    class Trainer:
+        def __init__(self, worker, **settings):
+            asked.update(settings)
+
+        def fit(self):
+            Folder(tmp_path / "run").write("summary.json", json.dumps({}).encode())
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    monkeypatch.setattr(launch, "check_backend", lambda name: None)
+    config = make_config(f"data.backend={backend}", "trainer.workers=2")
+    launch.run_training(prepare(config, corpus, str(tmp_path / "run")))
+    scaling = asked["scaling_config"]
+    assert scaling.use_gpu
+    assert {k: v for k, v in scaling.resources_per_worker.items() if k == "GPU"} == gpus
