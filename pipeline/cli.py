@@ -407,6 +407,7 @@ def _embed(options: argparse.Namespace) -> Result:
 
 def _eval(options: argparse.Namespace) -> Result:
     from configs.load import override
+    from pipeline.progress import showing
 
     settings = override({}, options.settings)
     for name in ("data", "gallery", "labels", "baseline"):
@@ -415,20 +416,22 @@ def _eval(options: argparse.Namespace) -> Result:
     if options.protocol not in PROTOCOL_NAMES:
         raise UsageError(f"no protocol {options.protocol!r}; there are {', '.join(PROTOCOL_NAMES)}")
     if options.protocol == "tracking":
-        return _eval_tracking(options, settings)
+        with showing():
+            return _eval_tracking(options, settings)
     from pipeline.evaluate.run import render, run_eval
 
-    if options.protocol in ("finetune", "propagation", "pretext"):
-        figures = _eval_pixels(options, settings)
-    else:
-        figures = run_eval(
-            options.protocol,
-            options.embeddings,
-            labels=options.labels,
-            gallery=options.gallery,
-            baseline=options.baseline,
-            **settings,
-        )
+    with showing():
+        if options.protocol in ("finetune", "propagation", "pretext"):
+            figures = _eval_pixels(options, settings)
+        else:
+            figures = run_eval(
+                options.protocol,
+                options.embeddings,
+                labels=options.labels,
+                gallery=options.gallery,
+                baseline=options.baseline,
+                **settings,
+            )
     print(render(figures), file=sys.stderr if options.json else sys.stdout)
     return DONE, figures
 

@@ -21,6 +21,7 @@ from pipeline.evaluate.label_protocols import interval, labelled_as
 from pipeline.evaluate.labels import encode_classes, load_labels
 from pipeline.evaluate.run import check_disjoint
 from pipeline.evaluate.statistics import split_by_group
+from pipeline.progress import each
 from pipeline.source import open_source
 from pipeline.stored import StoredSamples
 from pipeline.stream import ahead
@@ -154,7 +155,8 @@ def _labelled_frames(
         )
     side = config.image_size
     read = ReadPart(source, fps, (side, side), clip=(config.clip_frames, config.clip_step_s))
-    rows = list(ahead(lambda part: [read(part)], todo, default_workers()))
+    reading = ahead(lambda part: [read(part)], todo, default_workers())
+    rows = list(each(reading, "read", "parts", len(todo)))
     good = np.concatenate([part["refused"] == "" for part in rows])
     if not good.any():
         raise InputError(f"{location}: no frame could be read")

@@ -20,6 +20,7 @@ from models.method import Corpus, Method, methods
 from models.modes import evaluating
 from pipeline.checkpoint import load_state
 from pipeline.plan import Plan, make_plan
+from pipeline.progress import each
 from pipeline.source import Source, open_source
 from pipeline.storage import Folder, absolute
 from pipeline.stream import Sample, batches, stream_here
@@ -76,19 +77,29 @@ def pretext(run: str, data: str, *, samples: int = 1024, seed: int = 0) -> Prete
     corpus = Corpus(settings["provenance"]["places"], settings["provenance"]["classes"])
     method = build_method(config)
     method.prepare(corpus)
-    untrained = _score(method, config, plan, source, samples, seed)
+    method = method.to("cuda" if torch.cuda.is_available() else "cpu")
+    untrained = _score(method, config, plan, source, samples, seed, "untrained")
     method.load_state_dict(state["method"])
-    trained = _score(method, config, plan, source, samples, seed)
+    trained = _score(method, config, plan, source, samples, seed, "trained")
     return Pretext(trained, untrained, dict(method.chance), run, data, samples)
 
 
 def _score(
-    method: Method, config: RunConfig, plan: Plan, source: Source, samples: int, seed: int
+    method: Method,
+    config: RunConfig,
+    plan: Plan,
+    source: Source,
+    samples: int,
+    seed: int,
+    weights: str,
 ) -> dict[str, float]:
     scored: list[tuple[dict[str, float], int]] = []
-    with evaluating(method), _own_draws(seed):
-        for batch in _batches(config, plan, source, samples):
-            values = method(method.augment(collate(batch, torch.device("cpu"))))
+    device = next(method.parameters()).device
+    most = samples // (config.trainer.batch_size // config.trainer.accumulate)
+    with evaluating(method), _own_draws(seed, device):
+        held_out = _batches(config, plan, source, samples)
+        for batch in each(held_out, f"pretext, {weights} weights", "batches", most):
+            values = method(method.augment(collate(batch, device)))
             scored.append(({name: float(value) for name, value in values.items()}, len(batch)))
     if not scored:
         raise InputError(f"{source.location} gives no whole batch of {config.trainer.batch_size}")
@@ -125,8 +136,8 @@ def _batches(config: RunConfig, plan: Plan, source: Source, samples: int) -> Ite
 
 
 @contextmanager
-def _own_draws(seed: int) -> Iterator[None]:
+def _own_draws(seed: int, device: torch.device) -> Iterator[None]:
     """Random draws inside are those of a seed; outside nothing changes."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         yield

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
+
+T = TypeVar("T")
+_shown: ContextVar[bool] = ContextVar("shown", default=False)
+"""Whether `each` shows what it goes through: a command does, a call from elsewhere is silent."""
 
 
 class Progress:
@@ -62,6 +69,34 @@ class Progress:
     def close(self) -> None:
         """Leave the last state standing."""
         self._bar.close()
+
+
+@contextmanager
+def showing() -> Iterator[None]:
+    """Let `each` show its progress inside."""
+    token = _shown.set(True)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def each(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Go through items, as many as `total` (unset: as they are), shown where a command asks for it.
+
+    For loops deep in an evaluation; what is over within seconds leaves nothing in a log.
+    """
+    if not _shown.get():
+        yield from items
+        return
+    count = len(items) if total is None and isinstance(items, Sized) else total or 0
+    bar = Progress(what, unit, count, 0)
+    try:
+        for done, item in enumerate(items):
+            bar.update(done, max(count, done + 1))
+            yield item
+    finally:
+        bar.close()
 
 
 def _short(value: Any) -> str:

@@ -192,7 +192,14 @@ def far_device() -> Iterator[Counter[str]]:
     try:
         with (
             torch.backends.cudnn.flags(enabled=False),
-            mock.patch.multiple(torch.cuda, is_available=lambda: True, current_device=lambda: 0),
+            mock.patch.multiple(
+                torch.cuda,
+                is_available=lambda: True,
+                current_device=lambda: 0,
+                # the one generator there is
+                get_rng_state=lambda device: torch.get_rng_state(),
+                set_rng_state=lambda state, device: torch.set_rng_state(state),
+            ),
             mock.patch.multiple(torch.optim.Optimizer, **health),
             mock.patch.object(torch, "autocast", _Autocast),
             _Device() as device,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from configs.encoder import EncoderConfig
-from configs.errors import InputError, SettingError
+from configs.errors import InputError, MareyError, SettingError
 from models.encoder import Encoder
 from pipeline.checkpoint import export_encoder
 from pipeline.cli import main
@@ -38,6 +38,18 @@ def make_encoder(seed=0, config=CONFIG):
     return Encoder(config).eval()
 
 
+def test_a_rate_that_diverged_is_never_chosen():
+    """What is no number would pass for the first class, which is half of the answers here."""
+    parts = stripes(16), stripes(16, 1), stripes(10, 2)
+    options = {"epochs": 2, "batch_size": 8}
+    figures, chance = fine_tune(make_encoder(), *parts, 2, rates=(1e-6, 1e30), **options)
+    assert figures["rate"] == 1e-6
+    assert figures["validation_accuracy_per_rate"][1] == 0
+    assert np.isfinite(chance).all()
+    with pytest.raises(MareyError, match="diverged at all rates"):
+        fine_tune(make_encoder(), *parts, 2, rates=(1e30,), **options)
+
+
 def test_tuning_learns_what_the_labels_say_and_leaves_the_encoder_as_it_was():
     encoder = make_encoder()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -61,19 +73,19 @@ def test_tuning_learns_what_the_labels_say_and_leaves_the_encoder_as_it_was():
 def test_the_rate_is_chosen_on_validation_whatever_test_says():
     fit, choose, test = stripes(48), stripes(32, 1), stripes(40, 2)
     options = {"epochs": 4, "batch_size": 16}
-    diverging = (0.03, 1e5)
-    figures, chance = fine_tune(make_encoder(), fit, choose, test, 2, rates=diverging, **options)
+    useless = (0.03, 10.0)  # the second learns nothing
+    figures, chance = fine_tune(make_encoder(), fit, choose, test, 2, rates=useless, **options)
     assert figures["rate"] == 0.03
     assert figures["validation_accuracy"] == max(figures["validation_accuracy_per_rate"])
     _, alone = fine_tune(make_encoder(), fit, choose, test, 2, rates=(0.03,), **options)
     assert np.array_equal(chance, alone), "the network is not the one of the chosen rate"
     wrong = LabelledFrames(test.frames, 1 - test.labels)
-    other, _ = fine_tune(make_encoder(), fit, choose, wrong, 2, rates=diverging, **options)
+    other, _ = fine_tune(make_encoder(), fit, choose, wrong, 2, rates=useless, **options)
     assert other["rate"] == 0.03
     assert other["accuracy"] == pytest.approx(1 - figures["accuracy"])
     wrong = LabelledFrames(choose.frames, 1 - choose.labels)
-    misled, _ = fine_tune(make_encoder(), fit, wrong, test, 2, rates=diverging, **options)
-    assert misled["rate"] == 1e5
+    misled, _ = fine_tune(make_encoder(), fit, wrong, test, 2, rates=useless, **options)
+    assert misled["rate"] == 10.0
 
 
 def test_the_head_learns_ten_times_faster_and_norms_do_not_decay():

@@ -14,6 +14,7 @@ from pipeline.evaluate.finetune import fine_tune
 from pipeline.evaluate.propagation import propagate
 from pipeline.launch import prepare, run_training
 from pipeline.optim import build_optimizer
+from pipeline.pretext import pretext
 from tests.corpora import encode_corpus
 from tests.every_method import METHOD_PRESETS, build, raw_batch, small_config
 from tests.far_device import CUDA, Far, far_device
@@ -142,6 +143,14 @@ def test_a_run_embeds_as_one_on_the_cpu(runs, corpus, tmp_path) -> None:
     parts = [sorted((tmp_path / side / "parts").iterdir()) for side in ("cpu", "cuda")]
     assert len(parts[0]) == len(parts[1])
     assert [part.read_bytes() for part in parts[0]] == [part.read_bytes() for part in parts[1]]
+
+
+def test_a_run_is_scored_there_as_on_the_cpu(runs, corpus) -> None:
+    wanted = pretext(runs["cpu"], corpus, samples=8)
+    with far_device() as waits:
+        found = pretext(runs["cuda"], corpus, samples=8)
+    assert any(line.startswith("pipeline/pretext.py") for line in waits), "ran on the CPU"
+    assert found.trained == pytest.approx(wanted.trained, rel=1e-4)
 
 
 def test_fine_tuning_runs_there() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline import progress
-from pipeline.progress import Progress
+from pipeline.progress import Progress, each, showing
 
 
 @pytest.fixture
@@ -37,6 +37,24 @@ def test_a_start_that_is_known_counts(clock, capsys):
     clock[0] = 10
     bar.update(200, 1000)
     assert capsys.readouterr().err == "tcn: 200/1000 steps, 10/s, 1:20 left\n"
+
+
+def test_loops_are_shown_only_where_a_command_asks_for_it(clock, capsys):
+    def work():
+        for n in each(range(3), "linear probe", "penalties"):
+            clock[0] += 20
+            yield n
+
+    assert list(work()) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    with showing():
+        assert list(work()) == [0, 1, 2]
+    assert capsys.readouterr().err == (
+        "linear probe: 1/3 penalties, 0.05/s, 0:40 left\n"
+        "linear probe: 2/3 penalties, 0.05/s, 0:20 left\n"
+    )
+    assert list(work()) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_note_is_a_line_of_its_own(clock, capsys):

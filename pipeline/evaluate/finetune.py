@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.errors import InputError, SettingError
+from configs.errors import InputError, MareyError, SettingError
 from models.augment import AugmentConfig
 from models.encoder import Encoder
 from models.modes import evaluating
 from pipeline.evaluate.linear import classification_figures
 from pipeline.optim import decay_groups
+from pipeline.progress import each
 
 RATES = (0.01, 0.03, 0.1)
 """Learning rates of the trunk."""
@@ -90,8 +91,10 @@ def fine_tune(
 ) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """Test figures of the network whose rate was best on validation, and its probabilities [n, C].
 
-    The encoder itself is not changed. Of rates that are equally good the smallest wins. Raises
-    InputError for fewer than two classes in training, SettingError for wrong budgets.
+    The encoder itself is not changed. Of rates that are equally good the smallest wins; one at
+    which training diverged scores 0 and is never chosen. Raises
+    InputError for fewer than two classes in training, SettingError for wrong budgets, MareyError
+    when training diverged at every rate.
     """
     if epochs < 1 or batch_size < 2 or not rates or min(rates) <= 0:
         raise SettingError(
@@ -101,25 +104,29 @@ def fine_tune(
     if len(np.unique(train.labels)) < 2:
         raise InputError("fine-tuning needs at least two classes in its training videos")
     best: nn.Module | None = None
+    chosen = math.nan
     scores: list[float] = []
     for rate in sorted(rates):
         network = _tuned(encoder, train, classes, rate, epochs, batch_size, flip, seed)
-        guess = probabilities(network, validation.frames).argmax(axis=1)
-        scores.append(float((guess == validation.labels).mean()))
-        if scores[-1] > max(scores[:-1], default=-1.0):
-            best = network
-    assert best is not None
+        chance = probabilities(network, validation.frames)
+        hit = (chance.argmax(axis=1) == validation.labels).mean()
+        sound = bool(np.isfinite(chance).all())
+        scores.append(float(hit) if sound else 0.0)
+        if sound and (best is None or scores[-1] > max(scores[:-1])):
+            best, chosen = network, rate
+    if best is None:
+        raise MareyError(f"fine-tuning diverged at all rates {sorted(rates)}; give smaller ones")
     chance = probabilities(best, test.frames)
     figures: dict[str, Any] = dict(classification_figures(chance, np.arange(classes), test.labels))
     return figures | {
-        "rate": sorted(rates)[int(np.argmax(scores))],
+        "rate": chosen,
         "validation_accuracy": max(scores),
         "validation_accuracy_per_rate": scores,
     }, chance
 
 
 def probabilities(network: nn.Module, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Class probabilities float64 [n, C] of centre crops, in eval mode."""
+    """Class probabilities float64 [n, C] of centre crops, in eval mode; NaN where it diverged."""
     encoder: Any = network.encoder
     device = next(network.parameters()).device
     rows = []
@@ -127,7 +134,7 @@ def probabilities(network: nn.Module, frames: NDArray[np.uint8]) -> NDArray[np.f
         for part in torch.from_numpy(frames).split(128):
             logits = network(encoder.preprocess(part.to(device)))
             rows.append(logits.double().softmax(dim=1).cpu())
-    return torch.cat(rows).nan_to_num().numpy()
+    return torch.cat(rows).numpy()
 
 
 def _tuned(
@@ -151,7 +158,7 @@ def _tuned(
     config = AUGMENT if flip else AUGMENT.model_copy(update={"flip": 0.0})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        for epoch in range(epochs):
+        for epoch in each(range(epochs), f"fine-tune at rate {rate:.3g}", "epochs"):
             # parts of nearly one size: batch norm needs more than a left-over frame
             for number, part in enumerate(np.array_split(rng.permutation(len(labels)), rounds)):
                 done = (epoch * rounds + number) / (epochs * rounds)

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from configs.errors import InputError
+from pipeline.progress import each
 
 PENALTIES: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 5, 45))
 """L2 penalties of the mean loss: lambda in mean(loss) + lambda/2 |w|^2."""
@@ -72,7 +73,7 @@ def linear_probe(
     scale = Standardiser(train[0])
     known, held_out = scale(train[0]), scale(validation[0])
     best_penalty, best_accuracy = penalties[0], -1.0
-    for penalty in sorted(penalties, reverse=True):
+    for penalty in each(sorted(penalties, reverse=True), "linear probe", "penalties"):
         accuracy = _logistic(known, train[1], penalty).score(held_out, validation[1])
         if accuracy > best_accuracy:
             best_penalty, best_accuracy = penalty, float(accuracy)

@@ -21,6 +21,7 @@ from configs.errors import InputError, SettingError
 from models.encoder import Encoder
 from pipeline.evaluate.baselines import encoder_location, open_encoder
 from pipeline.evaluate.tracking import Recording, known_boxes, read_sequence, truth_files
+from pipeline.progress import each
 
 TOP_K = 10
 CONTEXT = 20
@@ -127,7 +128,7 @@ def run_propagation(
         networks[side] = network.to("cuda" if torch.cuda.is_available() else "cpu"), about
     frames = 0
     scores: dict[str, dict[str, tuple[float, float]]] = {side: {} for side in networks}
-    for file in files:
+    for file in each(files, "propagate", "sequences"):
         sequence = read_sequence(file)
         frames += len(sequence.frames)
         for side, (network, _) in networks.items():

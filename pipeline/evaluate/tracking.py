@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.errors import InputError, SettingError
+from pipeline.progress import each
 from trackers import Tracker, build, iou, names
 
 PRECISION_PX = 20
@@ -58,7 +59,7 @@ def evaluate_otb(
     if starts < 1:
         raise SettingError(f"starts={starts} is out of range: at least 1")
     scores: dict[str, list[Score]] = {name: [] for name in trackers}
-    for file in truth_files(root):
+    for file in each(truth_files(root), "track", "sequences"):
         sequence = read_sequence(file)
         for name, tracker in trackers.items():
             scores[name].append(score_sequence(name, tracker, sequence, starts))
