@@ -336,15 +336,16 @@ def _train(options: argparse.Namespace) -> Result:
     from models.method import find_method
     from pipeline.evaluate.online import DETAILS
     from pipeline.launch import prepare, run_training
-    from pipeline.progress import Progress
+    from pipeline.progress import Progress, showing
     from pipeline.record import warnings_in
 
     tree = override(read_preset(options.method), options.settings)
     method = find_method(tree["name"], suggest)
     config = run_config(tree, method.Config)
-    prepared = prepare(
-        config, options.data, options.out, resume=options.resume, probe_data=options.probe
-    )
+    with showing():
+        prepared = prepare(
+            config, options.data, options.out, resume=options.resume, probe_data=options.probe
+        )
     plan, total = prepared.job.plan, prepared.job.total_steps()
     print(
         f"{config.name}: {len(plan.events)} events, {plan.samples_per_epoch} samples an epoch, "

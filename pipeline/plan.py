@@ -17,6 +17,7 @@ import numpy as np
 from configs.errors import InputError
 from configs.sampling import FramesSampling, Sampling
 from pipeline.index import Event
+from pipeline.progress import each
 from pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
 from pipeline.sampling.labelled import label_is_kept, visits
 from pipeline.source import Source
@@ -154,7 +155,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
     names: list[tuple[str, str]] = []
     weighted = source.kind == "video" and getattr(sampling, "motion_weighted", False)
     unweighted = 0
-    for number in range(len(source)):
+    for number in each(range(len(source)), "plan", "events"):
         event = source.event(number)
         count, reason = sampler.count(event)
         if count:

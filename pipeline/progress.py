@@ -20,6 +20,8 @@ class Progress:
     """A bar on a terminal; elsewhere a line now and then, so that logs stay readable."""
 
     LOG_SECONDS = 10.0
+    DRAW_SECONDS = 0.1
+    """How often `each` draws: its items may be a million."""
 
     def __init__(self, what: str, unit: str, total: int = 0, start: int | None = None) -> None:
         """start: what was done before this work, which its rate does not count; unset, what the
@@ -90,10 +92,12 @@ def each(items: Iterable[T], what: str, unit: str, total: int | None = None) -> 
         yield from items
         return
     count = len(items) if total is None and isinstance(items, Sized) else total or 0
-    bar = Progress(what, unit, count, 0)
+    bar, drawn = Progress(what, unit, count, 0), time.monotonic()
     try:
         for done, item in enumerate(items):
-            bar.update(done, max(count, done + 1))
+            if time.monotonic() > drawn + Progress.DRAW_SECONDS:
+                drawn = time.monotonic()
+                bar.update(done, max(count, done + 1))
             yield item
     finally:
         bar.close()
