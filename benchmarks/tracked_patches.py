@@ -33,11 +33,12 @@ from configs.load import override, read_preset, run_config
 from models.encoder import Encoder
 from models.method import methods
 from pipeline.checkpoint import load_encoder
+from pipeline.claims import claimed
 from pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores, unit_rows
 from pipeline.images import decode_image
 from pipeline.launch import prepare, run_training
 from pipeline.mine import mine_corpus, mining_settings
-from pipeline.shards import MANIFEST, Shards, claim, decode_images, finish, write_part
+from pipeline.shards import MANIFEST, Shards, decode_images, finish, write_part
 from pipeline.storage import Folder
 
 MINING = ["patch_size=96", "proposals.every_s=0.5", "patches=4", "per_minute=600"]
@@ -131,9 +132,9 @@ def trained(tracks: pa.Table, run: Path, seed: int, words: list[str]) -> None:
     """Trains the preset on these tracks."""
     shards = Folder(f"{run}-shards")
     key = {"kind": "tracks"}
-    claim(shards, key)
-    write_part(shards, 0, tracks.replace_schema_metadata(None), {})
-    finish(shards, key, 1)
+    with claimed(shards, key, things="shards", finished=MANIFEST):
+        write_part(shards, 0, tracks.replace_schema_metadata(None), {})
+        finish(shards, key, 1)
     tree = override(read_preset("tracked_patches"), [f"trainer.seed={seed}", *words])
     config = run_config(tree, methods()[tree["name"]].Config)
     run_training(prepare(config, shards.location, str(run)), engine="local")

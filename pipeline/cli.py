@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,9 @@ PROTOCOL_NAMES = (
     "propagation", "finetune", "pretext",
 )  # fmt: skip
 """What `marey eval` measures; the last four take frames, not embeddings."""
+
+LISTED = 20
+"""Inputs that are named in a command's output; files hold all of them."""
 
 ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
 
@@ -287,13 +290,22 @@ def _mine(options: argparse.Namespace) -> Result:
         progress=lambda done, total, rows: bar.update(done, total, samples=rows),
     )
     bar.close()
-    for reason, count in manifest["reasons"].items():
+    reasons = list(manifest["reasons"].items())
+    for reason, count in reasons[:LISTED]:
         print(f"{count:>8}  {reason}", file=sys.stderr)
+    _print_more(reasons, f"{options.out}/manifest.json")
     print(f"{manifest['rows']} samples -> {options.out}", file=sys.stderr)
     figures = {name: manifest[name] for name in ("kind", "rows", "parts", "reasons")}
     lost = [r for r in manifest["reasons"] if r.startswith(LOST) and r != "sample: accepted"]
     refused = any(fault in reason for reason in manifest["reasons"] for fault in FILE_FAULTS)
     return (REFUSED if refused or lost else DONE), figures
+
+
+def _print_more(named: Sized, place: str = "") -> None:
+    """Say how many there are beyond those that were listed, and where."""
+    if len(named) > LISTED:
+        where = f", in {place}" if place else ""
+        print(f"and {len(named) - LISTED} more{where}", file=sys.stderr)
 
 
 def _track(options: argparse.Namespace) -> Result:
@@ -352,6 +364,9 @@ def _train(options: argparse.Namespace) -> Result:
         f"{total} steps" + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items()),
         file=sys.stderr,
     )
+    for name, reason in plan.refused_names[:LISTED]:
+        print(f"refused: {name}: {reason}", file=sys.stderr)
+    _print_more(range(sum(plan.refused.values())))
     if plan.unweighted:
         print(
             f"{plan.unweighted} events have no motion profile (indexed with --motion none?): "
@@ -376,8 +391,9 @@ def _train(options: argparse.Namespace) -> Result:
 
     summary = run_training(prepared, engine=options.engine, watch=watch)
     bar.close()
-    for reason, count in list(summary["refused"].items())[:20]:
+    for reason, count in list(summary["refused"].items())[:LISTED]:
         print(f"refused: {reason} ({count} samples)", file=sys.stderr)
+    _print_more(summary["refused"], f"{options.out}/summary.json")
     print(f"{summary['step']} steps in {summary['time_s']:.0f} s -> {options.out}", file=sys.stderr)
     refused = bool(summary["refused"] or plan.refused)
     return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
@@ -399,8 +415,9 @@ def _embed(options: argparse.Namespace) -> Result:
         progress=lambda done, total, frames: bar.update(done, total, frames=frames),
     )
     bar.close()
-    for reason, count in list(result.refused.items())[:20]:
+    for reason, count in list(result.refused.items())[:LISTED]:
         print(f"refused: {reason} ({count})", file=sys.stderr)
+    _print_more(result.refused, f"{options.out}/meta.json")
     print(f"{result.frames} frames -> {options.out}", file=sys.stderr)
     figures = {"frames": result.frames, "refused": result.refused}
     return (REFUSED if result.refused else DONE), figures

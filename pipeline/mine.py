@@ -204,7 +204,7 @@ def mine_corpus(
     else:
         plan = make_plan(source, settings.sampling, seed=settings.seed, epochs=settings.epochs)
         parts = len(list(plan.units()))
-        refused = {f"event: {reason}": count for reason, count in plan.refused.items()}
+        refused = {f"event: {reason}": count for reason, count in plan.refused_by_name().items()}
         make = partial(SamplePart, data, out, plan, settings.data, settings.image)
         check_backend(settings.data.backend)
         on_gpus = settings.data.backend == ON_GPU

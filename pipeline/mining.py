@@ -134,9 +134,10 @@ class TrackMiner:
             try:
                 frames, times_s, lost = self._read(video, start, stop)
             except InputError as error:
-                reasons[f"window: {reason_of(error)}"] += 1
+                reasons[f"window: {video.video_id}: {reason_of(error)}"] += 1
                 continue
-            reasons.update(f"frame: {why}" for time_s, why in lost.items() if time_s < stop)
+            gone = (why for time_s, why in lost.items() if time_s < stop)
+            reasons.update(f"frame: {video.video_id}: {why}" for why in gone)
             rng = event_rng(0, round(start * 1000), video.video_id)
             # no track goes across a gap
             edges = (*video.cuts, *lost)

@@ -87,6 +87,12 @@ class Plan:
         """Samples of the whole run."""
         return self.epochs * self.samples_per_epoch
 
+    def refused_by_name(self) -> Counter[str]:
+        """How often each reason refused an event, with the event's name as far as it is known."""
+        named = Counter(reason for _, reason in self.refused_names)
+        rest = Counter(self.refused) - named
+        return Counter(f"{name}: {reason}" for name, reason in self.refused_names) + rest
+
     def order(self, epoch: int) -> np.ndarray:
         """int64 [E]: the order in which an epoch visits the eligible events."""
         return self._visits(epoch)[0]

@@ -120,7 +120,7 @@ def test_damaged_frames_are_counted_and_no_track_crosses_them(tmp_path):
     wanted = settings(window_s=2.0, unit_s=2.0)
     (unit,) = TrackUnits(index, wanted)
     found, reasons = TrackMiner(wanted).unit(index.event(0).videos[0], unit)
-    assert reasons["frame: damaged"] == 10
+    assert reasons["frame: a.mp4: damaged"] == 10
     assert found
     for mined in found:
         assert mined.times_s[-1] < 14 / 25 or mined.times_s[0] >= 24 / 25

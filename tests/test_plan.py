@@ -79,6 +79,9 @@ def test_refusals_are_counted_and_named():
     plan = make_plan(source, TimePairsSampling(), seed=0, epochs=1)
     assert plan.refused == {"too_short": 1}
     assert plan.refused_names == [("short", "too_short")]
+    assert plan.refused_by_name() == {"short: too_short": 1}
+    plan.refused["too_short"] += 2  # those that are beyond the names
+    assert plan.refused_by_name() == {"short: too_short": 1, "too_short": 2}
     assert plan.samples_per_epoch == 3
 
 

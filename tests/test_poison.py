@@ -58,7 +58,7 @@ def test_a_video_that_hangs_is_left_behind_by_every_stage(hanging: str, tmp_path
     mined = mine_corpus(
         hanging, str(tmp_path / "s"), check(TracksMining, {"track_s": 0.5}), engine="local"
     )
-    assert mined["reasons"]["window: timeout"] == 1
+    assert mined["reasons"]["window: hangs.mp4: timeout"] == 1
     embedded = embed("pixels", hanging, str(tmp_path / "e"), rate=5, engine="local")
     assert embedded.frames == 8
     ((reason, count),) = embedded.refused.items()
@@ -109,8 +109,8 @@ def test_on_ray_a_video_that_kills_its_process_is_refused_and_the_rest_goes_on(
         check=True,
     )
     told = json.loads(done.stdout.splitlines()[-1])
-    assert told["mined"]["window: unreadable"] == 1
-    assert told["mined"]["window: timeout"] == 1
+    assert told["mined"]["window: dies.mp4: unreadable"] == 1
+    assert told["mined"]["window: hangs.mp4: timeout"] == 1
     assert told["embedded"] == 12
     assert sum(told["not_embedded"].values()) == 8
     assert any("died" in why for why in told["not_embedded"])

@@ -1,6 +1,8 @@
 """Whether the house is in order: imports flow one way, light commands stay light."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +106,17 @@ def test_no_import_runs_in_a_circle():
 
     for module in edges:
         visit(module, ())
+
+
+def test_what_benchmarks_import_is_there():
+    """They are neither type-checked nor run by the tests."""
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+                module = importlib.import_module(node.module or "")
+                missing = [a.name for a in node.names if not hasattr(module, a.name)]
+                whole = [f"{node.module}.{name}" for name in missing]
+                assert all(importlib.util.find_spec(name) for name in whole), (path.name, missing)
 
 
 def test_light_commands_import_neither_torch_nor_ray():

@@ -17,6 +17,8 @@ SHOWN = 8
 """Best, median and worst tracks that are shown, each."""
 SAMPLES = 12
 """Stored samples of other kinds that are shown."""
+REASONS = 50
+"""Reasons that a page lists; a corpus may have one for each of its videos."""
 RANKS = ("best", "median", "worst")
 
 
@@ -83,7 +85,10 @@ def _samples(shards: Shards) -> list[Section]:
 
 def _reasons(reasons: dict[str, int]) -> str:
     rows = []
-    for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])):
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    for reason, count in ordered[:REASONS]:
         stage, _, name = reason.partition(": ")
-        rows.append((stage, name.replace("_", " "), number(count)))
-    return table(("stage", "reason", "count"), rows)
+        rows.append((stage, name, number(count)))
+    more = len(ordered) - len(rows)
+    note = f"<p>and {number(more)} more, in manifest.json</p>" if more > 0 else ""
+    return table(("stage", "reason", "count"), rows) + note
