@@ -20,6 +20,8 @@ from pipeline.plan import Position
 from pipeline.storage import Folder
 
 LATEST = "latest.json"
+DESCRIPTION = "encoder"
+"""Key of the description in the metadata of the weights."""
 KEPT = 2
 """Checkpoints that a run keeps for resuming."""
 
@@ -69,10 +71,8 @@ def own_version() -> str:
 def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) -> str:
     """Write `encoder.safetensors` and `encoder.json`; returns the digest of the weights."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
-    content = safetensors.torch.save(tensors)
-    digest = hashlib.sha256(content).hexdigest()
     config = encoder.config
-    about = {
+    about: dict[str, Any] = {
         "format": 1,
         "architecture": config.model_dump(mode="json"),
         "out_dim": encoder.out_dim,
@@ -86,16 +86,27 @@ def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) ->
             "range": [0, 1],
             "channels": "RGB" if config.input == "rgb" else "CIE Lab",
         },
-        "sha256": digest,
         "provenance": {
             **provenance,
             "marey": own_version(),
             "torch": torch.__version__,
         },
     }
+    # also inside the weights: whoever reads between the two writes below has a whole encoder
+    content = safetensors.torch.save(tensors, {DESCRIPTION: json.dumps(about)})
+    digest = hashlib.sha256(content).hexdigest()
     run.write("encoder.safetensors", content)
-    run.write("encoder.json", json.dumps(about, indent=1).encode())
+    run.write("encoder.json", json.dumps(about | {"sha256": digest}, indent=1).encode())
     return digest
+
+
+def _described(content: bytes, name: str) -> dict[str, Any]:
+    """What weights say of themselves. Raises InputError where they do not."""
+    try:
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return json.loads(header["__metadata__"][DESCRIPTION])
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{name} is not the file that encoder.json beside it names") from error
 
 
 def load_encoder(location: str) -> tuple[Encoder, dict[str, Any]]:
@@ -108,8 +119,9 @@ def load_encoder(location: str) -> tuple[Encoder, dict[str, Any]]:
         raise InputError(f"{location} holds no encoder.json; is it the folder of a marey run?")
     about = json.loads(run.read("encoder.json"))
     content = run.read("encoder.safetensors")
-    if hashlib.sha256(content).hexdigest() != about["sha256"]:
-        raise InputError(f"{location}: encoder.safetensors is not the file that encoder.json names")
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != about["sha256"]:
+        about = _described(content, f"{location}/encoder.safetensors") | {"sha256": digest}
     architecture = {**about["architecture"], "pretrained": False}
     encoder = Encoder(EncoderConfig.model_validate(architecture))
     encoder.load_state_dict(safetensors.torch.load(content))

@@ -7,13 +7,14 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from configs.errors import InputError, MareyError, SettingError, UsageError
 from configs.load import override, read_preset, run_config
 from configs.schema import OptimizerConfig
 from models.method import methods
-from pipeline.checkpoint import load_encoder, load_state, position_of
+from pipeline.checkpoint import export_encoder, load_encoder, load_state, position_of
 from pipeline.launch import prepare, run_training
 from pipeline.optim import LARS, build_optimizer, learning_rate, set_schedule, weight_decay
 from pipeline.record import SUMMARY, read_metrics
@@ -211,6 +212,22 @@ def test_a_folder_that_is_trained_in_is_not_trained_in_by_another(corpus, tmp_pa
     with Folder(tmp_path / "run").held(), pytest.raises(UsageError, match="another process"):
         run(corpus, tmp_path / "run")
     assert not Folder(tmp_path / "run").exists("config.yaml")
+
+
+def test_an_encoder_is_whole_between_the_writes_of_its_two_files(tmp_path):
+    folder = Folder(tmp_path)
+    first, second = (build_method(make_config(f"trainer.seed={seed}")).encoder for seed in (0, 1))
+    export_encoder(folder, first, {"step": 1})
+    old = folder.read("encoder.json")
+    digest = export_encoder(folder, second, {"step": 2})
+    folder.write("encoder.json", old)  # as a kill would leave it
+    found, about = load_encoder(str(tmp_path))
+    assert equal(found.state_dict(), second.state_dict())
+    assert (about["provenance"]["step"], about["sha256"]) == (2, digest)
+    for wrong in (safetensors.torch.save({"a": torch.zeros(1)}), b"", b"no weights at all"):
+        folder.write("encoder.safetensors", wrong)
+        with pytest.raises(InputError, match="is not the file that"):
+            load_encoder(str(tmp_path))
 
 
 def test_the_exported_encoder_is_the_average_of_its_weights_where_that_is_set(corpus, tmp_path):
