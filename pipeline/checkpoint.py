@@ -117,7 +117,7 @@ def load_encoder(location: str) -> tuple[Encoder, dict[str, Any]]:
     run = Folder(location)
     if not run.exists("encoder.json"):
         raise InputError(f"{location} holds no encoder.json; is it the folder of a marey run?")
-    about = json.loads(run.read("encoder.json"))
+    about: dict[str, Any] = json.loads(run.read("encoder.json"))
     content = run.read("encoder.safetensors")
     digest = hashlib.sha256(content).hexdigest()
     if digest != about["sha256"]:
