@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence, Sized
+import threading
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +47,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if rest:
         options.settings += rest
     try:
-        code, figures = options.run(options)
+        with _ended_in_order():
+            code, figures = options.run(options)
         if options.json:
             print(json.dumps(figures))
         sys.stdout.flush()
@@ -62,6 +66,23 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"marey {options.command}: {error}", file=sys.stderr)
         return FAILED
     return code
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM (a scheduler's) end a command as Ctrl-C does: processes of ours end with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -10,9 +10,7 @@ Knapp, Carter 1976; slope: Theil 1950, Sen 1968.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ import pyarrow as pa
 from configs.errors import InputError
 from pipeline.video.energy import motion_energy
 from pipeline.video.sound import read_sound
+from pipeline.workers import Lost, run_in_processes
 
 Kind = Literal["audio", "motion"]
 MIN_RATIO = 1.2
@@ -32,6 +31,8 @@ MIN_AGREEING = 0.6
 MAX_DRIFT = 1e-3
 """Largest difference of two clocks' rates: quartz drifts by less than 1e-4."""
 MAX_WINDOWS = 16
+EVENT_LIMIT_S = 3600.0
+"""Seconds for the views of one event, which are without a clock then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,30 +239,41 @@ def synchronise(
     for place in sorted(range(len(rows)), key=lambda n: (rows[n]["event"], rows[n]["view"])):
         events.setdefault(rows[place]["event"], []).append(place)
     several = [places for places in events.values() if len(places) > 1]
-    jobs = [([rows[n] for n in places], kind, within_s) for places in several]
-    results: list[ViewClock] = []
-    for done, (places, clocks) in enumerate(
-        zip(several, _in_order(jobs, workers), strict=True), start=1
-    ):
-        for place, result in zip(places, clocks, strict=True):
-            results.append(result)
+    jobs: list[Job] = [([rows[n] for n in places], kind, within_s) for places in several]
+    found: dict[int, list[ViewClock]] = {}
+    for done, (number, clocks) in enumerate(_all_clocks(jobs, workers), start=1):
+        found[number] = clocks
+        for place, result in zip(several[number], clocks, strict=True):
             rows[place]["clock_offset_s"] = result.clock.offset_s
             rows[place]["clock_rate"] = result.clock.rate
             if result.clock.reason:
                 rows[place]["event"] = rows[place]["video_id"]
         progress(done, len(several))
+    results = [clock for number in sorted(found) for clock in found[number]]
     return pa.Table.from_pylist(rows, schema=table.schema), results
 
 
-def _in_order(jobs: list[tuple], workers: int) -> Iterator[list[ViewClock]]:
+Job = tuple[list[dict], Kind, float]
+"""Index rows of an event's views, what is compared, and the largest offset in seconds."""
+
+
+def _all_clocks(jobs: list[Job], workers: int) -> Iterator[tuple[int, list[ViewClock]]]:
+    """Each job's number and clocks, as they are found."""
     if workers <= 1 or len(jobs) <= 1:
-        yield from (_event_clocks(*job) for job in jobs)
+        yield from enumerate(map(_event_clocks, jobs))
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_event_clocks, *zip(*jobs, strict=True))
+    for number, clocks in run_in_processes(
+        _event_clocks, jobs, workers=workers, limit_s=EVENT_LIMIT_S
+    ):
+        if isinstance(clocks, Lost):
+            lost = Clock(reason="no_signal")
+            views = jobs[number][0]
+            clocks = [ViewClock(v["video_id"], v["event"], lost, clocks.reason) for v in views]
+        yield number, clocks
 
 
-def _event_clocks(views: list[dict], kind: Kind, within_s: float) -> list[ViewClock]:
+def _event_clocks(job: Job) -> list[ViewClock]:
+    views, kind, within_s = job
     signal = SIGNALS[kind]
     reference: np.ndarray | None = None
     results = []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -80,6 +81,23 @@ def test_videos_that_give_nothing_are_counted_by_embedding_and_mining(tmp_path, 
     assert main(["mine", index, "-o", str(tmp_path / "c"), *clips, *common]) == 3
     reasons = json.loads(capsys.readouterr().out)["reasons"]
     assert sum(count for reason, count in reasons.items() if reason.startswith("event: ")) == 2
+
+
+def test_a_command_that_a_scheduler_ends_ends_in_order(tmp_path, capsys, monkeypatch):
+    ended = []
+
+    def probe_corpus(*arguments, **options):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            ended.append("in order")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pipeline.indexing.probe_corpus", probe_corpus)
+    code, error = fails(capsys, "index", str(tmp_path), "-o", str(tmp_path / "i.parquet"))
+    assert (code, error) == (1, "marey index: interrupted")
+    assert ended
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):

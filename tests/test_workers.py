@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from configs.errors import MareyError
@@ -73,3 +76,29 @@ def test_nothing_to_do_starts_nothing():
 def test_processes_that_cannot_start_are_an_error():
     with pytest.raises(MareyError, match="in a row ended while they started"):
         list(run_in_processes(EndsAtStart(), [1, 2], workers=1, limit_s=60.0))
+
+
+def test_processes_end_after_their_input_when_their_parent_is_killed(tmp_path):
+    code = (
+        "import time; from pipeline.workers import run_in_processes\n"
+        "if __name__ == '__main__':\n"
+        "    list(run_in_processes(time.sleep, [0.5] * 1000, workers=2, limit_s=60))\n"
+    )
+    (tmp_path / "main.py").write_text(code)
+    parent = subprocess.Popen(
+        [sys.executable, str(tmp_path / "main.py")], env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
+    children: list[psutil.Process] = []
+    while len(children) < 2:
+        assert parent.poll() is None
+        served = "spawn_main"
+        children = [
+            child
+            for child in psutil.Process(parent.pid).children()
+            if served in " ".join(child.cmdline())
+        ]
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive

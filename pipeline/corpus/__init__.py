@@ -12,10 +12,7 @@ known for every frame and lies beside the videos, for evaluation only:
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,15 +21,19 @@ import av
 import cv2
 import numpy as np
 
-from configs.errors import InputError, SettingError
+from configs.errors import InputError, MareyError, SettingError
+from pipeline.cores import default_workers
 from pipeline.corpus.look import Set, Shot
 from pipeline.corpus.scene import PHASES, Event
+from pipeline.workers import Lost, run_in_processes
 
 __all__ = ["PHASES", "make_corpus"]
 
 _TEST_SHARE = 0.25
 _WORTH_A_POOL = 400 * 128**2
 """Pixels from which starting processes (about a second) pays off."""
+_LIMIT_S = 3600.0
+"""Seconds for one video, which takes two or three."""
 
 
 def make_corpus(
@@ -109,20 +110,20 @@ def _name(event: int, view: int) -> str:
 
 
 def _write_all(jobs: Sequence[_Video]) -> None:
-    workers = min(len(jobs), os.cpu_count() or 1)
+    workers = min(len(jobs), default_workers())
     pixels = sum(job.seconds * job.fps * job.size**2 for job in jobs)
     if workers == 1 or pixels < _WORTH_A_POOL:
         for job in jobs:
             _write(job)
         return
     # drawing holds the interpreter's lock, so threads would not help
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
-        for _ in pool.map(_write, jobs):
-            pass
+    for _, written in run_in_processes(_write, jobs, workers=workers, limit_s=_LIMIT_S):
+        if isinstance(written, Lost):
+            raise MareyError(f"a video of the corpus was not written: {written.reason}")
 
 
 def _write(job: _Video) -> None:
+    cv2.setNumThreads(1)
     event = Event(job.seed, job.event, job.seconds)
     stage = Set.draw(event, np.random.default_rng([job.seed, job.event, 1]))
     shot = Shot(
