@@ -298,18 +298,19 @@ def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple
 
 def _mine(options: argparse.Namespace) -> Result:
     from pipeline.mine import mine_corpus, mining_settings
-    from pipeline.progress import Progress
+    from pipeline.progress import Progress, showing
     from pipeline.video.reasons import FILE_FAULTS
 
     settings = mining_settings(options.kind, options.settings)
     bar = Progress("mine", "parts")
-    manifest = mine_corpus(
-        options.data,
-        options.out,
-        settings,
-        engine=options.engine,
-        progress=lambda done, total, rows: bar.update(done, total, samples=rows),
-    )
+    with showing():
+        manifest = mine_corpus(
+            options.data,
+            options.out,
+            settings,
+            engine=options.engine,
+            progress=lambda done, total, rows: bar.update(done, total, samples=rows),
+        )
     bar.close()
     reasons = list(manifest["reasons"].items())
     for reason, count in reasons[:LISTED]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from configs import errors
 from configs.errors import MareyError
 from pipeline.cores import default_workers
 
+NO_CODE = "No module named 'pipeline'"
+RAISED = re.compile(r"configs\.errors\.(\w+): ([^\n]+)")
 STARTS = 3
 """How often a local instance is started before that counts as failed."""
 TOO_BUSY = "timed out during startup"
@@ -39,7 +43,7 @@ def ray_session() -> Iterator[float]:
     local instance counts two logical CPUs a core, so that while a run budgets the cores there is
     always a slot for Ray's own tasks, and for new actors while those of a failed attempt still
     stand: Ray Data waits for ever where there is none. A connection that stands already is used
-    and left open.
+    and left open. An error that an actor raised on purpose is raised as that error.
     """
     # read by ray when it is imported: no usage report, no metrics agents, quiet workers
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -60,9 +64,31 @@ def ray_session() -> Iterator[float]:
     try:
         cpus = float(ray.cluster_resources().get("CPU", 1))
         yield cpus / LOGICAL_PER_CORE if local_instance else cpus
+    except Exception as error:
+        # Ray's wrapper is also of the class of what it wraps
+        ours = type(error).__module__ == errors.__name__
+        if ours or (told := for_a_person(error)) is None:
+            raise
+        raise told from error
     finally:
         if started:
             ray.shutdown()
+
+
+def for_a_person(error: Exception) -> MareyError | None:
+    """What an exception of Ray wraps, if a process of ours raised it on purpose.
+
+    Ray hands over the text of what was raised, several exceptions deep.
+    """
+    if NO_CODE in str(error):
+        return MareyError(
+            "processes of the Ray cluster cannot import marey: start the command in its checkout, "
+            "submit it as a job, or install marey on every node (docs/cluster.md)"
+        )
+    if found := RAISED.search(str(error)):
+        kind = getattr(errors, found[1], MareyError)
+        return kind(found[2])
+    return None
 
 
 def _start(**options: Any) -> None:

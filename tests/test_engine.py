@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from configs.errors import MareyError
-from pipeline.engine import STARTS, TOO_BUSY, quiet_data, ray_session
+from pipeline.engine import STARTS, TOO_BUSY, for_a_person, quiet_data, ray_session
 
 
 def _slow(monkeypatch, times):
@@ -57,6 +57,14 @@ def test_a_cluster_that_cannot_be_reached_is_named(monkeypatch):
         ray_session(),
     ):
         pass
+
+
+def test_a_cluster_without_the_code_is_told_apart():
+    wrapped = RuntimeError("The actor died\nModuleNotFoundError: No module named 'pipeline'\n")
+    told = for_a_person(wrapped)
+    assert told is not None
+    assert "cannot import marey" in str(told)
+    assert for_a_person(RuntimeError("something else")) is None
 
 
 def test_a_deprecation_that_no_user_can_act_on_is_not_shown(recwarn):

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import ray
 
+from configs.errors import DependencyError
+from configs.sampling import FramesSampling
 from configs.schema import DataConfig
 from models.method import methods
 from pipeline import launch, mine
 from pipeline.checkpoint import export_encoder
 from pipeline.embed import embed
-from pipeline.engine import _local_options, quiet_data
+from pipeline.engine import _local_options, quiet_data, ray_session
 from pipeline.evaluate.embeddings import load_embeddings
 from pipeline.launch import prepare
 from pipeline.mine import mine_corpus, mining_settings
@@ -59,6 +61,18 @@ def test_actors_that_decode_on_gpus_give_the_samples_of_one_process(corpus):
     for one, other in zip(here, there, strict=True):
         assert one.keys() == other.keys()
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_an_actor_lacks_is_told_in_a_line(corpus):
+    """Whatever is missing here: torchcodec, FFmpeg, or the GPU itself."""
+    source = open_source(corpus)
+    plan = make_plan(source, FramesSampling(per_video=1), seed=0, epochs=1)
+    data = DataConfig(decode_size=32, backend="torchcodec-cuda")
+    share = budget_on_gpus(2.0, 1, GPUS, 1, trainers=False)
+    with pytest.raises(DependencyError, match=r"^backend='torchcodec") as raised, ray_session():
+        list(rows_of_shard(stream_ray(plan, corpus, data, Position(), share).iterator(), 1))
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.usefixtures("cluster")
