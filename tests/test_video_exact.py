@@ -331,3 +331,20 @@ def test_a_size_that_only_the_frames_tell_is_found_all_the_same(tmp_path: Path) 
     data[entry + 28 : entry + 32] = bytes(4)  # width and height of the sample entry
     path.write_bytes(data)
     check_exact(path)
+
+
+def test_open_groups_cost_little_more_than_closed_ones(tmp_path: Path) -> None:
+    """What a strict decoder refuses at the start of an open group is neither damage nor a reason
+    to decode the file from its start."""
+    times = np.random.default_rng(0).integers(0, 200, 12) / 25
+    requests = [FrameRequest(n, [time_s]) for n, time_s in enumerate(times)]
+    cost = {}
+    for kind in ("closed", "open"):
+        options = {"x264-params": f"open-gop={int(kind == 'open')}"}
+        path = encode_video(tmp_path / f"{kind}.mp4", 200, gop=24, b_frames=3, options=options)
+        run = read_plan(str(path), requests)
+        got = {clip.request_id: frame_number(clip.frames[0]) for clip in run}
+        assert [got[n] for n in range(12)] == np.round(times * 25).tolist()
+        assert run.stats.damaged == 0
+        cost[kind] = run.stats.decoded
+    assert cost["open"] < 1.5 * cost["closed"]

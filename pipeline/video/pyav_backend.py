@@ -72,6 +72,7 @@ class PyavDecoder:
         self.damaged: set[int] = set()
         self._feed = PacketFeed(self.source, stream, self.timeline, kept, deadline, stats)
         context = self.source.stream.codec_context
+        self._confesses = context.codec.canonical_name in CONFESSING_CODECS
         self._skips = context.name in SKIPPING_CODECS and not self.timeline.by_order
         self._uri, self._stream, self._threads = uri, stream, threads
         self._careful: VideoSource | None = None
@@ -146,7 +147,9 @@ class PyavDecoder:
         retried frame may come late.
         """
         missing = set(wanted.tolist())
-        for attempt in range(1 if self.partial else 3):
+        scanned = self.stats.damaged
+        for attempt in range(1 if self.partial else 4):
+            before = self.stats.damaged
             places = np.array(sorted(missing - self.damaged), dtype=np.int64)
             runs = self._runs(places, attempt, damaged=self.stats.damaged > 0)
             decode = self._decode_carefully if attempt else self._decode_planned
@@ -154,23 +157,28 @@ class PyavDecoder:
                 missing.discard(place)
                 self.stats.retried += attempt > 0
                 yield place, frame
-            if not missing or self.timed_out:
+            if attempt == 1 and runs and self.stats.damaged == before:
+                self.stats.damaged = scanned  # what the strict decoder refused was whole
+            if missing <= self.damaged or self.timed_out:
                 return
 
     def _runs(self, places: np.ndarray, attempt: int, *, damaged: bool) -> list[Run]:
         """What to decode for what is still missing.
 
-        First as planned. Then carefully, from a keyframe earlier than the stream says is needed.
-        Last, and at once after damage, from the very start, as a reader without a plan would.
+        First as planned. Then the same carefully, where the codec tells what it mends: in an open
+        group of H.264 the strict decoder refuses frames that lack nothing but what they do not
+        need. Then from a keyframe earlier than the stream says is needed. Last, and at once after
+        damage, from the very start, as a reader without a plan would.
         """
         if len(places) == 0:
             return []
+        if attempt <= 1:
+            careful = self._confesses and not self.timeline.by_order
+            return plan_runs(self.timeline, places) if attempt == 0 or careful else []
         stop = int(self.timeline.shown[places].max()) + 1
-        near = stop <= RETRY_PACKETS and not self.timeline.by_order
-        if attempt == 0 or not (near and (damaged or attempt == 2)):
-            back = min(attempt, 1)
-            return plan_runs(self.timeline, places, keyframes_back=back) if attempt < 2 else []
-        return [Run(0, stop)] if attempt == 1 or not damaged else []
+        if stop > RETRY_PACKETS or self.timeline.by_order or not (damaged or attempt == 3):
+            return plan_runs(self.timeline, places, keyframes_back=1) if attempt == 2 else []
+        return [Run(0, stop)] if attempt == 2 or not damaged else []
 
     def _decode_planned(
         self, runs: list[Run], places: np.ndarray
@@ -178,7 +186,9 @@ class PyavDecoder:
         """Decode runs and yield the frames of `places`; what nobody needs is left out.
 
         A run is given up at its first damage. What came out before it is good: damage reaches no
-        packet that was decoded earlier.
+        packet that was decoded earlier. Frames shown before the keyframe that the run starts at
+        refer to the group before (nobody wants them, or the run would start there): that they come
+        out broken, or not at all, is no damage.
         """
         timeline = self.timeline
         context = self._open_context(careful=False)
@@ -189,6 +199,7 @@ class PyavDecoder:
         emitted = 0
         for run in runs:
             skipping: str | None = None
+            first = None if timeline.by_order else int(timeline.pts[run.start])
             for position, packet in self._feed.packets(run, needed):
                 if self._feed.late():
                     return
@@ -196,8 +207,11 @@ class PyavDecoder:
                     level = "DEFAULT" if needed[position] else "NONREF"
                     if level != skipping:
                         context.skip_frame = skipping = level
-                frames = None if position in broken else self._send(context, packet)
-                if frames is None or any(frame.is_corrupt for frame in frames):
+                early = first is not None and timeline.pts[position] < first
+                frames = None if position in broken else self._send(context, packet, first)
+                if frames is None and early:
+                    continue
+                if frames is None or any(_shows_damage(frame, first) for frame in frames):
                     break
                 for frame in frames:
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
@@ -207,7 +221,7 @@ class PyavDecoder:
                 if not left:
                     break
             else:
-                for frame in self._send(context, None) or ():
+                for frame in self._send(context, None, first) or ():
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
                     if place is not None and not frame.is_corrupt:
@@ -235,20 +249,22 @@ class PyavDecoder:
         emitted = 0
         for run in runs:
             packets: dict[int, Packet] = {}
+            first = None if timeline.by_order else int(timeline.pts[run.start])
             for position, packet in itertools.chain(self._feed.packets(run), [(run.stop, None)]):
                 if self._feed.late():
                     return
-                frames = self._send(context, packet)
+                frames = self._send(context, packet, first)
                 if packet is not None:
                     packets[position] = packet
                     packets.pop(position - REORDERED_PACKETS, None)
-                    if frames is None or position in broken:
+                    early = first is not None and timeline.pts[position] < first
+                    if (frames is None and not early) or position in broken:
                         damage.add(position, bytes(packet))
                 for frame in frames or ():
                     at = position if timeline.by_order else packet_of.get(frame.pts, position)
                     if frame.is_corrupt and timeline.by_order:
                         damage.add(max(0, position - REORDERED_PACKETS), b"")
-                    elif frame.is_corrupt:
+                    elif _shows_damage(frame, first):
                         damage.add(at, bytes(packets[at]) if at in packets else b"")
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
@@ -290,7 +306,7 @@ class PyavDecoder:
         context = source.stream.codec_context
         if not context.is_open:
             options = {"max_pixels": str(MAX_PIXELS)}
-            if not (careful and context.codec.canonical_name in CONFESSING_CODECS):
+            if not (careful and self._confesses):
                 options["err_detect"] = "explode"
             context.options = options
             threads = 1 if careful else self._threads
@@ -298,17 +314,29 @@ class PyavDecoder:
             context.thread_type = "AUTO" if threads > 1 else "SLICE"
         return context
 
-    def _send(self, context: VideoCodecContext, packet: Packet | None) -> list[VideoFrame] | None:
-        """Frames that come out for a packet (None: all that are left); None after damage."""
+    def _send(
+        self, context: VideoCodecContext, packet: Packet | None, first: int | None = None
+    ) -> list[VideoFrame] | None:
+        """Frames that come out for a packet (None: all that are left); None after damage.
+
+        first: the time of the keyframe that the run starts at; what is shown before it does not
+            count as damaged.
+        """
+        early = packet is not None and first is not None and packet.pts < first
         try:
             frames = context.decode(packet)
         except (FFmpegError, ValueError):
-            self.stats.damaged += packet is not None
+            self.stats.damaged += packet is not None and not early
             return None
         self.stats.packets += packet is not None
         self.stats.decoded += len(frames)
-        self.stats.damaged += sum(frame.is_corrupt for frame in frames)
+        self.stats.damaged += sum(_shows_damage(frame, first) for frame in frames)
         return frames
+
+
+def _shows_damage(frame: VideoFrame, first: int | None) -> bool:
+    """Whether a frame shown from the time `first` on (None: any) was mended by its decoder."""
+    return frame.is_corrupt and (first is None or frame.pts is None or frame.pts >= first)
 
 
 def _chroma_grain(frame: VideoFrame) -> tuple[int, int]:
