@@ -21,7 +21,7 @@ from pipeline.video.plan import Box, Run, plan_runs
 from pipeline.video.reasons import UNREADABLE, VideoError
 from pipeline.video.source import MAX_PIXELS, VideoSource, open_video
 from pipeline.video.stats import DecodeStats
-from pipeline.video.timeline import KEEP_BYTES, scan
+from pipeline.video.timeline import KEEP_BYTES, MISSING, scan
 from pipeline.video.windows import scan_near
 
 SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
@@ -199,7 +199,7 @@ class PyavDecoder:
         emitted = 0
         for run in runs:
             skipping: str | None = None
-            first = None if timeline.by_order else int(timeline.pts[run.start])
+            first = self._first(run)
             for position, packet in self._feed.packets(run, needed):
                 if self._feed.late():
                     return
@@ -207,8 +207,8 @@ class PyavDecoder:
                     level = "DEFAULT" if needed[position] else "NONREF"
                     if level != skipping:
                         context.skip_frame = skipping = level
-                early = first is not None and timeline.pts[position] < first
-                frames = None if position in broken else self._send(context, packet, first)
+                early = self._early(position, first)
+                frames = None if position in broken else self._send(context, packet, first, early)
                 if frames is None and early:
                     continue
                 if frames is None or any(_shows_damage(frame, first) for frame in frames):
@@ -249,15 +249,15 @@ class PyavDecoder:
         emitted = 0
         for run in runs:
             packets: dict[int, Packet] = {}
-            first = None if timeline.by_order else int(timeline.pts[run.start])
+            first = self._first(run)
             for position, packet in itertools.chain(self._feed.packets(run), [(run.stop, None)]):
                 if self._feed.late():
                     return
-                frames = self._send(context, packet, first)
+                early = packet is not None and self._early(position, first)
+                frames = self._send(context, packet, first, early)
                 if packet is not None:
                     packets[position] = packet
                     packets.pop(position - REORDERED_PACKETS, None)
-                    early = first is not None and timeline.pts[position] < first
                     if (frames is None and not early) or position in broken:
                         damage.add(position, bytes(packet))
                 for frame in frames or ():
@@ -284,6 +284,15 @@ class PyavDecoder:
         self.damaged |= {
             place for place in left.values() if damage.reaches(int(timeline.shown[place]))
         }
+
+    def _first(self, run: Run) -> int | None:
+        """The time of the keyframe that a run starts at, where packets name their frames."""
+        pts = int(self.timeline.pts[run.start])
+        return None if self.timeline.by_order or pts == MISSING else pts
+
+    def _early(self, position: int, first: int | None) -> bool:
+        """Whether a packet is known to be shown before the time `first`."""
+        return first is not None and MISSING < self.timeline.pts[position] < first
 
     def _names(self, places: np.ndarray) -> dict[int | None, int]:
         """Name -> place. Frames are known by their time, or by their place in the output."""
@@ -315,14 +324,17 @@ class PyavDecoder:
         return context
 
     def _send(
-        self, context: VideoCodecContext, packet: Packet | None, first: int | None = None
+        self,
+        context: VideoCodecContext,
+        packet: Packet | None,
+        first: int | None,
+        early: bool = False,
     ) -> list[VideoFrame] | None:
         """Frames that come out for a packet (None: all that are left); None after damage.
 
-        first: the time of the keyframe that the run starts at; what is shown before it does not
-            count as damaged.
+        first, early: when the run's keyframe is shown, and whether the packet is shown before it;
+            what is does not count as damaged.
         """
-        early = packet is not None and first is not None and packet.pts < first
         try:
             frames = context.decode(packet)
         except (FFmpegError, ValueError):
