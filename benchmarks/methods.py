@@ -45,7 +45,7 @@ from benchmarks.methods_table import table
 from configs.load import flat, override, presets, read_preset, run_config
 from configs.schema import RunConfig
 from models.method import methods
-from pipeline.cli import DONE, REFUSED
+from pipeline.commands import DONE, REFUSED
 from pipeline.cores import default_workers
 from pipeline.record import UNTRAINED
 from pipeline.sampling import build_sampler

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.video import isolate, reader
 
-LIMIT_S = 5.0
+LIMIT_S = 15.0
 
 
 def poison() -> None:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from pipeline.cli import PROTOCOL_NAMES, main
+from pipeline.cli import main
+from pipeline.commands import PROTOCOL_NAMES
 from pipeline.evaluate.protocols import PROTOCOLS
 from pipeline.video import probe
 from tests.corpora import VIEWS, encode_corpus
