@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sized
 from dataclasses import asdict
 from typing import Any
 
@@ -25,9 +24,6 @@ PROTOCOL_NAMES = (
 )  # fmt: skip
 """What `marey eval` measures; the last four take frames, not embeddings."""
 
-LISTED = 20
-"""Inputs that are named in a command's output; files hold all of them."""
-
 Result = tuple[int, dict[str, Any]]
 """What a command gives back: exit code, and the figures that --json prints."""
 
@@ -36,7 +32,7 @@ def index(options: argparse.Namespace) -> Result:
     """Describe a corpus: probe every file, write the index, name what is bad."""
     from pipeline.cores import default_workers
     from pipeline.indexing import probe_corpus, summarise, write_index
-    from pipeline.progress import Progress
+    from pipeline.progress import Progress, print_first
     from pipeline.storage import split
 
     if options.sync and not options.views:
@@ -68,8 +64,8 @@ def index(options: argparse.Namespace) -> Result:
     write_index(tables, options.out)
     summary = summarise(tables)
     parts.remove()
-    for status, video_id, error in summary.bad:
-        print(f"{status}: {video_id}: {error}", file=sys.stderr)
+    bad = [f"{status}: {video_id}: {error}" for status, video_id, error in summary.bad]
+    print_first(bad, options.out)
     print(
         f"{summary.videos} videos, {summary.events} events, {summary.minutes:.1f} minutes -> "
         f"{options.out}",
@@ -114,7 +110,7 @@ def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple
 def mine(options: argparse.Namespace) -> Result:
     """Store tracks or planned samples as shards."""
     from pipeline.mine import mine_corpus, mining_settings
-    from pipeline.progress import Progress, showing
+    from pipeline.progress import Progress, print_first, showing
     from pipeline.video.reasons import FILE_FAULTS
 
     settings = mining_settings(options.kind, options.settings)
@@ -128,22 +124,13 @@ def mine(options: argparse.Namespace) -> Result:
             progress=lambda done, total, rows: bar.update(done, total, samples=rows),
         )
     bar.close()
-    reasons = list(manifest["reasons"].items())
-    for reason, count in reasons[:LISTED]:
-        print(f"{count:>8}  {reason}", file=sys.stderr)
-    _print_more(reasons, f"{options.out}/manifest.json")
+    lines = [f"{count:>8}  {reason}" for reason, count in manifest["reasons"].items()]
+    print_first(lines, f"{options.out}/manifest.json")
     print(f"{manifest['rows']} samples -> {options.out}", file=sys.stderr)
     figures = {name: manifest[name] for name in ("kind", "rows", "parts", "reasons")}
     lost = [r for r in manifest["reasons"] if r.startswith(LOST) and r != "sample: accepted"]
     refused = any(fault in reason for reason in manifest["reasons"] for fault in FILE_FAULTS)
     return (REFUSED if refused or lost else DONE), figures
-
-
-def _print_more(named: Sized, place: str = "") -> None:
-    """Say how many there are beyond those that were listed, and where."""
-    if len(named) > LISTED:
-        where = f", in {place}" if place else ""
-        print(f"and {len(named) - LISTED} more{where}", file=sys.stderr)
 
 
 def track(options: argparse.Namespace) -> Result:
@@ -188,8 +175,8 @@ def train(options: argparse.Namespace) -> Result:
     from models.method import find_method
     from pipeline.evaluate.online import DETAILS
     from pipeline.launch import prepare, run_training
-    from pipeline.progress import Progress, showing
-    from pipeline.record import warnings_in
+    from pipeline.progress import Progress, print_first, showing
+    from pipeline.record import NOT_SAMPLED, SUMMARY, warnings_in
 
     tree = override(read_preset(options.method), options.settings)
     method = find_method(tree["name"], suggest)
@@ -204,9 +191,10 @@ def train(options: argparse.Namespace) -> Result:
         f"{total} steps" + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items()),
         file=sys.stderr,
     )
-    for name, reason in plan.refused_names[:LISTED]:
-        print(f"refused: {name}: {reason}", file=sys.stderr)
-    _print_more(range(sum(plan.refused.values())))
+    print_first(
+        [f"refused: {reason}" for reason in plan.refused_by_name()],
+        f"{options.out}/{NOT_SAMPLED}",
+    )
     if plan.unweighted:
         print(
             f"{plan.unweighted} events have no motion profile (indexed with --motion none?): "
@@ -231,9 +219,10 @@ def train(options: argparse.Namespace) -> Result:
 
     summary = run_training(prepared, engine=options.engine, watch=watch)
     bar.close()
-    for reason, count in list(summary["refused"].items())[:LISTED]:
-        print(f"refused: {reason} ({count} samples)", file=sys.stderr)
-    _print_more(summary["refused"], f"{options.out}/summary.json")
+    print_first(
+        [f"refused: {reason} ({count} samples)" for reason, count in summary["refused"].items()],
+        f"{options.out}/{SUMMARY}",
+    )
     print(f"{summary['step']} steps in {summary['time_s']:.0f} s -> {options.out}", file=sys.stderr)
     refused = bool(summary["refused"] or plan.refused)
     return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
@@ -242,7 +231,7 @@ def train(options: argparse.Namespace) -> Result:
 def embed(options: argparse.Namespace) -> Result:
     """Write embeddings of a corpus."""
     from pipeline.embed import embed
-    from pipeline.progress import Progress
+    from pipeline.progress import Progress, print_first
 
     bar = Progress("embed", "parts")
     result = embed(
@@ -256,9 +245,10 @@ def embed(options: argparse.Namespace) -> Result:
         progress=lambda done, total, frames: bar.update(done, total, frames=frames),
     )
     bar.close()
-    for reason, count in list(result.refused.items())[:LISTED]:
-        print(f"refused: {reason} ({count})", file=sys.stderr)
-    _print_more(result.refused, f"{options.out}/meta.json")
+    print_first(
+        [f"refused: {reason} ({count})" for reason, count in result.refused.items()],
+        f"{options.out}/meta.json",
+    )
     print(f"{result.frames} frames -> {options.out}", file=sys.stderr)
     figures = {"frames": result.frames, "refused": result.refused}
     return (REFUSED if result.refused else DONE), figures

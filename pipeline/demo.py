@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.index import Index
 from pipeline.indexing import make_index, write_index
 from pipeline.launch import prepare, run_training
 from pipeline.pretext import Pretext, pretext
-from pipeline.progress import Progress
+from pipeline.progress import Progress, print_first
 from pipeline.record import warnings_in
 from pipeline.report import (
     embedding_sections,
@@ -72,8 +73,10 @@ def run_demo(out: str, *, videos: str | None = None, views: str | None = None) -
     with ray_session():
         _say(f"training {config.name} through Ray: {prepared.job.total_steps()} steps")
         bar = Progress("train", "steps")
-        run_training(prepared, watch=lambda lines: _show(bar, lines))
+        summary = run_training(prepared, watch=lambda lines: _show(bar, lines))
         bar.close()
+        refused = prepared.job.plan.refused_by_name() + Counter(summary["refused"])
+        print_first([f"refused: {why} ({n})" for why, n in refused.items()], str(home / "run"))
         for name, encoder in (("trained", "run"), ("untrained", "run/untrained")):
             _say(f"embedding the {'held-out ' if test != train else ''}videos, {name} encoder")
             embed(str(home / encoder), test, str(home / f"embeddings-{name}"), rate=0)

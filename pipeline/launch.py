@@ -23,7 +23,7 @@ from pipeline.engine import gpu_count, ray_session
 from pipeline.held_out import build_probe
 from pipeline.lockstep import Used
 from pipeline.plan import make_plan
-from pipeline.record import METRICS, REMOTE_WRITE_S, SUMMARY, NewMetrics
+from pipeline.record import METRICS, NOT_SAMPLED, REMOTE_WRITE_S, SUMMARY, NewMetrics
 from pipeline.source import open_source
 from pipeline.storage import Folder, absolute, is_remote, local_path
 from pipeline.stream import (
@@ -95,6 +95,8 @@ def prepare(
                 )
             _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
             _check_length(Used(state).trained, job)
+        if plan.refused:
+            folder.write(NOT_SAMPLED, json.dumps(plan.refused_by_name(), indent=1).encode())
         folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
     return Prepared(job, data, probe_data, int(state["step"]) if state else 0)
 

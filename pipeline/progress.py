@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -101,6 +101,17 @@ def each(items: Iterable[T], what: str, unit: str, total: int | None = None) -> 
             yield item
     finally:
         bar.close()
+
+
+LISTED = 20
+
+
+def print_first(lines: Sequence[str], place: str) -> None:
+    """The first of many lines, how many more there are, and where."""
+    for line in lines[:LISTED]:
+        print(line, file=sys.stderr)
+    if len(lines) > LISTED:
+        print(f"and {len(lines) - LISTED} more, in {place}", file=sys.stderr)
 
 
 def _short(value: Any) -> str:

@@ -20,6 +20,8 @@ from pipeline.stream import Sample
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+NOT_SAMPLED = "not_sampled.json"
+"""Events that give a run no sample, by reason and name."""
 UNTRAINED = "untrained"
 """Subfolder with the encoder as it was before the first step, the baseline of every evaluation."""
 SAMPLES, PICTURES = "samples.npz", "pictures.npz"

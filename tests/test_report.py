@@ -303,6 +303,22 @@ def test_the_run_page_has_every_curve_with_chance_and_the_final_numbers(tmp_path
         assert np.array_equal(decoded(source), images[0, 3 * row + order[column]])
 
 
+def test_the_run_page_names_what_was_refused(tmp_path):
+    write_run(tmp_path / "run")
+    write_report(str(tmp_path / "run"), str(tmp_path / "page.html"))
+    assert "What gave no sample" not in (tmp_path / "page.html").read_text()
+    samples = {f"video{n:03d}.mp4: damaged": n for n in range(1, 61)}
+    summary = {"step": 40, "samples": 80, "refused": samples, "time_s": 10.0}
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "run" / "not_sampled.json").write_text(json.dumps({"<b>.mp4: too_short": 1}))
+    write_report(str(tmp_path / "run"), str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    assert "&lt;b&gt;.mp4: too_short" in page
+    assert "video049.mp4: damaged" in page
+    assert "video050.mp4" not in page
+    assert "and 11 more, in not_sampled.json and summary.json" in page
+
+
 def test_tuples_keep_the_order_that_is_to_be_judged(tmp_path):
     images = write_run(tmp_path / "run", kind="tuples", frames=3)
     page = report(tmp_path / "run", tmp_path)

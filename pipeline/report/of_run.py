@@ -16,8 +16,10 @@ from configs.errors import InputError
 from configs.load import flat
 from pipeline.record import (
     METRICS,
+    NOT_SAMPLED,
     PICTURES,
     SAMPLES,
+    SUMMARY,
     UNTRAINED,
     read_arrays,
     read_metrics,
@@ -30,6 +32,7 @@ from pipeline.report.page import (
     duration,
     figure,
     grid,
+    long_table,
     note,
     number,
     picture,
@@ -66,6 +69,14 @@ def run_sections(location: str) -> tuple[str, str, list[Section]]:
     sections = [Section("Result", _headline(training, probes, chance))]
     if warnings := warnings_in(lines):
         sections.append(Section("Warnings", "".join(map(note, warnings))))
+    if refused := _refused(run):
+        sections.append(
+            Section(
+                "Refused",
+                refused,
+                "What gave no sample, and why; everything else was trained on.",
+            )
+        )
     if probes:
         sections.append(
             Section(
@@ -106,6 +117,16 @@ def run_sections(location: str) -> tuple[str, str, list[Section]]:
     rows = [(name, str(value)) for name, value in flat(config).items()]
     sections.append(Section("Settings", details(f"{len(rows)} settings", table(("", ""), rows))))
     return title, f"{subtitle}, on {data}" if data else subtitle, sections
+
+
+def _refused(run: Folder) -> str:
+    """Events that the sampler refused, then samples that could not be read; "" for neither."""
+    events = json.loads(run.read(NOT_SAMPLED)) if run.exists(NOT_SAMPLED) else {}
+    samples = json.loads(run.read(SUMMARY))["refused"] if run.exists(SUMMARY) else {}
+    rows = [("event", why, number(count)) for why, count in events.items()]
+    rows += [("sample", why, number(count)) for why, count in samples.items()]
+    place = f"{NOT_SAMPLED} and {SUMMARY}"
+    return long_table(("what", "reason", "count"), rows, place) if rows else ""
 
 
 def _headline(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.choose import spread
-from pipeline.report.page import Section, figure, number, picture, table, tiles
+from pipeline.report.page import Section, figure, long_table, number, picture, tiles
 from pipeline.shards import Shards, decode_images
 from trackers.draw import best_median_worst, contact_sheet
 
@@ -17,8 +17,6 @@ SHOWN = 8
 """Best, median and worst tracks that are shown, each."""
 SAMPLES = 12
 """Stored samples of other kinds that are shown."""
-REASONS = 50
-"""Reasons that a page lists; a corpus may have one for each of its videos."""
 RANKS = ("best", "median", "worst")
 
 
@@ -84,11 +82,6 @@ def _samples(shards: Shards) -> list[Section]:
 
 
 def _reasons(reasons: dict[str, int]) -> str:
-    rows = []
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    for reason, count in ordered[:REASONS]:
-        stage, _, name = reason.partition(": ")
-        rows.append((stage, name, number(count)))
-    more = len(ordered) - len(rows)
-    note = f"<p>and {number(more)} more, in manifest.json</p>" if more > 0 else ""
-    return table(("stage", "reason", "count"), rows) + note
+    rows = [(*reason.split(": ", 1), number(count)) for reason, count in ordered]
+    return long_table(("stage", "reason", "count"), rows, "manifest.json")

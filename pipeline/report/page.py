@@ -93,6 +93,16 @@ def tiles(values: Sequence[tuple[str, str, str]]) -> str:
     )
 
 
+LONGEST = 50
+
+
+def long_table(header: Sequence[str], rows: Sequence[Sequence[str]], place: str) -> str:
+    """The first rows of a table that may have one for each video; the rest are in `place`."""
+    more = len(rows) - LONGEST
+    left = f"<p>and {more:,} more, in {escape(place)}</p>" if more > 0 else ""
+    return table(header, rows[:LONGEST]) + left
+
+
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, raw: frozenset[int] = frozenset()
 ) -> str:
