@@ -46,10 +46,11 @@ def follow(
 
     boxes: float [B, 4] xywh in pixels of the displayed video; None proposes what moves in the
     first frame. Raises InputError when the video cannot be read or nothing moves, UsageError for
-    values out of range.
+    values out of range, SettingError for an unknown tracker.
     """
     if not 0 < seconds <= MAX_SECONDS:
         raise UsageError(f"--seconds {seconds} is not in (0, {MAX_SECONDS:g}]")
+    built = build(tracker)
     info = probe(video, motion="none")
     if info.status == "unreadable":
         raise InputError(info.error)
@@ -70,7 +71,7 @@ def follow(
     else:
         chosen = (boxes * scale).astype(np.float32)
     request = Request(frames, chosen, np.zeros(len(chosen), dtype=np.int64))
-    (track,) = build(tracker).track_clips([request])
+    (track,) = built.track_clips([request])
     fps = (len(times_s) - 1) / (times_s[-1] - times_s[0])
     _write(draw_track(frames, track), fps, out)
     return _summary(track)

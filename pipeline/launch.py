@@ -35,7 +35,7 @@ from pipeline.stream import (
     stream_here,
     stream_ray,
 )  # fmt: skip
-from pipeline.train import Job, train, training_device
+from pipeline.train import Job, build_method, train, training_device
 from pipeline.video.backends import ON_GPU, check_backend
 
 LENGTH = ("trainer.steps", "trainer.epochs")
@@ -60,15 +60,18 @@ class Prepared:
 def prepare(
     config: RunConfig, data: str, run: str, *, resume: bool = False, probe_data: str | None = None
 ) -> Prepared:
-    """Check data, plan and run folder, and write `config.yaml`.
+    """Check data, networks, plan and run folder, and write `config.yaml`.
 
     Raises InputError when the data cannot be used, UsageError when the folder holds a run and
-    `resume` is not set, SettingError when a resumed run would change what it depends on.
+    `resume` is not set, SettingError when the method or its encoder cannot be built as set, and
+    when a resumed run would change what it depends on.
     """
     data, run = absolute(data), absolute(run)
     source = open_source(data)
     source.check_present()
     check_backend(config.data.backend)
+    encoder = config.encoder.model_copy(update={"pretrained": False})  # nothing is fetched
+    build_method(config.model_copy(update={"encoder": encoder}))
     if probe_data is not None:
         probe_data = absolute(probe_data)
         open_source(probe_data).check_present()

@@ -11,8 +11,9 @@ from configs.errors import SettingError
 from configs.schema import TrainerConfig
 from pipeline import launch
 from pipeline.cores import default_workers
-from pipeline.launch import Prepared, wants_gpus
+from pipeline.launch import Prepared, prepare, wants_gpus
 from pipeline.train import Job
+from tests.corpora import encode_corpus
 from tests.test_train import make_config
 
 
@@ -40,6 +41,13 @@ def test_a_run_without_gpus_takes_none_unless_it_was_told_to():
     assert not wants_gpus(trainer(device="cpu"), 8)
     with pytest.raises(SettingError, match="has 0;"):
         wants_gpus(trainer(device="cuda"), 0)
+
+
+def test_networks_that_cannot_be_built_are_refused_before_anything_starts(tmp_path):
+    corpus = str(encode_corpus(tmp_path / "corpus", events=2))
+    with pytest.raises(SettingError, match=r"'resnet81' .*did you mean"):
+        prepare(make_config("encoder.backbone=resnet81"), corpus, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("device", "threads"), [("cpu", [default_workers()]), ("auto", [])])
