@@ -152,6 +152,7 @@ def run_training(
     except MareyError:
         if not folder.exists(METRICS):  # nothing began: what is mended may have the place
             folder.remove("config.yaml")
+            folder.remove(NOT_SAMPLED)
         raise
     return json.loads(folder.read(SUMMARY))
 
