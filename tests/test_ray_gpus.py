@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import ray
+import torch
 
 from configs.errors import DependencyError
 from configs.sampling import FramesSampling
@@ -29,7 +30,10 @@ from pipeline.train import build_method
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the GPUs of this machine are real"),
+]
 GPUS = 2
 
 
