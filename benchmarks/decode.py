@@ -40,6 +40,7 @@ WORKLOADS = ("dense", "every16", "tuples", "random", "pairs")
 SOURCES = {
     "h264-long": ("libx264", 250, "mp4", {"preset": "medium", "crf": "23"}),
     "h264-short": ("libx264", 12, "mp4", {"preset": "medium", "crf": "23"}),
+    "h264-open": ("libx264", 60, "mp4", {"preset": "medium", "x264-params": "open-gop=1"}),
     "hevc": ("libx265", 60, "mp4", {"preset": "fast", "x265-params": "log-level=none"}),
     "vp9": ("libvpx-vp9", 60, "webm", {"deadline": "realtime", "cpu-used": "7", "b": "1500k"}),
     "av1": ("libsvtav1", 128, "mkv", {"preset": "8", "crf": "35", "svtav1-params": "lp=1"}),
