@@ -302,13 +302,20 @@ def test_windows_of_a_long_file_show_the_same_frames(
     assert run.failures == {0: "past_end"}
 
 
-def test_a_few_frames_of_a_long_file_do_not_cost_a_scan_of_it(tmp_path: Path) -> None:
-    path = encode_video(tmp_path / "long.mp4", 2500, size=(32, 32), gop=25, b_frames=2)
+@pytest.mark.parametrize("open_groups", [0, 1])
+def test_a_few_frames_of_a_long_file_do_not_cost_a_scan_of_it(
+    open_groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"x264-params": f"open-gop={open_groups}"}
+    path = encode_video(
+        tmp_path / "long.mp4", 2500, size=(32, 32), gop=25, b_frames=2, options=options
+    )
     wanted = [40, 1203, 2311]
     with open_video(str(path), quick=True) as source:
         near = scan_near(source, np.array(wanted) / 25, 2**20)
         assert near is not None
         assert len(near[1]) < 150
+    monkeypatch.setattr("pipeline.video.pyav_backend.scan", None)
     run = read_plan(str(path), [FrameRequest(k, np.array([k / 25])) for k in wanted])
     shown = {clip.request_id: round(float(clip.shown_s[0]) * 25) for clip in run}
     assert shown == {k: k for k in wanted}

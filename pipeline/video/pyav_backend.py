@@ -44,7 +44,7 @@ class PyavDecoder:
     """One open stream, its timeline, and its packets in memory if they are few.
 
     partial: the timeline holds only the surroundings of the times that were announced. Frames
-        that do not come out then are not tried again: that needs the whole timeline.
+        that do not come out of them are not tried otherwise: that needs the whole timeline.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class PyavDecoder:
         """
         missing = set(wanted.tolist())
         scanned = self.stats.damaged
-        for attempt in range(1 if self.partial else 4):
+        for attempt in range(2 if self.partial else 4):
             before = self.stats.damaged
             places = np.array(sorted(missing - self.damaged), dtype=np.int64)
             runs = self._runs(places, attempt, damaged=self.stats.damaged > 0)
