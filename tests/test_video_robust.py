@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from pipeline.video import FrameRequest, PlanRun, probe, read, read_plan
 from pipeline.video.bitstream import nothing_refers_to
 from pipeline.video.isolate import read_plan_isolated
 from pipeline.video.source import open_video
-from tests.videos import encode_video, make_odd, mutate, overwrite_packet
+from tests.videos import encode_video, frame_number, make_odd, mutate, overwrite_packet
 
 MUTANTS = (
     ("libx264", ".mp4"),
@@ -284,3 +285,34 @@ def test_an_isolated_reader_serves_the_same_and_can_be_killed(tmp_path: Path) ->
     assert failures == dict.fromkeys((0, 5, 99), "timeout")
     with pytest.raises(SettingError):
         read_plan_isolated(str(path), requests, time_limit_s=0)
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"x264-params": "open-gop=1:b-adapt=0:scenecut=0"}),
+        ("libx265", {"x265-params": "open-gop=1:log-level=none:b-adapt=0:scenecut=0"}),
+        ("mpeg2video", {}),
+    ],
+)
+def test_a_recording_that_starts_in_an_open_group_lacks_only_what_refers_to_before(
+    codec: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    path = encode_video(tmp_path / "a.ts", 60, codec=codec, gop=12, b_frames=2, options=options)
+    with av.open(str(path)) as whole, av.open(str(tmp_path / "cut.ts"), "w") as cut:
+        stream = cut.add_stream_from_template(whole.streams.video[0])
+        keys = 0
+        for packet in whole.demux(video=0):
+            keys += packet.is_keyframe
+            if keys >= 3 and packet.dts is not None:
+                packet.stream = stream
+                cut.mux(packet)
+    info = probe(str(tmp_path / "cut.ts"))
+    requests = [FrameRequest(k, [k / 25]) for k in range(info.frames)]
+    run = read_plan(str(tmp_path / "cut.ts"), requests)
+    shown = {clip.request_id: frame_number(clip.frames[0]) for clip in run}
+    first = round(info.keyframes[0] * 25)
+    assert first > 0, "nothing is shown before the first keyframe"
+    assert shown == {k: 60 - info.frames + k for k in range(first, info.frames)}
+    assert set(run.failures) == set(range(first))
+    assert run.stats.damaged == 0

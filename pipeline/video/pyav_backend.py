@@ -216,7 +216,7 @@ class PyavDecoder:
                 for frame in frames:
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
-                    if place is not None:
+                    if place is not None and not frame.is_corrupt:
                         yield place, frame
                 if not left:
                     break
@@ -268,7 +268,9 @@ class PyavDecoder:
                         damage.add(at, bytes(packets[at]) if at in packets else b"")
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
-                    if place is not None:
+                    if place is not None and frame.is_corrupt:
+                        self.damaged.add(place)
+                    elif place is not None:
                         held.append((at, place, frame))
                 ripe = position - REORDERED_PACKETS if packet is not None else run.stop
                 for at, place, frame in held:
