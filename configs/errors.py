@@ -29,3 +29,9 @@ class InputError(MareyError):
 
 class DependencyError(MareyError):
     """An optional package or system library that the request needs is not installed."""
+
+
+def error_named(kind: str, message: str) -> MareyError:
+    """The error that another process raised, told by the name of its class."""
+    known = (SettingError, UsageError, InputError, DependencyError)
+    return {error.__name__: error for error in known}.get(kind, MareyError)(message)

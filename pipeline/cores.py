@@ -61,10 +61,10 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "cpu", "cpu,cpuacct"):
             continue
-        base = root / controllers if controllers else root
-        inside = path.strip("/")
+        base = root / controllers
+        own_group = base / path.strip("/")
         # a container sees its own group as the root of the tree, whatever the name of it
-        for group in {base, *((base / inside, *(base / inside).parents) if inside else ())}:
+        for group in (own_group, *own_group.parents):
             if group.is_relative_to(base):
                 granted = min(granted, _grant(group))
     return granted

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from configs import errors
-from configs.errors import MareyError
+from configs.errors import MareyError, error_named
 from pipeline.cores import default_workers
 
 NO_CODE = "No module named 'pipeline'"
@@ -86,8 +86,7 @@ def for_a_person(error: Exception) -> MareyError | None:
             "submit it as a job, or install marey on every node (docs/cluster.md)"
         )
     if found := RAISED.search(str(error)):
-        kind = getattr(errors, found[1], MareyError)
-        return kind(found[2])
+        return error_named(found[1], found[2])
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from configs.errors import InputError, MareyError, SettingError, UsageError
+from configs.errors import InputError, MareyError, SettingError, UsageError, error_named
 from configs.load import flat
 from configs.schema import RunConfig, TrainerConfig
 from models.method import methods
@@ -292,8 +292,7 @@ def _refusal(run: Folder) -> MareyError | None:
         return None
     note = json.loads(run.read(REFUSED))
     run.remove(REFUSED)
-    kinds = {kind.__name__: kind for kind in (InputError, SettingError, UsageError)}
-    return kinds.get(note["kind"], MareyError)(note["message"])
+    return error_named(note["kind"], note["message"])
 
 
 @contextmanager

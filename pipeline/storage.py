@@ -123,14 +123,15 @@ class Folder:
         self._local.mkdir(parents=True, exist_ok=True)
         handle = os.open(self._local, os.O_RDONLY)
         try:
-            with contextlib.suppress(OSError):
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise UsageError(
-                        f"another process is at work in {self.location}; wait for it, or give "
-                        "another -o"
-                    ) from None
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is at work in {self.location}; wait for it, or give "
+                    "another -o"
+                ) from None
+            except OSError:
+                pass  # no locks here
             yield
         finally:
             os.close(handle)

@@ -150,7 +150,7 @@ def test_a_run_that_never_began_leaves_its_place_free(word, tmp_path, preset, ca
     words = ["train", preset, "--data", index, "-o", str(run), "--engine", "local"]
     assert main([*words, word]) == 2
     assert word.partition("=")[2] in capsys.readouterr().err
-    assert not run.exists() or not list(run.iterdir())
+    assert not list(run.glob("*"))
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path, capsys):

@@ -44,5 +44,7 @@ def test_trackers_on_gpus_share_all_of_them(monkeypatch, cpus, gpus):
 def test_trackers_on_gpus_need_one(monkeypatch):
     monkeypatch.setattr(mine, "ray_session", lambda: contextlib.nullcontext(16.0))
     monkeypatch.setattr(mine, "gpu_count", lambda: 0)
-    with pytest.raises(SettingError, match="but the cluster has no GPU"):
+    with pytest.raises(
+        SettingError, match=r"device=cuda or data\.backend=.*, but the cluster has no GPU"
+    ):
         list(mine.run_on_ray(lambda: pytest.fail("made here"), True)([0]))

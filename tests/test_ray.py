@@ -18,7 +18,7 @@ import yaml
 from configs.errors import InputError
 from configs.sampling import TimePairsSampling
 from configs.schema import DataConfig
-from pipeline.checkpoint import load_state, position_of
+from pipeline.checkpoint import export_encoder, load_state, position_of
 from pipeline.embed import embed
 from pipeline.engine import ray_session
 from pipeline.evaluate.embeddings import load_embeddings
@@ -27,6 +27,7 @@ from pipeline.plan import Position, make_plan
 from pipeline.source import open_source
 from pipeline.storage import Folder
 from pipeline.stream import Budget, rows_of_shard, stream_here, stream_ray
+from pipeline.train import build_method
 from tests.corpora import encode_corpus
 from tests.test_train import TREE, make_config
 
@@ -90,14 +91,16 @@ def _read_all(shards):
 def test_embeddings_from_ray_are_those_of_one_process(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.embed.PART_FRAMES", 160)
     monkeypatch.setattr("pipeline.embed.MAX_BLOCKS", 2)  # three parts in two turns
-    from pipeline.checkpoint import export_encoder
-    from pipeline.train import build_method
+    check_embeddings(corpus, tmp_path, 8 * 2 * 24)
 
-    export_encoder(Folder(str(tmp_path / "run")), build_method(make_config()).encoder, {})
+
+def check_embeddings(corpus, folder, frames):
+    """Both engines write the same embeddings of so many frames."""
+    export_encoder(Folder(folder / "run"), build_method(make_config()).encoder, {})
     for engine in ("local", "ray"):
-        embed(str(tmp_path / "run"), corpus, str(tmp_path / engine), rate=0, engine=engine)
-    here, there = (load_embeddings(tmp_path / engine) for engine in ("local", "ray"))
-    assert len(here) == 8 * 2 * 24
+        embed(str(folder / "run"), corpus, str(folder / engine), rate=0, engine=engine)
+    here, there = (load_embeddings(folder / engine) for engine in ("local", "ray"))
+    assert len(here) == frames
     assert np.array_equal(here.video_id, there.video_id)
     assert np.array_equal(here.frame, there.frame)
     assert np.array_equal(here.features, there.features)

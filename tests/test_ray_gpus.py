@@ -5,29 +5,22 @@ The processes find no CUDA device and work on the CPU; how they are asked for is
 
 import json
 
-import numpy as np
 import pytest
 import ray
 import torch
 
 from configs.errors import DependencyError
-from configs.sampling import FramesSampling
 from configs.schema import DataConfig
-from models.method import methods
 from pipeline import launch, mine
-from pipeline.checkpoint import export_encoder
-from pipeline.embed import embed
 from pipeline.engine import _local_options, quiet_data, ray_session
-from pipeline.evaluate.embeddings import load_embeddings
 from pipeline.launch import prepare
 from pipeline.mine import mine_corpus, mining_settings
-from pipeline.plan import Position, make_plan
+from pipeline.plan import Position
 from pipeline.shards import Shards
-from pipeline.source import open_source
 from pipeline.storage import Folder
 from pipeline.stream import budget_on_gpus, rows_of_shard, stream_here, stream_ray
-from pipeline.train import build_method
 from tests.corpora import encode_corpus
+from tests.test_ray import DATA, check_embeddings, make, same
 from tests.test_train import make_config
 
 pytestmark = [
@@ -52,26 +45,19 @@ def cluster():
 
 @pytest.mark.usefixtures("cluster")
 def test_actors_that_decode_on_gpus_give_the_samples_of_one_process(corpus):
-    config = make_config()
-    source = open_source(corpus)
-    sampling = methods()[config.name].samples(config.method)
-    plan = make_plan(source, sampling, seed=0, epochs=1)
-    data = DataConfig(decode_size=32)
+    source, plan = make(corpus, epochs=1)
     share = budget_on_gpus(2.0, 1, GPUS, None, trainers=True)
     assert 0 < share.actor_gpus < share.trainer_gpus < 1
-    here = list(stream_here(plan, source, data))
-    there = list(rows_of_shard(stream_ray(plan, corpus, data, Position(), share).iterator(), 1))
+    here = list(stream_here(plan, source, DATA))
+    there = list(rows_of_shard(stream_ray(plan, corpus, DATA, Position(), share).iterator(), 1))
     assert len(here) == len(there) == plan.total
-    for one, other in zip(here, there, strict=True):
-        assert one.keys() == other.keys()
-        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert all(same(one, other) for one, other in zip(here, there, strict=True))
 
 
 @pytest.mark.usefixtures("cluster")
 def test_what_an_actor_lacks_is_told_in_a_line(corpus):
     """Whatever is missing here: torchcodec, FFmpeg, or the GPU itself."""
-    source = open_source(corpus)
-    plan = make_plan(source, FramesSampling(per_video=1), seed=0, epochs=1)
+    _, plan = make(corpus, epochs=1)
     data = DataConfig(decode_size=32, backend="torchcodec-cuda")
     share = budget_on_gpus(2.0, 1, GPUS, 1, trainers=False)
     with pytest.raises(DependencyError, match=r"^backend='torchcodec") as raised, ray_session():
@@ -82,13 +68,7 @@ def test_what_an_actor_lacks_is_told_in_a_line(corpus):
 @pytest.mark.usefixtures("cluster")
 def test_encoders_on_gpus_write_the_embeddings_of_one_process(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.embed.PART_FRAMES", 40)
-    export_encoder(Folder(str(tmp_path / "run")), build_method(make_config()).encoder, {})
-    for engine in ("local", "ray"):
-        embed(str(tmp_path / "run"), corpus, str(tmp_path / engine), rate=0, engine=engine)
-    here, there = (load_embeddings(tmp_path / engine) for engine in ("local", "ray"))
-    assert len(here) == 3 * 2 * 24
-    assert np.array_equal(here.video_id, there.video_id)
-    assert np.array_equal(here.features, there.features)
+    check_embeddings(corpus, tmp_path, 3 * 2 * 24)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -91,12 +91,8 @@ def test_processes_end_after_their_input_when_their_parent_is_killed(tmp_path):
     children: list[psutil.Process] = []
     while len(children) < 2:
         assert parent.poll() is None
-        served = "spawn_main"
-        children = [
-            child
-            for child in psutil.Process(parent.pid).children()
-            if served in " ".join(child.cmdline())
-        ]
+        started = psutil.Process(parent.pid).children()
+        children = [child for child in started if "spawn_main" in " ".join(child.cmdline())]
         time.sleep(0.05)
     parent.kill()
     parent.wait()
