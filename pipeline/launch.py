@@ -34,7 +34,7 @@ from pipeline.stream import (
     rows_of_shard,
     stream_here,
     stream_ray,
-)  # fmt: skip
+)
 from pipeline.train import Job, build_method, train, training_device
 from pipeline.video.backends import ON_GPU, check_backend
 

@@ -23,7 +23,7 @@ from pipeline.stream import (
     shuffled,
     stream_here,
     unit_blocks,
-)  # fmt: skip
+)
 from tests.corpora import encode_corpus
 from tests.videos import frame_number
 
