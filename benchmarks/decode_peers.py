@@ -45,9 +45,9 @@ def scaled(width: int, height: int) -> tuple[int, int]:
 
 def bare() -> Reader:
     """libav's decoder alone on the packets that these frames need; nothing is converted."""
-    from pipeline.video.plan import plan_runs
-    from pipeline.video.source import open_video
-    from pipeline.video.timeline import scan
+    from marey.pipeline.video.container import open_video
+    from marey.pipeline.video.packet_plan import plan_runs
+    from marey.pipeline.video.timeline import scan
 
     def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         wanted = np.array(merged(requests))
@@ -68,7 +68,7 @@ def bare() -> Reader:
 
 
 def marey() -> Reader:
-    from pipeline.video import FrameRequest, read_plan
+    from marey.pipeline.video import FrameRequest, read_plan
 
     def run(path: str, requests: list[list[int]]) -> tuple[Sequence[np.ndarray], int]:
         asked = [FrameRequest(k, np.array(r) / FPS) for k, r in enumerate(requests)]

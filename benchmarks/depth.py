@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from configs.load import override, read_preset, run_config
-from models.method import Method, methods
-from pipeline.checkpoint import load_state
-from pipeline.evaluate.depth import DepthSummary, depth_errors, order_agreement, summarize
-from pipeline.indexing import make_index, write_index
-from pipeline.launch import prepare, run_training
-from pipeline.record import read_metrics
-from pipeline.storage import Folder
-from pipeline.train import build_method
+from marey.configs.load import override, read_preset, run_config
+from marey.models.method import Method, methods
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.evaluate.depth import DepthSummary, depth_errors, order_agreement, summarize
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.training.checkpoint import load_state
+from marey.pipeline.training.launch import prepare, run_training
+from marey.pipeline.training.record import read_metrics
+from marey.pipeline.training.trainer import build_method
 from tests.depth_scenes import (
     BASELINE_M,
     FIELD_OF_VIEW_DEG,

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.cores import default_workers
-from pipeline.corpus import make_corpus
-from pipeline.indexing import make_index, write_index
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.runtime.cores import default_workers
+from marey.pipeline.synthetic.arm_corpus import make_corpus
 
 TIMES = 10
 
@@ -65,7 +65,7 @@ def _commands(home: Path) -> dict[str, list[str]]:
 def _peak(words: list[str]) -> float:
     """Run a marey command; the peak of its processes' proportional memory, MiB."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", *words], stderr=subprocess.PIPE
+        [sys.executable, "-m", "marey", *words], stderr=subprocess.PIPE
     )
     peak, over = 0.0, threading.Event()
 

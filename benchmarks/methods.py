@@ -42,14 +42,14 @@ from benchmarks.methods_results import (
     training,
 )
 from benchmarks.methods_table import table
-from configs.load import flat, override, presets, read_preset, run_config
-from configs.schema import RunConfig
-from models.method import methods
-from pipeline.commands import DONE, REFUSED
-from pipeline.cores import default_workers
-from pipeline.record import UNTRAINED
-from pipeline.sampling import build_sampler
-from pipeline.source import open_source
+from marey.configs.load import flat, override, presets, read_preset, run_config
+from marey.configs.schema import RunConfig
+from marey.models.method import methods
+from marey.pipeline.cli.commands import DONE, REFUSED
+from marey.pipeline.data.source import open_source
+from marey.pipeline.runtime.cores import default_workers
+from marey.pipeline.sampling import build_sampler
+from marey.pipeline.training.record import UNTRAINED
 
 FAILED = "failed.txt"
 ASKED = "asked.json"
@@ -202,7 +202,7 @@ def marey(options: argparse.Namespace, *words: str) -> str:
     threads = str(max(1, default_workers() // options.parallel))
     environment = os.environ | {"OMP_NUM_THREADS": threads}
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *words],
+        [sys.executable, "-m", "marey", *words],
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     if done.returncode not in (DONE, REFUSED):
@@ -278,7 +278,7 @@ def of_encoders(arm: Arm, run: Path, options: argparse.Namespace) -> Result:
 
 def on_videos(arm: Arm, run: Path, options: argparse.Namespace) -> Result:
     """The pretext metric on videos that were not trained on."""
-    from pipeline.pretext import pretext
+    from marey.pipeline.training.pretext import pretext
 
     found = pretext(str(run), options.test)
     name = next(iter(found.chance), "loss")

@@ -21,10 +21,10 @@ from benchmarks.methods_results import (
     training_lines,
 )
 from benchmarks.methods_table import spread
-from pipeline.record import UNTRAINED
-from pipeline.report.charts import Curve, line_chart, svg, thinned, ticks
-from pipeline.report.page import number
-from pipeline.report.standalone import standalone
+from marey.pipeline.report.charts import Curve, line_chart, svg, thinned, ticks
+from marey.pipeline.report.page import number
+from marey.pipeline.report.standalone import standalone
+from marey.pipeline.training.record import UNTRAINED
 
 MOST_POINTS = 200
 """Points of one curve, so that its file stays a few KiB."""

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.record import read_metrics
-from pipeline.storage import Folder
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.training.record import read_metrics
 
 HELD_OUT = "held-out pretext"
 Figures = dict[str, Any]

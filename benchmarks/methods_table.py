@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from benchmarks.methods_results import HELD_OUT, Result
-from models.method import methods
-from pipeline.record import UNTRAINED
+from marey.models.method import methods
+from marey.pipeline.training.record import UNTRAINED
 
 Cell = Callable[[list[Result]], str]
 """A preset's results, one a seed, to what stands in its row."""

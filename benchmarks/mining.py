@@ -15,11 +15,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from configs.mining import QualityConfig, TracksMining
-from pipeline.evaluate.tracking import read_sequence, truth_files
-from pipeline.mining import Mined, TrackMiner
-from trackers import iou
-from trackers.consistency import forward_backward, judge, last_tracked, measure
+from marey.configs.mining import QualityConfig, TracksMining
+from marey.pipeline.evaluate.tracking import read_sequence, truth_files
+from marey.pipeline.mining.tracks import Mined, TrackMiner
+from marey.trackers import iou
+from marey.trackers.consistency import forward_backward, judge, last_tracked, measure
 
 FPS = 30.0
 SIZE = (480, 360)

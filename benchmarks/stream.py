@@ -16,15 +16,22 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from configs.sampling import FramesSampling, TimePairsSampling, TuplesSampling
-from configs.schema import DataConfig
-from pipeline.cores import default_workers
-from pipeline.corpus import make_corpus
-from pipeline.engine import ray_session
-from pipeline.index import Index
-from pipeline.indexing import make_index, write_index
-from pipeline.plan import Plan, Position, make_plan
-from pipeline.stream import Budget, Sample, batches, rows_of_shard, stream_here, stream_ray
+from marey.configs.sampling import FramesSampling, TimePairsSampling, TuplesSampling
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.index import Index
+from marey.pipeline.runtime.cores import default_workers
+from marey.pipeline.runtime.engine import ray_session
+from marey.pipeline.stream.graph import (
+    Budget,
+    Sample,
+    batches,
+    rows_of_shard,
+    stream_here,
+    stream_ray,
+)
+from marey.pipeline.stream.plan import Plan, Position, make_plan
+from marey.pipeline.synthetic.arm_corpus import make_corpus
 
 BATCH = 8
 

@@ -29,17 +29,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from configs.load import override, read_preset, run_config
-from models.encoder import Encoder
-from models.method import methods
-from pipeline.checkpoint import load_encoder
-from pipeline.claims import claimed
-from pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores, unit_rows
-from pipeline.images import decode_image
-from pipeline.launch import prepare, run_training
-from pipeline.mine import mine_corpus, mining_settings
-from pipeline.shards import MANIFEST, Shards, decode_images, finish, write_part
-from pipeline.storage import Folder
+from marey.configs.load import override, read_preset, run_config
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import methods
+from marey.pipeline.data.images import decode_image
+from marey.pipeline.data.shards import MANIFEST, Shards, decode_images, finish, write_part
+from marey.pipeline.embedding.encoder_files import load_encoder
+from marey.pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores, unit_rows
+from marey.pipeline.mining.mine import mine_corpus, mining_settings
+from marey.pipeline.runtime.claims import claimed
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.training.launch import prepare, run_training
 
 MINING = ["patch_size=96", "proposals.every_s=0.5", "patches=4", "per_minute=600"]
 EVERY_S = 1.0

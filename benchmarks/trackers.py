@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 
 from benchmarks.mining import texture
-from configs.errors import DependencyError
-from pipeline.evaluate.tracking import evaluate_otb
-from trackers import Tracker, build
-from trackers.tracker import State
+from marey.configs.errors import DependencyError
+from marey.pipeline.evaluate.tracking import evaluate_otb
+from marey.trackers import Tracker, build
+from marey.trackers.tracker import State
 
 OURS = (
     "mosse",

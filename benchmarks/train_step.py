@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.load import override, read_preset, run_config
-from models.encoder import Encoder
-from models.method import Method, Progress, methods, replace_frames
-from pipeline.cores import default_workers
+from marey.configs.load import override, read_preset, run_config
+from marey.models.batch import replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, Progress, methods
+from marey.pipeline.runtime.cores import default_workers
 
 Step = Callable[[], None]
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from configs.base import Settings
+from marey.configs.base import Settings
 
 LAB_MEAN = (50.0, 6.025, -6.690)
 LAB_STD = (50.0, 92.208, 101.168)

@@ -11,11 +11,11 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.base import MethodConfig, Settings
-from configs.errors import SettingError
-from configs.schema import RunConfig
+from marey.configs.base import MethodConfig, Settings
+from marey.configs.errors import SettingError
+from marey.configs.schema import RunConfig
 
-PRESETS = Path(__file__).parent
+PRESETS = Path(__file__).parent / "presets"
 S = TypeVar("S", bound=Settings)
 
 

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.base import Settings
-from configs.sampling import Sampling
-from configs.schema import DataConfig
+from marey.configs.base import Settings
+from marey.configs.sampling import Sampling
+from marey.configs.schema import DataConfig
 
 
 class ImageConfig(Settings):

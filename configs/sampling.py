@@ -1,13 +1,13 @@
 """Which frames make a sample: the settings of every sampler family.
 
-A method names one of these; `pipeline.sampling` turns it into a sampler. Times are seconds.
+A method names one of these; `marey.pipeline.sampling` turns it into a sampler. Times are seconds.
 """
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from configs.base import Settings
+from marey.configs.base import Settings
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from configs.base import MethodConfig, Settings
-from configs.encoder import EncoderConfig
+from marey.configs.base import MethodConfig, Settings
+from marey.configs.encoder import EncoderConfig
 
 
 class DataConfig(Settings):

@@ -21,25 +21,12 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import Sampling
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-
-Batch = dict[str, Tensor]
-"""Tensors of one step, on the training device; the first dimension counts samples.
-
-Every batch holds
-
-- `frames`: uint8 [B, F, H, W, 3], the F frames of each sample in the sampler's order;
-- `instance`: int64 [B], one number for each source video (synchronised event) or image;
-- `place`: int64 [B], the sample's number among those of an epoch: the same video and the same bin
-  of its time in every epoch, so that a memory bank has one row for each;
-- the sampler's targets, e.g. `time_s`: float32 [B, F], in seconds;
-- where the data have labels, `class_id`: int64 [B], -1 for a sample without one.
-
-`augment` puts what the network sees in place of `frames`; its tensors count samples first too."""
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import Sampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +144,6 @@ class Method(nn.Module):
         return self.encoder.augmented_clips(frames, varied, size=size)
 
 
-def replace_frames(batch: Batch, **tensors: Tensor) -> Batch:
-    """The batch with these tensors in place of `frames`."""
-    return {key: value for key, value in batch.items() if key != "frames"} | tensors
-
-
 _FAMILIES = ("temporal", "context", "contrastive")
 _registry: dict[str, type[Method]] = {}
 M = TypeVar("M", bound=type[Method])
@@ -185,9 +167,9 @@ def methods() -> dict[str, type[Method]]:
 @functools.cache
 def _import_families() -> None:
     for family in _FAMILIES:
-        package = importlib.import_module(f"models.{family}")
+        package = importlib.import_module(f"marey.models.{family}")
         for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"models.{family}.{module.name}")
+            importlib.import_module(f"marey.models.{family}.{module.name}")
 
 
 def find_method(name: str, suggest: Callable[[str, list[str]], str]) -> type[Method]:

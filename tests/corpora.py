@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.index import Event, Index, Video
-from pipeline.indexing import make_index, write_index
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.index import Event, Index, Video
 from tests.videos import encode_video
 
 VIEWS = r"(?P<event>e\d+)_v(?P<view>\d)"

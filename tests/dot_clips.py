@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from models.method import Batch
+from marey.models.batch import Batch
 from tests.learning import SIDE, draw_dots
 
 

@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.load import presets, read_preset, run_config
-from configs.schema import RunConfig
-from models.encoder import Encoder
-from models.method import Batch, Corpus, Method, methods
-from pipeline.sampling import build_sampler, event_rng
+from marey.configs.load import presets, read_preset, run_config
+from marey.configs.schema import RunConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus, Method, methods
+from marey.pipeline.sampling import build_sampler, event_rng
 from tests.corpora import make_event, make_video
 
 METHOD_PRESETS = [name for name in presets() if name != "demo"]

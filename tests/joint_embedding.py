@@ -2,10 +2,11 @@
 
 import torch
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.method import Batch, Method
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method
 from tests.learning import draw_dots
 
 COLORS = AugmentConfig(jitter=1.0, brightness=0.8, contrast=0.5, saturation=1.0, hue=0.5)

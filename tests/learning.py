@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.method import Batch, Method, Progress
+from marey.models.batch import Batch
+from marey.models.method import Method, Progress
 
 SIDE = 32
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from models.fingerprints import UNKNOWN
-from models.instances import Moments
+from marey.models.objectives.fingerprints import UNKNOWN
+from marey.models.objectives.instances import Moments
 
 
 def unseen(instance: Sequence[int], time_s: Sequence[float] | None = None) -> Moments:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.method import Batch
+from marey.models.batch import Batch
 
 
 def batch_of(frames: Tensor, class_id: Tensor | None = None) -> Batch:

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any
 
-from pipeline.video import isolate, reader
+from marey.pipeline.video import isolate, reader
 
 LIMIT_S = 15.0
 
@@ -37,16 +37,16 @@ def poison() -> None:
 
 def main(index: str, out: str) -> dict[str, Any]:
     """Mine, embed and decode samples on Ray; what each refused."""
-    from configs.load import check
-    from configs.mining import TracksMining
-    from configs.sampling import FramesSampling
-    from configs.schema import DataConfig
-    from pipeline.embed import embed
-    from pipeline.engine import ray_session
-    from pipeline.mine import mine_corpus
-    from pipeline.plan import Position, make_plan
-    from pipeline.source import open_source
-    from pipeline.stream import Budget, rows_of_shard, stream_ray
+    from marey.configs.load import check
+    from marey.configs.mining import TracksMining
+    from marey.configs.sampling import FramesSampling
+    from marey.configs.schema import DataConfig
+    from marey.pipeline.data.source import open_source
+    from marey.pipeline.embedding.embed import embed
+    from marey.pipeline.mining.mine import mine_corpus
+    from marey.pipeline.runtime.engine import ray_session
+    from marey.pipeline.stream.graph import Budget, rows_of_shard, stream_ray
+    from marey.pipeline.stream.plan import Position, make_plan
 
     with ray_session():
         mined = mine_corpus(index, f"{out}/shards", check(TracksMining, {"track_s": 0.5}))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from models.adversarial import play
+from marey.models.objectives.adversarial import play
 
 
 def _players() -> tuple[nn.Linear, nn.Sequential]:

@@ -8,10 +8,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchvision.transforms import v2
 
-from configs.encoder import EncoderConfig
-from models import color
-from models.augment import AugmentConfig, augment_frames, random_boxes
-from models.crops import (
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation import color
+from marey.models.augmentation.augment import AugmentConfig, augment_frames, random_boxes
+from marey.models.augmentation.multi_crop import (
     MultiCrop,
     TwoCrops,
     as_rows,
@@ -20,8 +20,8 @@ from models.crops import (
     small_crops,
     two_crops,
 )
-from models.encoder import Encoder
-from models.resample import gaussian_blur, resample, resize_weights
+from marey.models.augmentation.resample import gaussian_blur, resample, resize_weights
+from marey.models.encoders.encoder import Encoder
 
 EVERYTHING = AugmentConfig(
     crop_scale=(0.2, 1.0),

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from configs.errors import UsageError
-from pipeline.claims import UNFINISHED, claimed
-from pipeline.storage import Folder
+from marey.configs.errors import UsageError
+from marey.pipeline.runtime.claims import UNFINISHED, claimed
+from marey.pipeline.runtime.storage import Folder
 
 KEY = {"data_digest": "abc", "settings": {"a": 1}}
 DONE = "done.json"
@@ -76,6 +76,6 @@ def test_a_folder_without_locks_is_used_all_the_same(tmp_path, monkeypatch):
     def refuse(handle, how):
         raise OSError("no locks here")
 
-    monkeypatch.setattr("pipeline.storage.fcntl.flock", refuse)
+    monkeypatch.setattr("marey.pipeline.runtime.storage.fcntl.flock", refuse)
     with Folder(tmp_path).held(), Folder(tmp_path).held():
         pass

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from models.classification import guess
+from marey.models.objectives.classification import guess
 
 
 def test_a_guess_is_scored_over_usable_samples_only() -> None:

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from pipeline.cli import main
-from pipeline.commands import PROTOCOL_NAMES
-from pipeline.evaluate.protocols import PROTOCOLS
-from pipeline.video import probe
+from marey.pipeline.cli.commands import PROTOCOL_NAMES
+from marey.pipeline.cli.main import main
+from marey.pipeline.evaluate.protocols import PROTOCOLS
+from marey.pipeline.video import probe
 from tests.corpora import VIEWS, encode_corpus
 from tests.test_train import TREE
 from tests.videos import encode_video
@@ -94,7 +94,7 @@ def test_a_command_that_a_scheduler_ends_ends_in_order(tmp_path, capsys, monkeyp
             ended.append("in order")
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("pipeline.indexing.probe_corpus", probe_corpus)
+    monkeypatch.setattr("marey.pipeline.data.build_index.probe_corpus", probe_corpus)
     code, error = fails(capsys, "index", str(tmp_path), "-o", str(tmp_path / "i.parquet"))
     assert (code, error) == (1, "marey index: interrupted")
     assert ended

@@ -9,23 +9,23 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.base import MethodConfig
-from configs.encoder import EncoderConfig
-from configs.errors import InputError, SettingError
-from configs.schema import RunConfig
-from models.augment import AugmentConfig
-from models.contrastive.simclr import SimCLR, SimCLRConfig
-from models.encoder import Encoder
-from models.heads import SpatialSoftmax
-from models.method import Method
-from models.video_backbones import VIDEO_BACKBONES, build_clip_trunk
-from pipeline.checkpoint import export_encoder, load_encoder
-from pipeline.embed import embed
-from pipeline.evaluate.embeddings import load_embeddings
-from pipeline.held_out import build_probe
-from pipeline.sampling.lookback import clip_times
-from pipeline.storage import Folder
-from pipeline.video import read
+from marey.configs.base import MethodConfig
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import InputError, SettingError
+from marey.configs.schema import RunConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.contrastive.simclr import SimCLR, SimCLRConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import SpatialSoftmax
+from marey.models.encoders.video_backbones import VIDEO_BACKBONES, build_clip_trunk
+from marey.models.method import Method
+from marey.pipeline.embedding.embed import embed
+from marey.pipeline.embedding.embeddings import load_embeddings
+from marey.pipeline.embedding.encoder_files import export_encoder, load_encoder
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.sampling.lookback import clip_times
+from marey.pipeline.training.held_out import build_probe
+from marey.pipeline.video import read
 from tests.corpora import encode_corpus, load, make_video
 
 

@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.load import read_preset, run_config
-from models.encoder import Encoder
-from models.method import Batch, Method, methods
-from pipeline.video import FrameRequest, read_plan
+from marey.configs.load import read_preset, run_config
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, methods
+from marey.pipeline.video import FrameRequest, read_plan
 from tests.learning import train
 from tests.pictures import batch_of
 from tests.videos import encode_video

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.color import rgb_to_lab
+from marey.models.augmentation.color import rgb_to_lab
 
 
 def _one(*rgb: float) -> torch.Tensor:

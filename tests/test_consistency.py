@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tracked_scenes import moving_square, texture
-from trackers import State, Track, build
-from trackers.consistency import (
+from marey.trackers import State, Track, build
+from marey.trackers.consistency import (
     Limits,
     Quality,
     count_reasons,
@@ -16,6 +15,7 @@ from trackers.consistency import (
     last_tracked,
     measure,
 )
+from tests.tracked_scenes import moving_square, texture
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.contrast import Partition, nce_terms, softmax_terms, summary
+from marey.models.objectives.contrast import Partition, nce_terms, softmax_terms, summary
 
 
 def _scores(rows: int = 5, others: int = 7) -> tuple[Tensor, Tensor, Tensor]:

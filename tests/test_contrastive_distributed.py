@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.encoder import EncoderConfig
-from models.contrastive.cmc import CMC
-from models.contrastive.deep_infomax import DeepInfoMax
-from models.contrastive.instdisc import InstDisc
-from models.contrastive.local_aggregation import LocalAggregation
-from models.encoder import Encoder
-from models.method import Batch, Corpus, Method, Progress
+from marey.configs.encoder import EncoderConfig
+from marey.models.batch import Batch
+from marey.models.contrastive.cmc import CMC
+from marey.models.contrastive.deep_infomax import DeepInfoMax
+from marey.models.contrastive.instdisc import InstDisc
+from marey.models.contrastive.local_aggregation import LocalAggregation
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus, Method, Progress
 from tests.two_processes import backward, gradients, in_two_processes, parallel
 
 SAMPLES = 4

@@ -4,8 +4,8 @@ import cv2
 import pytest
 import torch
 
-from pipeline import cores
-from pipeline.cores import default_workers, set_threads, threads
+from marey.pipeline.runtime import cores
+from marey.pipeline.runtime.cores import default_workers, set_threads, threads
 
 
 def groups(folder, lines, files):

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from configs.errors import InputError, SettingError
-from pipeline.corpus import PHASES, make_corpus
-from pipeline.corpus.look import Set, Shot
-from pipeline.corpus.scene import FOREARM, UPPER_ARM, Event
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.synthetic.arm_corpus import PHASES, make_corpus
+from marey.pipeline.synthetic.look import Set, Shot
+from marey.pipeline.synthetic.scene import FOREARM, UPPER_ARM, Event
 
 SMALL = {"events": 4, "views": 2, "seconds": 2.0, "fps": 10, "size": 48}
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.depth.decoder import DisparityDecoder, build_decoder, trunk_maps
-from models.depth.geometry import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.depth.camera import (
     depth_of,
     focal_share,
     pixel_centres,
@@ -20,14 +19,15 @@ from models.depth.geometry import (
     sample_at,
     sideways,
 )
-from models.depth.photometric import (
+from marey.models.depth.decoder import DisparityDecoder, build_decoder, trunk_maps
+from marey.models.depth.photometric import (
     photometric_error,
     roughness,
     shrink,
     structural_similarity,
 )
-from models.encoder import Encoder
-from models.trunk import Level
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.trunk import Level
 from tests.depth_scenes import (
     BASELINE_M,
     FIELD_OF_VIEW_DEG,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import override, presets, read_preset, run_config
-from models.method import methods
-from pipeline.checkpoint import export_encoder
-from pipeline.cli import build_parser
-from pipeline.embed import embed
-from pipeline.storage import Folder
-from pipeline.train import build_method
+from marey.configs.load import override, presets, read_preset, run_config
+from marey.models.method import methods
+from marey.pipeline.cli.main import build_parser
+from marey.pipeline.embedding.embed import embed
+from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.training.trainer import build_method
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 from tests.videos import encode_video
@@ -28,7 +28,7 @@ def commands():
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                for name in {"marey", "pipeline.cli"}.intersection(words):
+                for name in {"marey"}.intersection(words):
                     yield page.name, words[words.index(name) + 1 :]
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.encoder import LAB_MEAN, LAB_STD, EncoderConfig
-from models.color import rgb_to_lab
-from models.encoder import Encoder
-from models.norms import has_batch_norm
-from pipeline.checkpoint import export_encoder, load_encoder
-from pipeline.storage import Folder
+from marey.configs.encoder import LAB_MEAN, LAB_STD, EncoderConfig
+from marey.models.augmentation.color import rgb_to_lab
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.norms import has_batch_norm
+from marey.pipeline.embedding.encoder_files import export_encoder, load_encoder
+from marey.pipeline.runtime.storage import Folder
 
 
 def _encoder(**settings: object) -> Encoder:

@@ -3,8 +3,8 @@
 import pytest
 import ray
 
-from configs.errors import MareyError
-from pipeline.engine import STARTS, TOO_BUSY, for_a_person, quiet_data, ray_session
+from marey.configs.errors import MareyError
+from marey.pipeline.runtime.engine import STARTS, TOO_BUSY, for_a_person, quiet_data, ray_session
 
 
 def _slow(monkeypatch, times):

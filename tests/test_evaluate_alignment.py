@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from configs.errors import InputError
-from pipeline.evaluate.alignment import (
+from marey.configs.errors import InputError
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.alignment import (
     alignment_error,
     alignment_errors,
     kendall_tau,
     nearest,
     nearest_class_error,
 )
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.run import evaluate
+from marey.pipeline.evaluate.run import evaluate
 
 
 def embeddings(per_video):

@@ -9,12 +9,12 @@ import safetensors.torch
 import timm
 import torch
 
-from configs.errors import InputError, SettingError
-from models.encoder import Encoder
-from pipeline.embed import embed
-from pipeline.evaluate.baselines import open_encoder
-from pipeline.evaluate.copies import strong_copy
-from pipeline.evaluate.embeddings import load_embeddings
+from marey.configs.errors import InputError, SettingError
+from marey.models.encoders.encoder import Encoder
+from marey.pipeline.embedding.baselines import open_encoder
+from marey.pipeline.embedding.copies import strong_copy
+from marey.pipeline.embedding.embed import embed
+from marey.pipeline.embedding.embeddings import load_embeddings
 
 
 def picture(rng, size=64):

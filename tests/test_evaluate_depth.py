@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from configs.errors import InputError
-from pipeline.evaluate.depth import (
-    DepthErrors,
-    depth_errors,
-    order_agreement,
-    summarize,
-)
+from marey.configs.errors import InputError
+from marey.pipeline.evaluate.depth import DepthErrors, depth_errors, order_agreement, summarize
 
 
 def _errors(*arguments, **options) -> DepthErrors:

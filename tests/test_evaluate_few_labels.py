@@ -5,14 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.few_labels import few_rows, over_draws
-from pipeline.evaluate.label_protocols import _grid
-from pipeline.evaluate.labels import Labels
-from pipeline.evaluate.linear import PENALTIES
-from pipeline.evaluate.progression import progression_targets
-from pipeline.evaluate.run import evaluate
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.few_labels import few_rows, over_draws
+from marey.pipeline.evaluate.label_protocols import _grid
+from marey.pipeline.evaluate.labels import Labels
+from marey.pipeline.evaluate.linear import PENALTIES
+from marey.pipeline.evaluate.progression import progression_targets
+from marey.pipeline.evaluate.run import evaluate
 
 LENGTH, PHASES = 24, 3
 

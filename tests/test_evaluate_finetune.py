@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import InputError, MareyError, SettingError
-from models.encoder import Encoder
-from pipeline.checkpoint import export_encoder
-from pipeline.cli import main
-from pipeline.evaluate.finetune import Classifier, LabelledFrames, fine_tune
-from pipeline.finetune import run_finetune
-from pipeline.storage import Folder
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import InputError, MareyError, SettingError
+from marey.models.encoders.encoder import Encoder
+from marey.pipeline.cli.main import main
+from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.evaluate.finetune import run_finetune
+from marey.pipeline.evaluate.finetune_network import Classifier, LabelledFrames, fine_tune
+from marey.pipeline.runtime.storage import Folder
 from tests.corpora import encode_corpus
 
 CONFIG = EncoderConfig(backbone="tiny", image_size=32, stages=2, embedding_dim=8)

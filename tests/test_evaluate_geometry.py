@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.geometry import (
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.bootstrap import split_by_group, video_interval
+from marey.pipeline.evaluate.geometry import (
     align,
     collapse_signs,
     diagnose,
@@ -15,8 +16,7 @@ from pipeline.evaluate.geometry import (
     spectrum_decay,
     uniformity,
 )
-from pipeline.evaluate.run import evaluate
-from pipeline.evaluate.statistics import split_by_group, video_interval
+from marey.pipeline.evaluate.run import evaluate
 
 
 def sphere(rng, n, d):

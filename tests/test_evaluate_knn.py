@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores, top_k, unit_rows
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores, top_k, unit_rows
 
 
 def planted(rng, classes=5, each=40, dim=16, noise=0.05):

@@ -6,16 +6,16 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
-from configs.errors import InputError
-from pipeline.evaluate import sgd_probe as sgd_probe_module
-from pipeline.evaluate.linear import (
+from marey.configs.errors import InputError
+from marey.pipeline.evaluate import sgd_probe as sgd_probe_module
+from marey.pipeline.evaluate.linear import (
     Standardiser,
     _RidgePath,
     calibration_error,
     linear_probe,
     ridge_probe,
 )
-from pipeline.evaluate.sgd_probe import sgd_probe
+from marey.pipeline.evaluate.sgd_probe import sgd_probe
 
 GRID = tuple(np.logspace(-4, 1, 6))
 

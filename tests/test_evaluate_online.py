@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import InputError
-from pipeline.evaluate.online import OnlineProbe
+from marey.configs.errors import InputError
+from marey.pipeline.training.online_probe import OnlineProbe
 
 
 class Position(nn.Module):

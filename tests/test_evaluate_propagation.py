@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import InputError, SettingError
-from models.encoder import Encoder
-from pipeline.checkpoint import export_encoder
-from pipeline.cli import main
-from pipeline.evaluate.propagation import box_masks, propagate, region_similarity
-from pipeline.storage import Folder
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import InputError, SettingError
+from marey.models.encoders.encoder import Encoder
+from marey.pipeline.cli.main import main
+from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.evaluate.propagation import box_masks, propagate, region_similarity
+from marey.pipeline.runtime.storage import Folder
 
 
 def moving_maps(frames=8, side=12, step=1, channels=64):

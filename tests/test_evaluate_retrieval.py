@@ -6,16 +6,16 @@ from math import comb
 import numpy as np
 import pytest
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.retrieval import (
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.retrieval import (
     chance_hit,
     copy_retrieval,
     ranking_figures,
     retrieval,
     video_means,
 )
-from pipeline.evaluate.run import evaluate
+from marey.pipeline.evaluate.run import evaluate
 
 
 def videos(features, length=10, fps=1.0):

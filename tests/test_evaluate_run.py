@@ -10,10 +10,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings, load_embeddings
-from pipeline.evaluate.labels import load_labels
-from pipeline.evaluate.run import check_disjoint, evaluate, render, run_eval
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
+from marey.pipeline.evaluate.labels import load_labels
+from marey.pipeline.evaluate.run import check_disjoint, evaluate, render, run_eval
 
 FPS, LENGTH = 10, 20
 

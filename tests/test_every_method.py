@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.method import Batch, Method, Progress
-from pipeline.optim import build_optimizer
+from marey.models.batch import Batch
+from marey.models.method import Method, Progress
+from marey.pipeline.training.optim import build_optimizer
 from tests.every_method import METHOD_PRESETS, build, raw_batch, small_config
 from tests.two_processes import backward, gradients, in_two_processes, parallel
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.fingerprints import UNKNOWN, dhash, same_picture, same_picture_each
+from marey.models.objectives.fingerprints import UNKNOWN, dhash, same_picture, same_picture_each
 from tests.pictures import noise, smooth
 
 

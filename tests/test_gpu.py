@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.train as loop
-from models.method import Progress
-from pipeline.embed import embed
-from pipeline.evaluate.finetune import fine_tune
-from pipeline.evaluate.propagation import propagate
-from pipeline.launch import prepare, run_training
-from pipeline.optim import build_optimizer
-from pipeline.pretext import pretext
+import marey.pipeline.training.trainer as loop
+from marey.models.method import Progress
+from marey.pipeline.embedding.embed import embed
+from marey.pipeline.evaluate.finetune_network import fine_tune
+from marey.pipeline.evaluate.propagation import propagate
+from marey.pipeline.training.launch import prepare, run_training
+from marey.pipeline.training.optim import build_optimizer
+from marey.pipeline.training.pretext import pretext
+from marey.trackers import build as build_tracker
 from tests.corpora import encode_corpus
 from tests.every_method import METHOD_PRESETS, build, raw_batch, small_config
 from tests.far_device import CUDA, Far, far_device
@@ -22,7 +23,6 @@ from tests.test_evaluate_finetune import make_encoder, stripes
 from tests.test_evaluate_propagation import moving_maps, start
 from tests.test_train import make_config
 from tests.tracked_scenes import moving_square
-from trackers import build as build_tracker
 
 WAITS = {
     "local_aggregation": 1,  # whether there are clusters yet
@@ -139,7 +139,7 @@ def test_a_run_embeds_as_one_on_the_cpu(runs, corpus, tmp_path) -> None:
     embed(runs["cpu"], corpus, str(tmp_path / "cpu"), engine="local")
     with far_device() as waits:
         embed(runs["cuda"], corpus, str(tmp_path / "cuda"), engine="local")
-    assert any(line.startswith("pipeline/embed.py") for line in waits), "ran on the CPU"
+    assert any(line.startswith("pipeline/embedding/embed.py") for line in waits), "ran on the CPU"
     parts = [sorted((tmp_path / side / "parts").iterdir()) for side in ("cpu", "cuda")]
     assert len(parts[0]) == len(parts[1])
     assert [part.read_bytes() for part in parts[0]] == [part.read_bytes() for part in parts[1]]
@@ -149,7 +149,7 @@ def test_a_run_is_scored_there_as_on_the_cpu(runs, corpus) -> None:
     wanted = pretext(runs["cpu"], corpus, samples=8)
     with far_device() as waits:
         found = pretext(runs["cuda"], corpus, samples=8)
-    assert any(line.startswith("pipeline/pretext.py") for line in waits), "ran on the CPU"
+    assert any(line.startswith("pipeline/training/pretext.py") for line in waits), "ran on the CPU"
     assert found.trained == pytest.approx(wanted.trained, rel=1e-4)
 
 

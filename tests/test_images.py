@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import InputError
-from configs.load import read_preset, run_config
-from configs.sampling import FramesSampling
-from configs.schema import DataConfig
-from models.method import methods
-from pipeline import row_groups
-from pipeline.decode import DecodeStage
-from pipeline.held_out import build_probe
-from pipeline.images import ImageFolder, ImageTable
-from pipeline.plan import Position, make_plan
-from pipeline.row_groups import RowGroups
-from pipeline.source import open_source
+from marey.configs.errors import InputError
+from marey.configs.load import read_preset, run_config
+from marey.configs.sampling import FramesSampling
+from marey.configs.schema import DataConfig
+from marey.models.method import methods
+from marey.pipeline.data import row_groups
+from marey.pipeline.data.images import ImageFolder, ImageTable
+from marey.pipeline.data.row_groups import RowGroups
+from marey.pipeline.data.source import open_source
+from marey.pipeline.stream.decode import DecodeStage
+from marey.pipeline.stream.plan import Position, make_plan
+from marey.pipeline.training.held_out import build_probe
 
 MIB = 2**20
 

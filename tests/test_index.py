@@ -10,11 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import InputError, UsageError
-from pipeline import indexing
-from pipeline.found import find_videos, group_views
-from pipeline.index import SCHEMA, Index
-from pipeline.indexing import StoredParts, make_index, probe_corpus, summarise, write_index
+from marey.configs.errors import InputError, UsageError
+from marey.pipeline.data import build_index as indexing
+from marey.pipeline.data.build_index import (
+    StoredParts,
+    make_index,
+    probe_corpus,
+    summarise,
+    write_index,
+)
+from marey.pipeline.data.discover import find_videos, group_views
+from marey.pipeline.data.index import SCHEMA, Index
 from tests.corpora import make_video
 from tests.videos import encode_video
 
@@ -136,8 +142,8 @@ def test_a_file_that_takes_too_long_is_a_row_that_says_so(tmp_path):
 
 
 def test_a_reader_s_own_limit_does_not_cut_the_limit_of_indexing_short(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.video.isolate.TIME_LIMIT_S", 1e-9)
-    monkeypatch.setattr("pipeline.video.isolate.GRACE_S", 0.0)
+    monkeypatch.setattr("marey.pipeline.video.isolate.TIME_LIMIT_S", 1e-9)
+    monkeypatch.setattr("marey.pipeline.video.isolate.GRACE_S", 0.0)
     encode_video(tmp_path / "a.mp4", 12)
     assert rows(make_index([str(tmp_path)], motion="flow"))["a.mp4"]["status"] == "ok"
 

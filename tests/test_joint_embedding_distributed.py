@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.method import Batch, Method, Progress, methods
+from marey.models.batch import Batch
+from marey.models.method import Method, Progress, methods
 from tests.joint_embedding import COLORS, small_encoder
 from tests.learning import draw_dots
 from tests.two_processes import backward, in_two_processes, parallel

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from configs.sampling import FramesSampling
-from pipeline.plan import IMAGE_CHUNK, known_labels, make_plan
-from pipeline.sampling.labelled import label_is_kept, visits
+from marey.configs.sampling import FramesSampling
+from marey.pipeline.sampling.labelled import label_is_kept, visits
+from marey.pipeline.stream.plan import IMAGE_CHUNK, known_labels, make_plan
 from tests.corpora import Rows, make_event, make_video
 
 

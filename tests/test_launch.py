@@ -7,12 +7,12 @@ import pytest
 import ray.train
 import torch
 
-from configs.errors import SettingError
-from configs.schema import TrainerConfig
-from pipeline import launch
-from pipeline.cores import default_workers
-from pipeline.launch import Prepared, prepare, wants_gpus
-from pipeline.train import Job
+from marey.configs.errors import SettingError
+from marey.configs.schema import TrainerConfig
+from marey.pipeline.runtime.cores import default_workers
+from marey.pipeline.training import launch
+from marey.pipeline.training.launch import Prepared, prepare, wants_gpus
+from marey.pipeline.training.trainer import Job
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.errors import InputError
-from models.distributed import rank
-from pipeline.lockstep import MAX_EMPTY, Used, accepted, in_step
-from pipeline.plan import Position
-from pipeline.stream import Sample
-from pipeline.train import Meter
+from marey.configs.errors import InputError
+from marey.models.objectives.distributed import rank
+from marey.pipeline.stream.graph import Sample
+from marey.pipeline.stream.plan import Position
+from marey.pipeline.training.lockstep import MAX_EMPTY, Used, accepted, in_step
+from marey.pipeline.training.trainer import Meter
 from tests.two_processes import WORLD, in_two_processes
 
 GONE = "gone.mp4: no such file"

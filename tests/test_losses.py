@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import losses
+from marey.models.objectives import losses
 
 
 def _batch(seed: int = 0, rows: int = 8, dim: int = 5, unit: bool = True):

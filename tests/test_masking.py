@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.masking import (
+from marey.models.augmentation.masking import (
     KEPT,
     MASKED,
     REPLACED,
@@ -20,7 +20,7 @@ from models.masking import (
     tube_mask,
     visible_places,
 )
-from models.patchify import spread
+from marey.models.encoders.patchify import spread
 
 
 @pytest.fixture(autouse=True)

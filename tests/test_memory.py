@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.distributed import rank, shuffle_rows, unshuffle_rows
-from models.fingerprints import UNKNOWN
-from models.instances import AlikeConfig
-from models.memory import NOBODY, Bank, Queue
+from marey.models.objectives.distributed import rank, shuffle_rows, unshuffle_rows
+from marey.models.objectives.fingerprints import UNKNOWN
+from marey.models.objectives.instances import AlikeConfig
+from marey.models.objectives.memory import NOBODY, Bank, Queue
 from tests.moments import unseen
 from tests.two_processes import in_two_processes, own_share, parallel
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.frame_changes import without_border_noise
-from models.temporal.arrow_of_time import ArrowOfTime, ArrowOfTimeConfig
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.frame_changes import without_border_noise
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.arrow_of_time import ArrowOfTime, ArrowOfTimeConfig
 from tests.dot_clips import as_batch, dot_videos, still
 from tests.learning import train
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.contrastive.barlow_twins import (
+from marey.models.contrastive.barlow_twins import (
     BarlowTwins,
     BarlowTwinsConfig,
     barlow_twins_terms,

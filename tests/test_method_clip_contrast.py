@@ -8,13 +8,14 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.instances import AlikeConfig
-from models.method import Batch, Progress
-from models.temporal.clip_contrast import ClipContrast, ClipContrastConfig, clip_masks
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Progress
+from marey.models.objectives.instances import AlikeConfig
+from marey.models.temporal.clip_contrast import ClipContrast, ClipContrastConfig, clip_masks
 from tests.dot_clips import as_batch, dot_videos
 from tests.learning import train
 from tests.moments import unseen

@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.temporal.clip_order import ClipOrder, ClipOrderConfig
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.clip_order import ClipOrder, ClipOrderConfig
 from tests.dot_clips import as_batch, dot_videos, still
 from tests.learning import train
 

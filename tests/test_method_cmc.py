@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.contrastive.cmc import CMC, CMCConfig
-from models.encoder import Encoder
-from models.method import Batch, Corpus, Progress
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.contrastive.cmc import CMC, CMCConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus, Progress
 from tests.learning import draw_dots, train_on
 
 PLACES = 48

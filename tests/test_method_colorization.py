@@ -7,19 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.color import rgb_to_lab
-from models.color_bins import annealed_mean, bin_weights, gamut_bins, soft_bins
-from models.context.colorization import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.color import rgb_to_lab
+from marey.models.batch import Batch
+from marey.models.context.colorization import (
     Colorization,
     ColorizationConfig,
     best_constant,
     soft_cross_entropy,
 )
-from models.encoder import Encoder
-from models.method import Batch, Progress
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Progress
+from marey.models.objectives.color_bins import annealed_mean, bin_weights, gamut_bins, soft_bins
 from tests.learning import train
 from tests.pictures import batch_of, noise, smooth
 

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.context.context_encoder import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.context.context_encoder import (
     ContextEncoder,
     ContextEncoderConfig,
     draw_holes,
     region_error,
     shrunk,
 )
-from models.encoder import Encoder
-from models.map_decoder import ChannelwiseLinear
-from models.method import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.map_decoder import ChannelwiseLinear
 from tests.learning import train
 from tests.pictures import batch_of, noise, smooth
 

@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.encoder import Encoder
-from models.method import Batch
-from models.prediction import Origins, contrast, negative_masks, twin_blocks
-from models.temporal.cpc import CPC, CausalTransformer, CPCConfig
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.objectives.prediction import Origins, contrast, negative_masks, twin_blocks
+from marey.models.temporal.cpc import CPC, CausalTransformer, CPCConfig
 from tests.learning import draw_dots, train
 
 STEPS = 8

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.contrastive.cpc_patches import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.contrastive.cpc_patches import (
     CPCPatches,
     CPCPatchesConfig,
     RowContext,
@@ -20,8 +21,7 @@ from models.contrastive.cpc_patches import (
     patch_terms,
     target_numbers,
 )
-from models.encoder import Encoder
-from models.method import Batch
+from marey.models.encoders.encoder import Encoder
 from tests.learning import train
 
 

@@ -7,9 +7,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.contrastive.deep_infomax import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.batch import Batch
+from marey.models.contrastive.deep_infomax import (
     DeepInfoMax,
     DeepInfoMaxConfig,
     Estimator,
@@ -17,8 +18,7 @@ from models.contrastive.deep_infomax import (
     information_loss,
     pair_auc,
 )
-from models.encoder import Encoder
-from models.method import Batch
+from marey.models.encoders.encoder import Encoder
 from tests.joint_embedding import dots
 from tests.learning import train
 

@@ -8,11 +8,11 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.encoder import Encoder
-from models.method import Batch
-from models.temporal.dense_cpc import ConvGRUCell, DenseCPC, DenseCPCConfig
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.dense_cpc import ConvGRUCell, DenseCPC, DenseCPCConfig
 from tests.learning import draw_dots, train
 
 BLOCKS, SEEN, GRID = 5, 3, 4

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from models.contrastive.dino import DINO, DINOConfig
-from models.method import Progress
-from models.momentum import momentum_at
-from models.prototypes import cross_prediction
+from marey.models.contrastive.dino import DINO, DINOConfig
+from marey.models.encoders.momentum import momentum_at
+from marey.models.method import Progress
+from marey.models.objectives.prototypes import cross_prediction
 from tests.joint_embedding import COLORS, COUNT, crops_of_dots, dots, small_encoder, trained_parts
 from tests.learning import train
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from configs.errors import SettingError
-from models.contrastive.instdisc import InstDisc, InstDiscConfig
-from models.memory import NOBODY
-from models.method import Batch, Corpus, Progress
+from marey.configs.errors import SettingError
+from marey.models.batch import Batch
+from marey.models.contrastive.instdisc import InstDisc, InstDiscConfig
+from marey.models.method import Corpus, Progress
+from marey.models.objectives.memory import NOBODY
 from tests.joint_embedding import COLORS, dots, small_encoder
 from tests.learning import train_on
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.context.jigsaw import Jigsaw, JigsawConfig
-from models.encoder import Encoder
-from models.permutations import hamming, permutation_set
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.permutations import hamming, permutation_set
+from marey.models.context.jigsaw import Jigsaw, JigsawConfig
+from marey.models.encoders.encoder import Encoder
 from tests.learning import train
 from tests.pictures import batch_of, coordinates, noise, quilt
 

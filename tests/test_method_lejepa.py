@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.contrastive.lejepa import LeJEPA, LeJEPAConfig, sigreg
-from models.method import Progress
+from marey.models.contrastive.lejepa import LeJEPA, LeJEPAConfig, sigreg
+from marey.models.method import Progress
 from tests.joint_embedding import COLORS, crops_of_dots, dots, small_encoder, trained_parts
 from tests.learning import train
 

@@ -8,17 +8,18 @@ from sklearn.metrics import homogeneity_score, silhouette_score
 from torch import Tensor
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.clustering import cluster_rows
-from models.contrastive.local_aggregation import (
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.contrastive.local_aggregation import (
     LocalAggregation,
     LocalAggregationConfig,
     aggregation_terms,
     nearest_rows,
 )
-from models.encoder import Encoder
-from models.method import Batch, Corpus, Progress
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus, Progress
+from marey.models.objectives.clustering import cluster_rows
 from tests.learning import draw_dots
 
 PLACES = 96

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.context.mae import MAE, MAEConfig
-from models.encoder import Encoder
-from models.masking import random_mask
-from models.reconstruction import reconstruction
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.masking import random_mask
+from marey.models.context.mae import MAE, MAEConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.objectives.reconstruction import reconstruction
 from tests.learning import train
 from tests.test_method_masked_pixels import halves, noise, wallpaper
 

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.context.masked_frames import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.context.masked_frames import (
     MaskedFrames,
     MaskedFramesConfig,
     distinct,
     nearest_visible,
 )
-from models.encoder import Encoder
-from models.method import Batch
+from marey.models.encoders.encoder import Encoder
 from tests.learning import draw_dots, train
 
 LENGTH = 12

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.context.masked_pixels import MaskedPixels, MaskedPixelsConfig
-from models.encoder import Encoder
-from models.method import Batch
-from models.patchify import normalize_patches, patchify
-from models.reconstruction import patch_errors, reconstruction
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.context.masked_pixels import MaskedPixels, MaskedPixelsConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import normalize_patches, patchify
+from marey.models.objectives.reconstruction import patch_errors, reconstruction
 from tests.learning import train
 
 

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.context.masked_tokens import MaskedTokens, MaskedTokensConfig, token_terms
-from models.distributed import mean_over_ranks
-from models.encoder import Encoder
-from models.method import Batch
-from models.patchify import hide, patchify
-from models.tokens import leaves
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.context.masked_tokens import MaskedTokens, MaskedTokensConfig, token_terms
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import hide, patchify
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.tokens import leaves
 from tests.learning import train
 from tests.test_method_masked_pixels import noise
 

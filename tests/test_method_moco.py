@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.contrastive.moco import MoCo, MoCoConfig, in_groups, queue_terms
-from models.crops import TwoCrops
-from models.instances import AlikeConfig, moments
-from models.memory import NOBODY
-from models.method import Batch, Progress
+from marey.models.augmentation.multi_crop import TwoCrops
+from marey.models.batch import Batch
+from marey.models.contrastive.moco import MoCo, MoCoConfig
+from marey.models.encoders.norms import in_groups
+from marey.models.method import Progress
+from marey.models.objectives.contrast import queue_terms
+from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.memory import NOBODY
 from tests.joint_embedding import COLORS, dots, small_encoder
 from tests.learning import train
 

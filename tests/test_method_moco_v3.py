@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.contrastive.moco_v3 import MoCoV3, MoCoV3Config, batch_terms
-from models.crops import TwoCrops
-from models.encoder import Encoder
-from models.instances import AlikeConfig
-from models.method import Progress
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.multi_crop import TwoCrops
+from marey.models.contrastive.moco_v3 import MoCoV3, MoCoV3Config, batch_terms
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Progress
+from marey.models.objectives.instances import AlikeConfig
 from tests.joint_embedding import COLORS, dots
 from tests.learning import train
 from tests.moments import unseen

@@ -7,20 +7,16 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.depth.decoder import trunk_maps
-from models.depth.geometry import focal_share, rigid_transform
-from models.depth.photometric import photometric_error
-from models.encoder import Encoder
-from models.method import Batch, Progress
-from models.temporal.mono_depth import (
-    MonoDepth,
-    MonoDepthConfig,
-    compare,
-    warp_sources,
-)
-from pipeline.evaluate.depth import depth_errors, order_agreement, summarize
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.depth.camera import focal_share, rigid_transform
+from marey.models.depth.decoder import trunk_maps
+from marey.models.depth.photometric import photometric_error
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Progress
+from marey.models.temporal.mono_depth import MonoDepth, MonoDepthConfig, compare, warp_sources
+from marey.pipeline.evaluate.depth import depth_errors, order_agreement, summarize
 from tests.depth_scenes import FIELD_OF_VIEW_DEG, clip_batch, eye_at, make_scene
 from tests.learning import train
 

@@ -5,11 +5,11 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.temporal.playback_speed import PlaybackSpeed, PlaybackSpeedConfig, speed_terms
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.playback_speed import PlaybackSpeed, PlaybackSpeedConfig, speed_terms
 from tests.dot_clips import as_batch, dot_videos, still
 from tests.learning import train
 

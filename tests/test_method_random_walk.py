@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from models.encoder import Encoder
-from models.method import Batch
-from models.temporal.random_walk import (
+from marey.configs.encoder import EncoderConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.random_walk import (
     RandomWalk,
     RandomWalkConfig,
     cut_patches,

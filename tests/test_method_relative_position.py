@@ -7,13 +7,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.encoder import EncoderConfig
-from models.context.relative_position import (
+from marey.configs.encoder import EncoderConfig
+from marey.models.context.relative_position import (
     RelativePosition,
     RelativePositionConfig,
     neighbour_pairs,
 )
-from models.encoder import Encoder
+from marey.models.encoders.encoder import Encoder
 from tests.learning import train
 from tests.pictures import batch_of, coordinates, noise, quilt, smooth
 

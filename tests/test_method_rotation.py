@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.context.rotation import Rotation, RotationConfig, predictive_entropy
-from models.encoder import Encoder
-from models.method import Batch
-from models.transformations import COLOR_ORDERS, color_orders, quarter_turns
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.transformations import COLOR_ORDERS, color_orders, quarter_turns
+from marey.models.batch import Batch
+from marey.models.context.rotation import Rotation, RotationConfig, predictive_entropy
+from marey.models.encoders.encoder import Encoder
 from tests.learning import train
 from tests.pictures import batch_of, noise, smooth
 

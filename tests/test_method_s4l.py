@@ -8,19 +8,20 @@ import pytest
 import torch
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.context.s4l import S4L, S4LConfig
-from models.encoder import Encoder
-from models.exemplars import (
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.context.s4l import S4L, S4LConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus
+from marey.models.objectives.exemplars import (
     HSVNoise,
     apply_hsv_noise,
     batch_hard_terms,
     distances,
     draw_hsv_noise,
 )
-from models.instances import AlikeConfig
-from models.method import Batch, Corpus
+from marey.models.objectives.instances import AlikeConfig
 from tests.learning import train
 from tests.pictures import batch_of, noise, smooth
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.method import Batch
-from models.temporal.shuffle_and_learn import (
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.shuffle_and_learn import (
     ShuffleAndLearn,
     ShuffleAndLearnConfig,
     looks_valid,

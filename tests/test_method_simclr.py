@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from models.augment import AugmentConfig
-from models.contrastive.simclr import SimCLR, SimCLRConfig, crop_masks
-from models.instances import AlikeConfig, moments
-from models.losses import info_nce, nt_xent
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.contrastive.simclr import SimCLR, SimCLRConfig, crop_masks
+from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.losses import info_nce, nt_xent
 from tests.joint_embedding import COLORS, dots, small_encoder
 from tests.learning import train
 from tests.moments import unseen

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.schema import OptimizerConfig
-from models.contrastive.simsiam import SimSiam, SimSiamConfig
-from pipeline.optim import build_optimizer
+from marey.configs.schema import OptimizerConfig
+from marey.models.contrastive.simsiam import SimSiam, SimSiamConfig
+from marey.pipeline.training.optim import build_optimizer
 from tests.joint_embedding import COLORS, crops_of_dots, dots, small_encoder, trained_parts
 from tests.learning import train
 

@@ -8,10 +8,11 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.context.sla import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.context.sla import (
     SLA,
     SLAConfig,
     aggregate,
@@ -19,8 +20,8 @@ from models.context.sla import (
     joint_labels,
     joint_terms,
 )
-from models.encoder import Encoder
-from models.method import Batch, Corpus
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus
 from tests.learning import train
 from tests.pictures import batch_of, noise, smooth
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.frame_changes import FrameChanges
-from models.temporal.sort_frames import SortFrames, SortFramesConfig
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.frame_changes import FrameChanges
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.sort_frames import SortFrames, SortFramesConfig
 from tests.dot_clips import as_batch, dot_videos, still
 from tests.learning import train
 

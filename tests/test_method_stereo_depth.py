@@ -7,18 +7,18 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.depth.geometry import focal_share
-from models.encoder import Encoder
-from models.method import Batch
-from models.temporal.stereo_depth import (
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.depth.camera import focal_share
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.stereo_depth import (
     StereoDepth,
     StereoDepthConfig,
     blend_mirrored,
     stereo_loss,
 )
-from pipeline.evaluate.depth import depth_errors, order_agreement, summarize
+from marey.pipeline.evaluate.depth import depth_errors, order_agreement, summarize
 from tests.depth_scenes import BASELINE_M, FIELD_OF_VIEW_DEG, stereo_batch
 from tests.learning import train
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from models.contrastive.swav import SwAV, SwAVConfig
-from models.method import Progress
-from models.prototypes import cross_prediction, sinkhorn
+from marey.models.contrastive.swav import SwAV, SwAVConfig
+from marey.models.method import Progress
+from marey.models.objectives.prototypes import cross_prediction, sinkhorn
 from tests.joint_embedding import COLORS, COUNT, crops_of_dots, dots, small_encoder, trained_parts
 from tests.learning import train
 

@@ -8,11 +8,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.encoder import Encoder
-from models.method import Batch, Corpus
-from models.temporal.tcc import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus
+from marey.models.temporal.tcc import (
     TCC,
     Sequences,
     TCCConfig,

@@ -5,12 +5,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.method import Batch
-from models.temporal.tcn import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.temporal.tcn import (
     TCN,
     FrameKeys,
     TCNConfig,

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.errors import InputError
-from models.encoder import Encoder
-from models.method import Batch, Progress
-from models.temporal.tracked_patches import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import InputError
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Progress
+from marey.models.temporal.tracked_patches import (
     PairScores,
     TrackedPatches,
     TrackedPatchesConfig,

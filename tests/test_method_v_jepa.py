@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from configs.encoder import EncoderConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.method import Progress
-from models.temporal.v_jepa import VJEPA, VJEPAConfig
-from models.transformer import grid_positions
+from marey.configs.encoder import EncoderConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.transformer import grid_positions
+from marey.models.method import Progress
+from marey.models.temporal.v_jepa import VJEPA, VJEPAConfig
 from tests.learning import train
 from tests.test_method_masked_pixels import wallpaper
 from tests.test_method_videomae import FRAMES, clips

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from models.contrastive.vicreg import VICReg, VICRegConfig, squared_covariances, variance_hinge
+from marey.models.contrastive.vicreg import (
+    VICReg,
+    VICRegConfig,
+    squared_covariances,
+    variance_hinge,
+)
 from tests.joint_embedding import COLORS, crops_of_dots, dots, small_encoder, trained_parts
 from tests.learning import train
 

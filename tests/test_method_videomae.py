@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.method import Batch
-from models.patchify import tubelets
-from models.temporal.videomae import VideoMAE, VideoMAEConfig
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import tubelets
+from marey.models.temporal.videomae import VideoMAE, VideoMAEConfig
 from tests.learning import train
 from tests.test_method_masked_pixels import wallpaper
 
@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_a_slow_formulation() -> None:
     clip, mask, keep = (batch[name][:, 0] for name in ("clips", "mask", "keep"))
     with torch.no_grad():
         loss = method(batch)["loss"].item()
-        from models.transformer import grid_positions
+        from marey.models.encoders.transformer import grid_positions
 
         tokens = method.encoder.trunk.visible(clip, keep)
         answers = method.decoder(tokens, keep, grid_positions(2, 8, 8)).double()

@@ -6,8 +6,8 @@ import math
 import pytest
 import ray.data
 
-from configs.errors import SettingError
-from pipeline import mine
+from marey.configs.errors import SettingError
+from marey.pipeline.mining import mine
 
 
 class _Asked(Exception):

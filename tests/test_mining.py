@@ -11,22 +11,22 @@ import pyarrow as pa
 import pytest
 import torch
 
-from configs.errors import InputError, SettingError
-from configs.load import check
-from configs.mining import SamplesMining, TracksMining
-from configs.sampling import ClipsSampling, FramesSampling, TimePairsSampling, TuplesSampling
-from pipeline.index import Index
-from pipeline.indexing import make_index, write_index
-from pipeline.mine import mine_corpus, part_blocks
-from pipeline.mining import TrackMiner, TrackUnits, cut_patch
-from pipeline.shards import Shards, decode_images
-from pipeline.shots import hard_cuts
-from pipeline.stream import MAX_BLOCKS
-from pipeline.video import read_range
+from marey.configs.errors import InputError, SettingError
+from marey.configs.load import check
+from marey.configs.mining import SamplesMining, TracksMining
+from marey.configs.sampling import ClipsSampling, FramesSampling, TimePairsSampling, TuplesSampling
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.shards import Shards, decode_images
+from marey.pipeline.mining.mine import mine_corpus, part_blocks
+from marey.pipeline.mining.shots import hard_cuts
+from marey.pipeline.mining.tracks import TrackMiner, TrackUnits, cut_patch
+from marey.pipeline.stream.graph import MAX_BLOCKS
+from marey.pipeline.video import read_range
+from marey.trackers import iou
 from tests.corpora import encode_corpus, load
 from tests.tracked_scenes import moving_square, texture
 from tests.videos import encode_video, overwrite_packet
-from trackers import iou
 
 SMALL = {"track_s": 0.6, "window_s": 1.0, "patch_size": 48, "proposals": {"every_s": 0.5}}
 
@@ -185,7 +185,7 @@ def test_killed_five_times_and_resumed_the_shards_are_the_same(tmp_path, corpus)
     out = tmp_path / "killed"
     # forked from a server that has imported torch once: five fresh processes at little cost
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.mine", "torch"])
+    context.set_forkserver_preload(["marey.pipeline.mining.mine", "torch"])
     rng = np.random.default_rng(0)
     deaths = 0
     written: dict[str, int] = {}

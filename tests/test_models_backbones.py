@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.backbones import build_trunk
-from models.encoder import Encoder
-from models.heads import SpatialSoftmax, mlp
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.encoders.backbones import build_trunk
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import SpatialSoftmax, mlp
 
 
 @pytest.mark.parametrize(

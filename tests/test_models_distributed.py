@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from configs.encoder import EncoderConfig
-from models.augment import AugmentConfig
-from models.contrastive.simclr import SimCLR, SimCLRConfig
-from models.distributed import alone, gather_rows, mean_over_ranks, rank
-from models.encoder import Encoder
-from models.method import Batch
-from models.temporal.tcn import TCN, TCNConfig
-from models.temporal.tracked_patches import TrackedPatches, TrackedPatchesConfig
+from marey.configs.encoder import EncoderConfig
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch
+from marey.models.contrastive.simclr import SimCLR, SimCLRConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.objectives.distributed import alone, gather_rows, mean_over_ranks, rank
+from marey.models.temporal.tcn import TCN, TCNConfig
+from marey.models.temporal.tracked_patches import TrackedPatches, TrackedPatchesConfig
 from tests.two_processes import WORLD, backward, gradients, in_two_processes, parallel
 
 

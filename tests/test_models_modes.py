@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.modes import evaluating
+from marey.models.encoders.modes import evaluating
 
 
 def _network() -> nn.Sequential:

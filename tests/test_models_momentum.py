@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.momentum import MomentumCopy, momentum_at
+from marey.models.encoders.momentum import MomentumCopy, momentum_at
 
 
 def _network() -> tuple[nn.Module, nn.Module]:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.monitors import joint_embedding_metrics, pair_auc, spread
+from marey.models.objectives.monitors import joint_embedding_metrics, pair_auc, spread
 
 
 def test_isotropic_directions_have_spread_1() -> None:

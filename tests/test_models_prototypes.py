@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from models.prototypes import Prototypes, cross_prediction, sinkhorn, usage
+from marey.models.objectives.prototypes import Prototypes, cross_prediction, sinkhorn, usage
 
 
 def _slow_sinkhorn(scores: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:

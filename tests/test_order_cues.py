@@ -18,19 +18,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from configs.load import read_preset, run_config
-from models.encoder import Encoder
-from models.method import Batch, Method
-from models.temporal.arrow_of_time import ArrowOfTime
-from models.temporal.clip_order import ClipOrder
-from models.temporal.odd_one_out import OddOneOut
-from models.temporal.playback_speed import PlaybackSpeed
-from models.temporal.shuffle_and_learn import ShuffleAndLearn
-from models.temporal.sort_frames import SortFrames
-from pipeline.index import Event
-from pipeline.indexing import make_index, write_index
-from pipeline.sampling import build_sampler, event_rng
-from pipeline.video import FrameRequest, read_plan
+from marey.configs.load import read_preset, run_config
+from marey.models.batch import Batch
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method
+from marey.models.temporal.arrow_of_time import ArrowOfTime
+from marey.models.temporal.clip_order import ClipOrder
+from marey.models.temporal.odd_one_out import OddOneOut
+from marey.models.temporal.playback_speed import PlaybackSpeed
+from marey.models.temporal.shuffle_and_learn import ShuffleAndLearn
+from marey.models.temporal.sort_frames import SortFrames
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.index import Event
+from marey.pipeline.sampling import build_sampler, event_rng
+from marey.pipeline.video import FrameRequest, read_plan
 from tests.corpora import load
 from tests.videos import encode_video
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from ray.train import DataConfig
 
-from pipeline.ordered import OrderedShards
+from marey.pipeline.training.row_shards import OrderedShards
 
 
 class _Dataset:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.patches import (
+from marey.models.augmentation.patch_grid import (
     AWAY_FROM_GREEN,
     cut,
     drop_colors,

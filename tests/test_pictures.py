@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from configs.load import override, read_preset, run_config
-from models.method import methods
-from pipeline.launch import prepare, run_training
-from pipeline.record import PICTURES, UNTRAINED, read_arrays
-from pipeline.report import write_report
-from pipeline.storage import Folder
+from marey.configs.load import override, read_preset, run_config
+from marey.models.method import methods
+from marey.pipeline.report import write_report
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.training.launch import prepare, run_training
+from marey.pipeline.training.record import PICTURES, UNTRAINED, read_arrays
 from tests.corpora import encode_corpus
 from tests.every_method import METHOD_PRESETS, build, raw_batch, small_config
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from configs.errors import InputError
-from configs.sampling import FramesSampling, TimePairsSampling
-from pipeline.plan import UNIT_FRAMES, Plan, Position, make_plan
+from marey.configs.errors import InputError
+from marey.configs.sampling import FramesSampling, TimePairsSampling
+from marey.pipeline.stream.plan import UNIT_FRAMES, Plan, Position, make_plan
 from tests.corpora import Rows, make_event, make_video
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import check
-from configs.mining import TracksMining
-from configs.sampling import FramesSampling
-from configs.schema import DataConfig
-from pipeline.embed import embed
-from pipeline.indexing import make_index, write_index
-from pipeline.mine import mine_corpus
-from pipeline.plan import make_plan
-from pipeline.source import open_source
-from pipeline.stream import stream_here
-from pipeline.video import isolate, probe, reader
+from marey.configs.load import check
+from marey.configs.mining import TracksMining
+from marey.configs.sampling import FramesSampling
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.source import open_source
+from marey.pipeline.embedding.embed import embed
+from marey.pipeline.mining.mine import mine_corpus
+from marey.pipeline.stream.graph import stream_here
+from marey.pipeline.stream.plan import make_plan
+from marey.pipeline.video import isolate, probe, reader
 from tests.videos import encode_video
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,7 +84,11 @@ def test_a_probe_that_hangs_or_crawls_is_left_behind(
     never = threading.Event()
     monkeypatch.setattr(isolate, "TIME_LIMIT_S", 0.1)
     monkeypatch.setattr(isolate, "GRACE_S", 0.1)
-    monkeypatch.setattr(sys.modules["pipeline.video.probe"], "open_video", lambda *_: never.wait())
+    monkeypatch.setattr(
+        sys.modules["marey.pipeline.video.probe"],
+        "open_video",
+        lambda *_: never.wait(),
+    )
     info = probe(path)
     assert info.status == "unreadable"
     assert "more than 0.2 s" in (info.error or "")

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from configs.errors import InputError
-from pipeline.cli import main
-from pipeline.launch import prepare, run_training
-from pipeline.pretext import mean_metrics, pretext
+from marey.configs.errors import InputError
+from marey.pipeline.cli.main import main
+from marey.pipeline.training.launch import prepare, run_training
+from marey.pipeline.training.pretext import mean_metrics, pretext
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 

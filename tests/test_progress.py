@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import Progress, each, showing
+from marey.pipeline.runtime import progress
+from marey.pipeline.runtime.progress import Progress, each, showing
 
 
 @pytest.fixture

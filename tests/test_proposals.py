@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from configs.errors import SettingError
-from tests.tracked_scenes import texture
-from trackers import iou
-from trackers.proposals import (
+from marey.configs.errors import SettingError
+from marey.trackers import iou
+from marey.trackers.proposals import (
     PROPOSERS,
     MovingObjects,
     MovingPoints,
@@ -14,7 +13,8 @@ from trackers.proposals import (
     residual_motion,
     suppress,
 )
-from trackers.tracker import inside_share
+from marey.trackers.tracker import inside_share
+from tests.tracked_scenes import texture
 
 RNG = np.random.default_rng(0)
 

@@ -15,19 +15,20 @@ import psutil
 import pytest
 import yaml
 
-from configs.errors import InputError
-from configs.sampling import TimePairsSampling
-from configs.schema import DataConfig
-from pipeline.checkpoint import export_encoder, load_state, position_of
-from pipeline.embed import embed
-from pipeline.engine import ray_session
-from pipeline.evaluate.embeddings import load_embeddings
-from pipeline.launch import prepare, run_training
-from pipeline.plan import Position, make_plan
-from pipeline.source import open_source
-from pipeline.storage import Folder
-from pipeline.stream import Budget, rows_of_shard, stream_here, stream_ray
-from pipeline.train import build_method
+from marey.configs.errors import InputError
+from marey.configs.sampling import TimePairsSampling
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.source import open_source
+from marey.pipeline.embedding.embed import embed
+from marey.pipeline.embedding.embeddings import load_embeddings
+from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.runtime.engine import ray_session
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.graph import Budget, rows_of_shard, stream_here, stream_ray
+from marey.pipeline.stream.plan import Position, make_plan
+from marey.pipeline.training.checkpoint import load_state, position_of
+from marey.pipeline.training.launch import prepare, run_training
+from marey.pipeline.training.trainer import build_method
 from tests.corpora import encode_corpus
 from tests.test_train import TREE, make_config
 
@@ -58,7 +59,7 @@ def same(one, other):
 
 @pytest.mark.usefixtures("session")
 def test_ray_gives_the_samples_of_one_process_in_the_same_order(corpus, monkeypatch):
-    monkeypatch.setattr("pipeline.plan.UNIT_FRAMES", 48)
+    monkeypatch.setattr("marey.pipeline.stream.plan.UNIT_FRAMES", 48)
     source, plan = make(corpus)
     here = list(stream_here(plan, source, DATA))
     dataset = stream_ray(plan, corpus, DATA, Position(), Budget(0.5, 2, 0.4))
@@ -69,7 +70,7 @@ def test_ray_gives_the_samples_of_one_process_in_the_same_order(corpus, monkeypa
 
 @pytest.mark.usefixtures("session")
 def test_the_set_of_samples_is_the_same_whatever_the_number_of_trainers(corpus, monkeypatch):
-    monkeypatch.setattr("pipeline.plan.UNIT_FRAMES", 48)
+    monkeypatch.setattr("marey.pipeline.stream.plan.UNIT_FRAMES", 48)
     source, plan = make(corpus)
     here = {int(s["sample"]): s for s in stream_here(plan, source, DATA)}
     dataset = stream_ray(plan, corpus, DATA, Position(), Budget(0.5, 1, 0.4))
@@ -89,8 +90,8 @@ def _read_all(shards):
 
 @pytest.mark.usefixtures("session")
 def test_embeddings_from_ray_are_those_of_one_process(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.embed.PART_FRAMES", 160)
-    monkeypatch.setattr("pipeline.embed.MAX_BLOCKS", 2)  # three parts in two turns
+    monkeypatch.setattr("marey.pipeline.embedding.embed.PART_FRAMES", 160)
+    monkeypatch.setattr("marey.pipeline.embedding.embed.MAX_BLOCKS", 2)  # three parts in two turns
     check_embeddings(corpus, tmp_path, 8 * 2 * 24)
 
 
@@ -151,7 +152,7 @@ def start(corpus: str, run: Path, *words: str) -> subprocess.Popen:
     preset = run.parent / "preset.yaml"
     preset.write_text(yaml.safe_dump(TREE))
     # relative paths: the processes of Ray Train run in folders of their own
-    command = [sys.executable, "-m", "pipeline.cli", "train", preset.name, "--json"]
+    command = [sys.executable, "-m", "marey", "train", preset.name, "--json"]
     command += [
         "--data",
         os.path.relpath(corpus, run.parent),

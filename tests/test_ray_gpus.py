@@ -9,16 +9,17 @@ import pytest
 import ray
 import torch
 
-from configs.errors import DependencyError
-from configs.schema import DataConfig
-from pipeline import launch, mine
-from pipeline.engine import _local_options, quiet_data, ray_session
-from pipeline.launch import prepare
-from pipeline.mine import mine_corpus, mining_settings
-from pipeline.plan import Position
-from pipeline.shards import Shards
-from pipeline.storage import Folder
-from pipeline.stream import budget_on_gpus, rows_of_shard, stream_here, stream_ray
+from marey.configs.errors import DependencyError
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.shards import Shards
+from marey.pipeline.mining import mine
+from marey.pipeline.mining.mine import mine_corpus, mining_settings
+from marey.pipeline.runtime.engine import _local_options, quiet_data, ray_session
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.graph import budget_on_gpus, rows_of_shard, stream_here, stream_ray
+from marey.pipeline.stream.plan import Position
+from marey.pipeline.training import launch
+from marey.pipeline.training.launch import prepare
 from tests.corpora import encode_corpus
 from tests.test_ray import DATA, check_embeddings, make, same
 from tests.test_train import make_config
@@ -67,7 +68,7 @@ def test_what_an_actor_lacks_is_told_in_a_line(corpus):
 
 @pytest.mark.usefixtures("cluster")
 def test_encoders_on_gpus_write_the_embeddings_of_one_process(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.embed.PART_FRAMES", 40)
+    monkeypatch.setattr("marey.pipeline.embedding.embed.PART_FRAMES", 40)
     check_embeddings(corpus, tmp_path, 3 * 2 * 24)
 
 

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 from pyarrow import fs
 
-from models.method import Progress
-from pipeline import record
-from pipeline.plan import Position
-from pipeline.record import METRICS, NewMetrics, Record, read_metrics
-from pipeline.storage import Folder
+from marey.models.method import Progress
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.plan import Position
+from marey.pipeline.training import record
+from marey.pipeline.training.record import METRICS, NewMetrics, Record, read_metrics
 
 
 def _line(step: int) -> str:
@@ -77,7 +77,8 @@ def test_an_object_store_gets_the_metrics_now_and_then_and_all_of_them_in_the_en
     (tmp_path / "bucket").mkdir()
     local = fs.LocalFileSystem()
     monkeypatch.setattr(
-        "pipeline.storage._remote", lambda uri: (local, str(tmp_path / uri[len("s3://") :]))
+        "marey.pipeline.runtime.storage._remote",
+        lambda uri: (local, str(tmp_path / uri[len("s3://") :])),
     )
     appended: list[int] = []
     append = Folder.append

@@ -13,16 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import InputError
-from pipeline.corpus import make_corpus
-from pipeline.evaluate.embeddings import load_embeddings
-from pipeline.indexing import make_index, write_index
-from pipeline.report import task_section, write_report
-from pipeline.report.charts import Curve, line_chart, thinned, ticks
-from pipeline.report.maps import project
-from pipeline.report.of_embeddings import _matched
-from pipeline.report.page import Section, number, render_page
-from pipeline.report.plate import plate
+from marey.configs.errors import InputError
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.embedding.embeddings import load_embeddings
+from marey.pipeline.report import task_section, write_report
+from marey.pipeline.report.charts import Curve, line_chart, thinned, ticks
+from marey.pipeline.report.maps import project
+from marey.pipeline.report.of_embeddings import _matched
+from marey.pipeline.report.page import Section, number, render_page
+from marey.pipeline.report.plate import plate
+from marey.pipeline.synthetic.arm_corpus import make_corpus
 
 VOID = {"meta", "img", "br", "link"}
 

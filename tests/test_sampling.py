@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from configs.sampling import (
+from marey.configs.sampling import (
     ClipsSampling,
     FramesSampling,
     TimePairsSampling,
     TuplesSampling,
     ViewPairsSampling,
 )
-from pipeline.sampling import build_sampler, event_rng
+from marey.pipeline.sampling import build_sampler, event_rng
 from tests.corpora import make_event, make_video
 
 ALL = [

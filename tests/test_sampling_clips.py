@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from configs.sampling import ClipsSampling
-from pipeline.sampling import build_sampler, event_rng
+from marey.configs.sampling import ClipsSampling
+from marey.pipeline.sampling import build_sampler, event_rng
 from tests.corpora import make_event, make_video
 
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from configs.sampling import (
+from marey.configs.sampling import (
     ClipsSampling,
     FramesSampling,
     Sampling,
@@ -16,14 +16,14 @@ from configs.sampling import (
     TuplesSampling,
     ViewPairsSampling,
 )
-from configs.schema import DataConfig
-from pipeline.decode import DecodeStage
-from pipeline.embed import ReadPart, parts
-from pipeline.index import Index
-from pipeline.indexing import make_index
-from pipeline.plan import Position, make_plan
-from pipeline.sampling.shown import BLANK, REPEATED_FRAME, UNEVEN_SPACING, unlike_plan
-from pipeline.source import open_source
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.build_index import make_index
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.source import open_source
+from marey.pipeline.embedding.embed import ReadPart, parts
+from marey.pipeline.sampling.shown import BLANK, REPEATED_FRAME, UNEVEN_SPACING, unlike_plan
+from marey.pipeline.stream.decode import DecodeStage
+from marey.pipeline.stream.plan import Position, make_plan
 from tests.videos import MS, encode_video, frame_number, picture
 
 DATA = DataConfig(decode_size=64)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from configs.sampling import SpreadSampling
-from pipeline.sampling import build_sampler, event_rng
+from marey.configs.sampling import SpreadSampling
+from marey.pipeline.sampling import build_sampler, event_rng
 from tests.corpora import make_event, make_video
 
 RATES = [10.0, 23.976, 29.97, 60.0]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from configs.sampling import SpreadSampling, TimePairsSampling, ViewPairsSampling
-from pipeline.sampling import build_sampler, event_rng
-from pipeline.sampling.lookback import clip_times
+from marey.configs.sampling import SpreadSampling, TimePairsSampling, ViewPairsSampling
+from marey.pipeline.sampling import build_sampler, event_rng
+from marey.pipeline.sampling.lookback import clip_times
 from tests.corpora import make_event, make_video
 
 RATES = [10.0, 15.0, 23.976, 29.97, 60.0]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from configs.sampling import (
+from marey.configs.sampling import (
     ClipsSampling,
     FramesSampling,
     Sampling,
@@ -15,10 +15,10 @@ from configs.sampling import (
     TuplesSampling,
     ViewPairsSampling,
 )
-from pipeline.index import Event, Index
-from pipeline.indexing import make_index
-from pipeline.plan import make_plan
-from pipeline.sampling import build_sampler, event_rng
+from marey.pipeline.data.build_index import make_index
+from marey.pipeline.data.index import Event, Index
+from marey.pipeline.sampling import build_sampler, event_rng
+from marey.pipeline.stream.plan import make_plan
 from tests.corpora import make_event, make_video
 from tests.videos import encode_video
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from configs.errors import SettingError
-from configs.load import describe, override, presets, read_preset, run_config
-from configs.schema import RunConfig
-from models.method import methods
-from pipeline.catalogue import describe_method
+from marey.configs.errors import SettingError
+from marey.configs.load import describe, override, presets, read_preset, run_config
+from marey.configs.schema import RunConfig
+from marey.models.method import methods
+from marey.pipeline.cli.catalogue import describe_method
 
 
 def check(*words, preset="demo"):

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs.errors import InputError
-from configs.mining import ImageConfig
-from pipeline.shards import (
+from marey.configs.errors import InputError
+from marey.configs.mining import ImageConfig
+from marey.pipeline.data.shards import (
     MANIFEST,
     UNFINISHED,
     Shards,
@@ -22,7 +22,7 @@ from pipeline.shards import (
     sample_table,
     write_part,
 )
-from pipeline.storage import Folder
+from marey.pipeline.runtime.storage import Folder
 from tests.tracked_scenes import texture
 
 KEY = {"kind": "tracks", "data_digest": "abc", "settings": {"a": 1}}

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from configs.encoder import EncoderConfig
-from models.encoder import Encoder
-from models.small_maps import suit_small_maps, taps_met
+from marey.configs.encoder import EncoderConfig
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.small_maps import suit_small_maps, taps_met
 
 
 def foul_memory() -> None:

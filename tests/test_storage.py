@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 from pyarrow import fs
 
-from configs.errors import InputError
-from pipeline.storage import Folder, is_remote, join, split
+from marey.configs.errors import InputError
+from marey.pipeline.runtime.storage import Folder, is_remote, join, split
 
 
 @pytest.fixture(params=["local", "arrow", "store"])
@@ -23,9 +23,9 @@ def folder(request, tmp_path, monkeypatch):
         return arrow, str(tmp_path / uri.removeprefix("s3://"))
 
     (tmp_path / "bucket" / "sub").mkdir(parents=True)
-    monkeypatch.setattr("pipeline.storage._remote", from_uri)
+    monkeypatch.setattr("marey.pipeline.runtime.storage._remote", from_uri)
     if request.param == "store":
-        monkeypatch.setattr("pipeline.storage.OBJECT_STORES", (arrow.type_name,))
+        monkeypatch.setattr("marey.pipeline.runtime.storage.OBJECT_STORES", (arrow.type_name,))
     return Folder("s3://bucket")
 
 
@@ -72,7 +72,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(folder, tmp_path):
 
 def test_a_file_system_of_pyarrow_gets_folders_and_whole_files(monkeypatch):
     made, base = fs.FileSystem.from_uri("mock:///bucket/run")
-    monkeypatch.setattr("pipeline.storage._remote", lambda uri: (made, base))
+    monkeypatch.setattr("marey.pipeline.runtime.storage._remote", lambda uri: (made, base))
     folder = Folder("mock:///bucket/run")
     for content in (b"one", b"two"):
         folder.write("deep/er/a", content)

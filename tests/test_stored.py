@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from configs.errors import InputError, UsageError
-from configs.sampling import TracksSampling, TuplesSampling, ViewPairsSampling
-from configs.schema import DataConfig
-from pipeline.mine import mine_corpus, mining_settings
-from pipeline.plan import make_plan
-from pipeline.report import write_report
-from pipeline.source import open_source
-from pipeline.stored import StoredSamples
-from pipeline.stream import stream_here
+from marey.configs.errors import InputError, UsageError
+from marey.configs.sampling import TracksSampling, TuplesSampling, ViewPairsSampling
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.source import open_source
+from marey.pipeline.data.stored_samples import StoredSamples
+from marey.pipeline.mining.mine import mine_corpus, mining_settings
+from marey.pipeline.report import write_report
+from marey.pipeline.stream.graph import stream_here
+from marey.pipeline.stream.plan import make_plan
 from tests.corpora import encode_corpus
 
 DATA = DataConfig(decode_size=64)

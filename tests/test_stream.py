@@ -9,14 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.errors import SettingError
-from configs.sampling import FramesSampling, TimePairsSampling, ViewPairsSampling
-from configs.schema import DataConfig
-from pipeline.index import Index
-from pipeline.indexing import make_index, write_index
-from pipeline.plan import Position, Unit, make_plan
-from pipeline.source import open_source
-from pipeline.stream import (
+from marey.configs.errors import SettingError
+from marey.configs.sampling import FramesSampling, TimePairsSampling, ViewPairsSampling
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.source import open_source
+from marey.pipeline.stream.graph import (
     batches,
     budget,
     budget_on_gpus,
@@ -24,6 +23,7 @@ from pipeline.stream import (
     stream_here,
     unit_blocks,
 )
+from marey.pipeline.stream.plan import Position, Unit, make_plan
 from tests.corpora import encode_corpus
 from tests.videos import frame_number
 
@@ -72,7 +72,7 @@ def test_what_is_done_is_not_decoded_again(corpus):
 
 def test_long_events_are_decoded_in_bounded_pieces(corpus, monkeypatch):
     whole = samples(corpus, FramesSampling(per_video=6))[1]
-    monkeypatch.setattr("pipeline.decode.CHUNK_BYTES", 64 * 64 * 3 * 2)
+    monkeypatch.setattr("marey.pipeline.stream.decode.CHUNK_BYTES", 64 * 64 * 3 * 2)
     pieces = samples(corpus, FramesSampling(per_video=6))[1]
     assert len(whole) == len(pieces)
     for one, other in zip(whole, pieces, strict=True):
@@ -166,7 +166,7 @@ def test_decoding_on_gpus_needs_one():
 
 
 def test_very_many_units_share_blocks_without_loss(monkeypatch):
-    monkeypatch.setattr("pipeline.stream.UNIT_BLOCKS", 7)
+    monkeypatch.setattr("marey.pipeline.stream.graph.UNIT_BLOCKS", 7)
     units = [Unit(0, n, n + 1) for n in range(50)]
     blocks = unit_blocks(units)
     assert len(blocks) == 7

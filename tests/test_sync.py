@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from configs.errors import InputError
-from pipeline.cli import main
-from pipeline.index import Index
-from pipeline.indexing import make_index, write_index
-from pipeline.sync import (
+from marey.configs.errors import InputError
+from marey.pipeline.cli.main import main
+from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.sync import (
     MIN_RATIO,
     SIGNALS,
     Peak,
@@ -16,8 +16,8 @@ from pipeline.sync import (
     fit_clock,
     synchronise,
 )
-from pipeline.video.energy import motion_energy
-from pipeline.video.sound import read_sound
+from marey.pipeline.video.energy import motion_energy
+from marey.pipeline.video.sound import read_sound
 from tests.sounds import encode_with_sound, happening, recorded
 from tests.videos import encode_video
 

@@ -5,8 +5,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from configs.errors import InputError, SettingError
-from models.tokens import Tokenizer, encode, fit, kmeans, leaves, normalized_entropy
+from marey.configs.errors import InputError, SettingError
+from marey.models.objectives.tokens import (
+    Tokenizer,
+    encode,
+    fit,
+    kmeans,
+    leaves,
+    normalized_entropy,
+)
 
 
 def _clouds(count: int = 400, clusters: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +95,7 @@ def test_neither_order_nor_repetition_of_features_changes_the_vocabulary() -> No
 
 
 def test_an_empty_cluster_begins_again_at_the_largest_ones_farthest_point() -> None:
-    from models.tokens import _refilled
+    from marey.models.objectives.tokens import _refilled
 
     points, centres = torch.tensor([[1.0], [4.0], [2.0]]), torch.tensor([[0.0], [90.0]])
     assert _refilled(torch.zeros(3, dtype=torch.long), points, centres).tolist() == [0, 1, 0]
@@ -160,7 +167,7 @@ def test_a_tokenizer_goes_on_from_any_checkpoint_and_then_drops_what_it_was_fitt
 def test_distances_in_parts_are_those_of_all_at_once(monkeypatch) -> None:
     points = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
     whole = fit(points, 7)
-    monkeypatch.setattr("models.tokens.DISTANCES", 100)
+    monkeypatch.setattr("marey.models.objectives.tokens.DISTANCES", 100)
     assert fit(points, 7).digest() == whole.digest()
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from configs.errors import SettingError
+from marey.configs.errors import SettingError
+from marey.trackers import State, build, iou
+from marey.trackers.affinity import PatchEncoder, box_masks, mask_boxes
 from tests.tracked_scenes import moving_square
-from trackers import State, build, iou
-from trackers.affinity import PatchEncoder, box_masks, mask_boxes
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from configs.errors import DependencyError, InputError, SettingError
+from marey.configs.errors import DependencyError, InputError, SettingError
+from marey.trackers import State, build, missing, names
+from marey.trackers.tracker import Gate, Request, inside_share, iou, refusal
 from tests.tracked_scenes import moving_square, texture
-from trackers import State, build, missing, names
-from trackers.tracker import Gate, Request, inside_share, iou, refusal
 
 CHEAP = ("mosse", "dcf-grey", "kcf-grey", "dcf-hog", "kcf-hog", "median-flow", "opencv-mil")
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from marey.trackers import State, build, iou
+from marey.trackers.consistency import forward_backward
+from marey.trackers.crops import DeviceCrops, HostCrops
+from marey.trackers.features import FHOG
+from marey.trackers.filters import Kernelised, Mosse, SpatioTemporal, gaussian_target, hann
+from marey.trackers.peaks import find_peaks, shift_spectra
 from tests.tracked_scenes import moving_square, texture
-from trackers import State, build, iou
-from trackers.consistency import forward_backward
-from trackers.crops import DeviceCrops, HostCrops
-from trackers.features import FHOG
-from trackers.filters import Kernelised, Mosse, SpatioTemporal, gaussian_target, hann
-from trackers.peaks import find_peaks, shift_spectra
 
 CPU = torch.device("cpu")
 FILTERS = ("dcf-grey", "kcf-grey", "dcf-hog", "kcf-hog", "strcf", "mosse")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from marey.trackers import State, build, iou, missing
 from tests.tracked_scenes import moving_square
-from trackers import State, build, iou, missing
 
 WHERE = "this OpenCV is not a contrib wheel (opencv-contrib-python-headless)"
 contrib = pytest.mark.skipif("opencv-kcf" in missing(), reason=WHERE)

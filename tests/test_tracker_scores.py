@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate import tracking
-from pipeline.evaluate.tracking import (
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.evaluate import tracking
+from marey.pipeline.evaluate.tracking import (
     evaluate_otb,
     otb_scores,
     read_sequence,
     score_sequence,
     truth_files,
 )
+from marey.trackers import build
+from marey.trackers.draw import best_median_worst, contact_sheet, draw_track
 from tests.tracked_scenes import moving_square, texture
-from trackers import build
-from trackers.draw import best_median_worst, contact_sheet, draw_track
 
 
 @pytest.fixture(scope="module", autouse=True)

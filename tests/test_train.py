@@ -10,18 +10,31 @@ import pytest
 import safetensors.torch
 import torch
 
-from configs.errors import InputError, MareyError, SettingError, UsageError
-from configs.load import override, read_preset, run_config
-from configs.schema import OptimizerConfig
-from models.method import methods
-from pipeline.checkpoint import export_encoder, load_encoder, load_state, position_of
-from pipeline.launch import prepare, run_training
-from pipeline.optim import LARS, build_optimizer, learning_rate, set_schedule, weight_decay
-from pipeline.record import SUMMARY, read_metrics
-from pipeline.source import open_source
-from pipeline.storage import Folder
-from pipeline.stream import stream_here
-from pipeline.train import Meter, build_method, forward_backward, synchronised, train
+from marey.configs.errors import InputError, MareyError, SettingError, UsageError
+from marey.configs.load import override, read_preset, run_config
+from marey.configs.schema import OptimizerConfig
+from marey.models.method import methods
+from marey.pipeline.data.source import open_source
+from marey.pipeline.embedding.encoder_files import export_encoder, load_encoder
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.graph import stream_here
+from marey.pipeline.training.checkpoint import load_state, position_of
+from marey.pipeline.training.launch import prepare, run_training
+from marey.pipeline.training.optim import (
+    LARS,
+    build_optimizer,
+    learning_rate,
+    set_schedule,
+    weight_decay,
+)
+from marey.pipeline.training.record import SUMMARY, read_metrics
+from marey.pipeline.training.trainer import (
+    Meter,
+    build_method,
+    forward_backward,
+    synchronised,
+    train,
+)
 from tests.corpora import encode_corpus
 
 TREE = {
@@ -52,7 +65,7 @@ def run(corpus, folder, *words, resume=False, probe=None):
 
 def die_in_step(monkeypatch, number):
     """Let a run be interrupted in its step of that number, from 0."""
-    import pipeline.train as loop
+    import marey.pipeline.training.trainer as loop
 
     steps = iter(range(100))
     step = loop.forward_backward
@@ -118,7 +131,7 @@ def test_a_run_that_died_goes_on_from_its_checkpoint_to_the_same_end(corpus, tmp
 
 
 def test_a_resumed_run_does_not_keep_the_checkpoint_that_it_has_read(corpus, tmp_path, monkeypatch):
-    import pipeline.train as loop
+    import marey.pipeline.training.trainer as loop
 
     run(corpus, tmp_path / "run", "trainer.steps=2", "data.shuffle_buffer=1")
     kept, steps = [], []
@@ -316,7 +329,7 @@ def test_what_was_refused_before_a_run_died_is_told_at_its_end(tmp_path, monkeyp
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(corpus, tmp_path, monkeypatch):
-    import pipeline.train as loop
+    import marey.pipeline.training.trainer as loop
 
     build = loop.build_method
 

@@ -6,18 +6,18 @@ from functools import partial
 
 import pytest
 
-import pipeline.train as loop
-from models.distributed import _alone, rank
-from models.method import methods
-from pipeline.checkpoint import load_state, position_of
-from pipeline.launch import Prepared, prepare, run_training
-from pipeline.lockstep import in_step
-from pipeline.optim import learning_rate
-from pipeline.record import SUMMARY, read_metrics
-from pipeline.source import open_source
-from pipeline.storage import Folder
-from pipeline.stream import stream_here
-from pipeline.train import train
+import marey.pipeline.training.trainer as loop
+from marey.models.method import methods
+from marey.models.objectives.distributed import _alone, rank
+from marey.pipeline.data.source import open_source
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.graph import stream_here
+from marey.pipeline.training.checkpoint import load_state, position_of
+from marey.pipeline.training.launch import Prepared, prepare, run_training
+from marey.pipeline.training.lockstep import in_step
+from marey.pipeline.training.optim import learning_rate
+from marey.pipeline.training.record import SUMMARY, read_metrics
+from marey.pipeline.training.trainer import train
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 from tests.two_processes import in_two_processes

@@ -3,12 +3,19 @@
 import pytest
 import torch
 
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from models.backbones import build_trunk
-from models.encoder import Encoder
-from models.patchify import hide, normalize_patches, patchify, spread, tubelets, unpatchify
-from models.transformer import (
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.models.encoders.backbones import build_trunk
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import (
+    hide,
+    normalize_patches,
+    patchify,
+    spread,
+    tubelets,
+    unpatchify,
+)
+from marey.models.encoders.transformer import (
     PatchDecoder,
     grid_positions,
     sincos,
@@ -16,7 +23,7 @@ from models.transformer import (
     tiny_video_vit,
     tiny_vit,
 )
-from models.trunk import PatchTrunk
+from marey.models.encoders.trunk import PatchTrunk
 
 
 @pytest.fixture(autouse=True)

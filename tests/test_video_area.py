@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.video import read
-from pipeline.video.area import AreaConverter
-from pipeline.video.display import UPRIGHT
-from pipeline.video.geometry import plan_geometry
-from pipeline.video.library_backends import LibraryDecoder, open_torchcodec
-from pipeline.video.stats import DecodeStats
+from marey.pipeline.video import read
+from marey.pipeline.video.area import AreaConverter
+from marey.pipeline.video.display import UPRIGHT
+from marey.pipeline.video.fit import plan_geometry
+from marey.pipeline.video.library_backends import LibraryDecoder, open_torchcodec
+from marey.pipeline.video.stats import DecodeStats
 from tests.test_video_fidelity import area_weights, photo, psnr
 from tests.videos import encode_video
 

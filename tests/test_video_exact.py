@@ -9,13 +9,13 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.video import FrameRequest, probe, read_plan
-from pipeline.video.av1 import packets_needed
-from pipeline.video.convert import Converter
-from pipeline.video.display import UPRIGHT, from_matrix
-from pipeline.video.geometry import plan_geometry
-from pipeline.video.source import ANY_TAGS, open_video
-from pipeline.video.windows import scan_near
+from marey.pipeline.video import FrameRequest, probe, read_plan
+from marey.pipeline.video.av1 import packets_needed
+from marey.pipeline.video.container import ANY_TAGS, open_video
+from marey.pipeline.video.convert import Converter
+from marey.pipeline.video.display import UPRIGHT, from_matrix
+from marey.pipeline.video.fit import plan_geometry
+from marey.pipeline.video.windows import scan_near
 from tests.videos import ODD_VIDEOS, encode_video, frame_number, make_odd, mutate, picture
 
 
@@ -213,7 +213,7 @@ def test_packets_read_again_from_the_file_give_the_same_frames(
 ) -> None:
     """Streams too large for memory are demuxed a second time, with seeks where they lead there."""
     path = encode_video(tmp_path / name, 90, gop=12, **AGAIN[name])
-    monkeypatch.setattr("pipeline.video.pyav_backend.KEEP_BYTES", 1)
+    monkeypatch.setattr("marey.pipeline.video.pyav_backend.KEEP_BYTES", 1)
     check_exact(path)
 
 
@@ -290,9 +290,9 @@ def test_windows_of_a_long_file_show_the_same_frames(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way in which long files are read, forced upon short ones."""
-    monkeypatch.setattr("pipeline.video.windows.LONG_FRAMES", 1)
-    monkeypatch.setattr("pipeline.video.windows.FRAMES_A_WINDOW", 0)
-    monkeypatch.setattr("pipeline.video.windows.NEAR_S", 0.1)
+    monkeypatch.setattr("marey.pipeline.video.windows.LONG_FRAMES", 1)
+    monkeypatch.setattr("marey.pipeline.video.windows.FRAMES_A_WINDOW", 0)
+    monkeypatch.setattr("marey.pipeline.video.windows.NEAR_S", 0.1)
     path = make_odd(name, tmp_path)
     for seed in range(3):
         check_exact(path, seed=seed)
@@ -315,7 +315,7 @@ def test_a_few_frames_of_a_long_file_do_not_cost_a_scan_of_it(
         near = scan_near(source, np.array(wanted) / 25, 2**20)
         assert near is not None
         assert len(near[1]) < 150
-    monkeypatch.setattr("pipeline.video.pyav_backend.scan", None)
+    monkeypatch.setattr("marey.pipeline.video.pyav_backend.scan", None)
     run = read_plan(str(path), [FrameRequest(k, np.array([k / 25])) for k in wanted])
     shown = {clip.request_id: round(float(clip.shown_s[0]) * 25) for clip in run}
     assert shown == {k: k for k in wanted}

@@ -10,11 +10,11 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.video import FrameRequest, probe, read, read_plan
-from pipeline.video.color import rgb_matrix
-from pipeline.video.convert import Converter
-from pipeline.video.display import UPRIGHT
-from pipeline.video.geometry import plan_geometry
+from marey.pipeline.video import FrameRequest, probe, read, read_plan
+from marey.pipeline.video.convert import Converter
+from marey.pipeline.video.display import UPRIGHT
+from marey.pipeline.video.fit import plan_geometry
+from marey.pipeline.video.yuv import rgb_matrix
 from tests.videos import encode_video
 
 LEFT_SITED, CENTRED = 0.0, 0.5

@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 
-from configs.errors import SettingError
-from pipeline.video import display, probe, read
-from pipeline.video.bitstream import restarts_at_once, scene_grid
-from pipeline.video.plan import Run, plan_runs
-from pipeline.video.source import ANY_TAGS, open_video
-from pipeline.video.timeline import MISSING, Timeline
+from marey.configs.errors import SettingError
+from marey.pipeline.video import display, probe, read
+from marey.pipeline.video.bitstream import restarts_at_once, scene_grid
+from marey.pipeline.video.container import ANY_TAGS, open_video
+from marey.pipeline.video.packet_plan import Run, plan_runs
+from marey.pipeline.video.timeline import MISSING, Timeline
 from tests.videos import cut_short, encode_video, make_odd, picture
 
 

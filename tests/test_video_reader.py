@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs.errors import DependencyError, InputError, SettingError
-from pipeline.video import FrameRequest, frames, probe, read, read_plan, read_range
-from pipeline.video.library_backends import open_torchcodec
-from pipeline.video.stats import DecodeStats
+from marey.configs.errors import DependencyError, InputError, SettingError
+from marey.pipeline.video import FrameRequest, frames, probe, read, read_plan, read_range
+from marey.pipeline.video.library_backends import open_torchcodec
+from marey.pipeline.video.stats import DecodeStats
 from tests.videos import encode_video, frame_number, make_odd
 
 
@@ -244,7 +244,7 @@ def test_a_stream_that_is_not_there_is_refused(video: Path) -> None:
 
 def test_the_engine_imports_neither_torch_nor_ray() -> None:
     loaded = "[m for m in ('torch', 'ray', 'decord') if m in sys.modules]"
-    code = f"import sys, pipeline.video; print({loaded})"
+    code = f"import sys, marey.pipeline.video; print({loaded})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.fs
 import pytest
 
-from pipeline.found import find_videos
-from pipeline.video import FrameRequest, PlanRun, probe, read, read_plan
-from pipeline.video.remote import BLOCK_BYTES, PAUSES_S
+from marey.pipeline.data.discover import find_videos
+from marey.pipeline.video import FrameRequest, PlanRun, probe, read, read_plan
+from marey.pipeline.video.remote import BLOCK_BYTES, PAUSES_S
 from tests.videos import encode_video
 
 FRAMES = 40
@@ -74,7 +74,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(video: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store(video.parent, lambda number, start: False)
     monkeypatch.setattr(pyarrow.fs, "FileSystem", made)
-    monkeypatch.setattr("pipeline.video.remote.PAUSES_S", (0.0,) * len(PAUSES_S))
+    monkeypatch.setattr("marey.pipeline.video.remote.PAUSES_S", (0.0,) * len(PAUSES_S))
     return made
 
 
@@ -117,8 +117,8 @@ def test_a_store_that_stops_answering_fails_what_is_missing_by_name(
     keep_bytes: int, video: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the packets are listed, or while they are read again for the decoder."""
-    monkeypatch.setattr("pipeline.video.pyav_backend.KEEP_BYTES", keep_bytes)
-    monkeypatch.setattr("pipeline.video.remote.BLOCKS_KEPT", 1)
+    monkeypatch.setattr("marey.pipeline.video.pyav_backend.KEEP_BYTES", keep_bytes)
+    monkeypatch.setattr("marey.pipeline.video.remote.BLOCKS_KEPT", 1)
     blocks = -(-video.stat().st_size // BLOCK_BYTES)
     late = 0 if keep_bytes > 1 else blocks + 2
     store.fails = lambda number, start: number > late and start == BLOCK_BYTES

@@ -11,11 +11,11 @@ import av
 import numpy as np
 import pytest
 
-from configs.errors import InputError, SettingError
-from pipeline.video import FrameRequest, PlanRun, probe, read, read_plan
-from pipeline.video.bitstream import nothing_refers_to
-from pipeline.video.isolate import read_plan_isolated
-from pipeline.video.source import open_video
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.video import FrameRequest, PlanRun, probe, read, read_plan
+from marey.pipeline.video.bitstream import nothing_refers_to
+from marey.pipeline.video.container import open_video
+from marey.pipeline.video.isolate import read_plan_isolated
 from tests.videos import encode_video, frame_number, make_odd, mutate, overwrite_packet
 
 MUTANTS = (

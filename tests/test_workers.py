@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs.errors import MareyError
-from pipeline.workers import Lost, run_in_processes
+from marey.configs.errors import MareyError
+from marey.pipeline.runtime.workers import Lost, run_in_processes
 
 
 def double(value):
@@ -80,7 +80,7 @@ def test_processes_that_cannot_start_are_an_error():
 
 def test_processes_end_after_their_input_when_their_parent_is_killed(tmp_path):
     code = (
-        "import time; from pipeline.workers import run_in_processes\n"
+        "import time; from marey.pipeline.runtime.workers import run_in_processes\n"
         "if __name__ == '__main__':\n"
         "    list(run_in_processes(time.sleep, [0.5] * 1000, workers=2, limit_s=60))\n"
     )

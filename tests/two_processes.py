@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.distributed import rank, world_size
-from models.method import Batch
+from marey.models.batch import Batch
+from marey.models.objectives.distributed import rank, world_size
 
 WORLD = 2
 

@@ -1,6 +1,6 @@
 """Boxes through frames; knows nothing of video files, Ray or training."""
 
-from trackers.tracker import (
+from marey.trackers.tracker import (
     Direction,
     Gate,
     Request,
@@ -38,8 +38,8 @@ for _variant in (
     "dsst-hog",
     "strcf",
 ):
-    register(_variant, "trackers.correlation", "build_correlation", variant=_variant)
-register("median-flow", "trackers.flow", "MedianFlow")
-register("affinity", "trackers.affinity", "AffinityTracker")
+    register(_variant, "marey.trackers.correlation", "build_correlation", variant=_variant)
+register("median-flow", "marey.trackers.flow", "MedianFlow")
+register("affinity", "marey.trackers.affinity", "AffinityTracker")
 for _name in ("KCF", "CSRT", "MOSSE", "MedianFlow", "MIL"):
-    register(f"opencv-{_name.lower()}", "trackers.opencv", "OpenCVTracker", name=_name)
+    register(f"opencv-{_name.lower()}", "marey.trackers.opencv", "OpenCVTracker", name=_name)

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from configs.errors import SettingError
-from trackers.tracker import Gate, Job, Tracker, inside_share
+from marey.configs.errors import SettingError
+from marey.trackers.tracker import Gate, Job, Tracker, inside_share
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trackers.tracker import Request, State, Track, Tracker, inside_share, iou
+from marey.trackers.tracker import Request, State, Track, Tracker, inside_share, iou
 
 
 @dataclass(frozen=True, slots=True)

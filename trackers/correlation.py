@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.errors import SettingError
-from trackers.crops import Crops, open_crops
-from trackers.features import FHOG, Colour, Features, Grey, Stack
-from trackers.filters import Filter, Kernelised, Model, Mosse, SpatioTemporal, hann
-from trackers.peaks import find_peaks, shift_spectra
-from trackers.scale import ScaleFilter, ScaleModel
-from trackers.tracker import Gate, Job, Tracker
+from marey.configs.errors import SettingError
+from marey.trackers.crops import Crops, open_crops
+from marey.trackers.features import FHOG, Colour, Features, Grey, Stack
+from marey.trackers.filters import Filter, Kernelised, Model, Mosse, SpatioTemporal, hann
+from marey.trackers.peaks import find_peaks, shift_spectra
+from marey.trackers.scale import ScaleFilter, ScaleModel
+from marey.trackers.tracker import Gate, Job, Tracker
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from trackers.tracker import State, Track
+from marey.trackers.tracker import State, Track
 
 # Okabe and Ito's colours, which colour-blind people tell apart
 COLOURS = (

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from configs.errors import SettingError
+from marey.configs.errors import SettingError
 
 ORIENTATIONS = 18  # signed directions of FHOG; the 9 unsigned ones are sums of opposite pairs
 # Crops have values 0-1 and a cell sums about 16 pixels' gradients, so 1e-2 is the energy of a

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import SettingError
-from trackers.tracker import Gate, Job, Tracker
+from marey.configs.errors import SettingError
+from marey.trackers.tracker import Gate, Job, Tracker
 
 Points = NDArray[np.float32]
 

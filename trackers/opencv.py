@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import DependencyError
-from trackers.tracker import Gate, Job, Tracker, inside_share
+from marey.configs.errors import DependencyError
+from marey.trackers.tracker import Gate, Job, Tracker, inside_share
 
 
 class _Native(Protocol):

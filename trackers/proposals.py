@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import SettingError
-from trackers.flow import LucasKanade, grey, track_points
-from trackers.tracker import iou
+from marey.configs.errors import SettingError
+from marey.trackers.flow import LucasKanade, grey, track_points
+from marey.trackers.tracker import iou
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trackers.crops import Crops
-from trackers.features import FHOG, Features
+from marey.trackers.crops import Crops
+from marey.trackers.features import FHOG, Features
 
 ScaleModel = dict[str, Tensor]
 

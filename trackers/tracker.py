@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import DependencyError, InputError, SettingError
+from marey.configs.errors import DependencyError, InputError, SettingError
 
 Direction = Literal["forward", "backward"]
 

@@ -7,15 +7,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig, augment_frames
-from models.color import rgb_to_lab
-from models.color_bins import annealed_mean, bin_weights, gamut_bins, soft_bins
-from models.distributed import gather_rows, mean_over_ranks
-from models.encoder import Encoder
-from models.map_decoder import MapDecoder, map_side
-from models.method import Batch, Method, Progress, register, replace_frames
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig, augment_frames
+from marey.models.augmentation.color import rgb_to_lab
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.map_decoder import MapDecoder, map_side
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.color_bins import annealed_mean, bin_weights, gamut_bins, soft_bins
+from marey.models.objectives.distributed import gather_rows, mean_over_ranks
 
 
 class ColorizationConfig(MethodConfig):

@@ -10,15 +10,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.adversarial import play
-from models.augment import AugmentConfig
-from models.distributed import mean_over_ranks
-from models.encoder import Encoder
-from models.losses import full_precision
-from models.map_decoder import ChannelwiseLinear, MapDecoder, map_side
-from models.method import Batch, Method, register, replace_frames
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.map_decoder import ChannelwiseLinear, MapDecoder, map_side
+from marey.models.method import Method, register
+from marey.models.objectives.adversarial import play
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.losses import full_precision
 
 _PAPER_SIDE = 128
 _BLOCKS = 4

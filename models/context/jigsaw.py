@@ -9,15 +9,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import random_boxes
-from models.classification import guess
-from models.color import grayscale
-from models.encoder import Encoder
-from models.heads import mlp
-from models.method import Batch, Method, register, replace_frames
-from models.patches import (
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import random_boxes
+from marey.models.augmentation.color import grayscale
+from marey.models.augmentation.patch_grid import (
     cut,
     grid_corners,
     on_frame,
@@ -26,7 +22,12 @@ from models.patches import (
     textured,
     whole_offsets,
 )
-from models.permutations import permutation_set
+from marey.models.augmentation.permutations import permutation_set
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.classification import guess
 
 
 class JigsawConfig(MethodConfig):

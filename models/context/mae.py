@@ -9,18 +9,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
-from models.dense import require_map
-from models.encoder import Encoder
-from models.masking import random_mask
-from models.method import Batch, Method, register, replace_frames
-from models.patchify import patchify
-from models.reconstruction import reconstruction
-from models.transformer import PatchDecoder, grid_positions
-from models.trunk import PatchTrunk
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.masking import random_mask
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.dense_heads import require_map
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import patchify
+from marey.models.encoders.transformer import PatchDecoder, grid_positions
+from marey.models.encoders.trunk import PatchTrunk
+from marey.models.method import Method, register
+from marey.models.objectives.reconstruction import reconstruction
 
 
 class MAEConfig(MethodConfig):

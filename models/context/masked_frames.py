@@ -11,18 +11,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import ClipsSampling
-from models import masking
-from models.augment import AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks, own_rows
-from models.encoder import Encoder
-from models.instances import moments, near
-from models.losses import full_precision, info_nce_terms
-from models.method import Batch, Method, register, replace_frames
-from models.tokens import Tokenizer, normalized_entropy, token_counts
-from models.transformer import Blocks, sincos, start, take
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation import masking
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.transformer import Blocks, sincos, start, take
+from marey.models.method import Method, register
+from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
+from marey.models.objectives.instances import moments, near
+from marey.models.objectives.losses import full_precision, info_nce_terms
+from marey.models.objectives.tokens import Tokenizer, normalized_entropy, token_counts
 
 PLACES_PER_SECOND = 10.0
 """Scale of the position embedding: its shortest wave has a period of 0.6 s."""

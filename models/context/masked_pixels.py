@@ -8,15 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
-from models.dense import PlaceHead, require_map
-from models.encoder import Encoder
-from models.masking import cell_mask
-from models.method import Batch, Method, register, replace_frames
-from models.patchify import cell_side, hide, learned_tile, patchify
-from models.reconstruction import reconstruction
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.masking import cell_mask
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.dense_heads import PlaceHead, require_map
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import cell_side, hide, learned_tile, patchify
+from marey.models.method import Method, register
+from marey.models.objectives.reconstruction import reconstruction
 
 
 class MaskedPixelsConfig(MethodConfig):

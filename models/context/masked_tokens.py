@@ -10,17 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models import masking
-from models.augment import AugmentConfig
-from models.dense import PlaceHead, require_map
-from models.distributed import mean_over_ranks
-from models.encoder import Encoder
-from models.losses import full_precision
-from models.method import Batch, Method, register, replace_frames
-from models.patchify import cell_side, hide, learned_tile, patchify, unpatchify
-from models.tokens import Tokenizer, leaves, normalized_entropy, token_counts
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation import masking
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.dense_heads import PlaceHead, require_map
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import cell_side, hide, learned_tile, patchify, unpatchify
+from marey.models.method import Method, register
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.losses import full_precision
+from marey.models.objectives.tokens import Tokenizer, leaves, normalized_entropy, token_counts
 
 
 class MaskedTokensConfig(MethodConfig):

@@ -10,14 +10,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import random_boxes
-from models.classification import guess
-from models.encoder import Encoder
-from models.heads import mlp
-from models.method import Batch, Method, register, replace_frames
-from models.patches import (
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import random_boxes
+from marey.models.augmentation.patch_grid import (
     cut,
     drop_colors,
     even_contrast,
@@ -28,6 +24,11 @@ from models.patches import (
     textured,
     whole_offsets,
 )
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.classification import guess
 
 NEIGHBOURS = 8
 _CODE_RMS = 50 / 255

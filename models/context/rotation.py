@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.method import Batch, Method, register, replace_frames
-from models.transformations import TURNS, quarter_turns
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.transformations import TURNS, quarter_turns
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, register
 
 
 class RotationConfig(MethodConfig):

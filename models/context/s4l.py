@@ -10,17 +10,23 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig, augment_frames
-from models.distributed import gather_rows, mean_over_ranks, own_rows
-from models.encoder import Encoder
-from models.exemplars import apply_hsv_noise, batch_hard_terms, distances, draw_hsv_noise
-from models.fingerprints import dhash
-from models.heads import mlp
-from models.instances import AlikeConfig, moments, unlike
-from models.method import Batch, Corpus, Method, register, replace_frames
-from models.transformations import TURNS, quarter_turns
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig, augment_frames
+from marey.models.augmentation.transformations import TURNS, quarter_turns
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Corpus, Method, register
+from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
+from marey.models.objectives.exemplars import (
+    apply_hsv_noise,
+    batch_hard_terms,
+    distances,
+    draw_hsv_noise,
+)
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, moments, unlike
 
 
 class S4LConfig(MethodConfig):

@@ -10,14 +10,15 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig, augment_frames
-from models.distributed import mean_over_ranks
-from models.losses import full_precision
-from models.method import Batch, Corpus, Method, register, replace_frames
-from models.transformations import COLOR_ORDERS, color_orders, quarter_turns
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig, augment_frames
+from marey.models.augmentation.transformations import COLOR_ORDERS, color_orders, quarter_turns
+from marey.models.batch import Batch, replace_frames
+from marey.models.method import Corpus, Method, register
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.losses import full_precision
 
 
 class SLAConfig(MethodConfig):

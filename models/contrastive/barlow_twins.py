@@ -8,15 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.crops import BYOL_CROPS, TwoCrops, as_rows, two_crops
-from models.distributed import gather_rows
-from models.encoder import Encoder
-from models.heads import expander
-from models.losses import full_precision
-from models.method import Batch, Method, register, replace_frames
-from models.monitors import joint_embedding_metrics
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops, as_rows, two_crops
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import expander
+from marey.models.method import Method, register
+from marey.models.objectives.distributed import gather_rows
+from marey.models.objectives.losses import full_precision
+from marey.models.objectives.monitors import joint_embedding_metrics
 
 
 class BarlowTwinsConfig(MethodConfig):

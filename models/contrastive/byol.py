@@ -8,15 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.crops import BYOL_CROPS, TwoCrops, as_rows, two_crops
-from models.encoder import Encoder
-from models.heads import mlp
-from models.losses import paired_cosine
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.momentum import MomentumCopy, momentum_at
-from models.monitors import joint_embedding_metrics
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops, as_rows, two_crops
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.encoders.momentum import MomentumCopy, momentum_at
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.losses import paired_cosine
+from marey.models.objectives.monitors import joint_embedding_metrics
 
 
 class BYOLConfig(MethodConfig):

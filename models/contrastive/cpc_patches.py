@@ -11,17 +11,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig, augment_frames
-from models.contrast import Terms, summary
-from models.distributed import gather_rows, own_rows
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.instances import AlikeConfig, moments, unlike
-from models.method import Batch, Method, register, replace_frames
-from models.norms import has_batch_norm
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig, augment_frames
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.norms import has_batch_norm
+from marey.models.method import Method, register
+from marey.models.objectives.contrast import Terms, summary
+from marey.models.objectives.distributed import gather_rows, own_rows
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, moments, unlike
 
 
 class CPCPatchesConfig(MethodConfig):

@@ -10,19 +10,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import FramesSampling
-from models.adversarial import play
-from models.augment import AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks, own_rows
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.heads import mlp
-from models.instances import AlikeConfig, moments, unlike
-from models.losses import masked_logsumexp
-from models.method import Batch, Method, register, replace_frames
-from models.monitors import spread
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.adversarial import play
+from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, moments, unlike
+from marey.models.objectives.losses import masked_logsumexp
+from marey.models.objectives.monitors import spread
 
 Estimator = Literal["jsd", "dv", "infonce"]
 

@@ -11,18 +11,25 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
-from models.crops import BYOL_CROPS, MultiCrop, as_rows, encode_crops, multi_crops
-from models.distributed import gather_rows
-from models.encoder import Encoder
-from models.heads import mlp
-from models.losses import full_precision
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.momentum import MomentumCopy, momentum_at
-from models.monitors import joint_embedding_metrics
-from models.prototypes import Prototypes, cross_prediction, usage
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.multi_crop import (
+    BYOL_CROPS,
+    MultiCrop,
+    as_rows,
+    encode_crops,
+    multi_crops,
+)
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.encoders.momentum import MomentumCopy, momentum_at
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.distributed import gather_rows
+from marey.models.objectives.losses import full_precision
+from marey.models.objectives.monitors import joint_embedding_metrics
+from marey.models.objectives.prototypes import Prototypes, cross_prediction, usage
 
 _FIRST = BYOL_CROPS.first.model_copy(update={"crop_scale": (0.4, 1.0)})
 

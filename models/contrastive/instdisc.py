@@ -10,17 +10,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import INSTDISC, AugmentConfig
-from models.contrast import Partition, bank_terms, summary
-from models.distributed import mean_over_ranks
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.instances import AlikeConfig, moments
-from models.memory import Bank
-from models.method import Batch, Corpus, Method, Progress, register, replace_frames
-from models.monitors import spread
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import INSTDISC, AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus, Method, Progress, register
+from marey.models.objectives.contrast import Partition, bank_terms, summary
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.memory import Bank
+from marey.models.objectives.monitors import spread
 
 
 class InstDiscConfig(MethodConfig):

@@ -9,15 +9,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.crops import BYOL_CROPS, MultiCrop, encode_crops, multi_crops
-from models.distributed import gather_rows
-from models.encoder import Encoder
-from models.heads import mlp
-from models.losses import full_precision
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.monitors import joint_embedding_metrics
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.multi_crop import BYOL_CROPS, MultiCrop, encode_crops, multi_crops
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.distributed import gather_rows
+from marey.models.objectives.losses import full_precision
+from marey.models.objectives.monitors import joint_embedding_metrics
 
 _LARGE = BYOL_CROPS.first.model_copy(
     update={"crop_scale": (0.3, 1.0), "blur": 0.5, "solarize": 0.2}

@@ -10,18 +10,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import INSTDISC, AugmentConfig
-from models.clustering import cluster_rows
-from models.contrast import Partition, Terms, bank_terms, summary
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.instances import AlikeConfig, Moments, moments
-from models.losses import full_precision, masked_logsumexp
-from models.memory import Bank
-from models.method import Batch, Corpus, Method, Progress, register, replace_frames
-from models.monitors import spread
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import INSTDISC, AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Corpus, Method, Progress, register
+from marey.models.objectives.clustering import cluster_rows
+from marey.models.objectives.contrast import Partition, Terms, bank_terms, summary
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, Moments, moments
+from marey.models.objectives.losses import full_precision, masked_logsumexp
+from marey.models.objectives.memory import Bank
+from marey.models.objectives.monitors import spread
 
 
 class LocalAggregationConfig(MethodConfig):

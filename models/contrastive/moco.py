@@ -10,20 +10,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import INSTDISC
-from models.contrast import Terms, softmax_terms, summary
-from models.crops import TwoCrops, two_crops
-from models.distributed import shuffle_rows, unshuffle_rows
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.heads import mlp
-from models.instances import AlikeConfig, moments
-from models.memory import NOBODY, Queue
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.momentum import MomentumCopy
-from models.monitors import spread
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import INSTDISC
+from marey.models.augmentation.multi_crop import TwoCrops, two_crops
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.encoders.momentum import MomentumCopy
+from marey.models.encoders.norms import in_groups
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.contrast import queue_terms, summary
+from marey.models.objectives.distributed import shuffle_rows, unshuffle_rows
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.memory import NOBODY, Queue
+from marey.models.objectives.monitors import spread
 
 
 class MoCoConfig(MethodConfig):
@@ -128,29 +130,3 @@ class MoCo(Method):
         """The key encoder follows, then the step's keys join the queue."""
         self.key_encoder.update(self.encoder, self.projector, keep=self.config.momentum)
         self.queue.write()
-
-
-def queue_terms(
-    queries: Tensor,
-    keys: Tensor,
-    queue: Tensor,
-    repels: Tensor,
-    temperature: float,
-    fewest: int = 1,
-) -> Terms:
-    """Each query against its own key and what repels it in the queue (equation 1).
-
-    queries, keys: [R, D] and queue: [K, D], of length 1; repels: bool [R, K].
-    """
-    with torch.autocast(queries.device.type, enabled=False):
-        scaled = queries / temperature
-        return softmax_terms((scaled * keys).sum(dim=1), scaled @ queue.T, repels, fewest)
-
-
-def in_groups(network: nn.Module, images: Tensor, groups: int) -> Tensor:
-    """The network's output for images in `groups` parts, each with its own batch statistics.
-
-    Fewer parts where there are not two images for each.
-    """
-    groups = min(groups, max(1, len(images) // 2))
-    return torch.cat([network(part) for part in images.tensor_split(groups)])

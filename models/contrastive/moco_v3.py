@@ -10,19 +10,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import FramesSampling
-from models.contrast import Terms, softmax_terms, summary
-from models.crops import BYOL_CROPS, TwoCrops, two_crops
-from models.distributed import gather_rows, own_rows
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.heads import mlp
-from models.instances import AlikeConfig, Moments, moments, unlike
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.momentum import MomentumCopy, momentum_at
-from models.monitors import spread
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops, two_crops
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.encoders.momentum import MomentumCopy, momentum_at
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.contrast import Terms, softmax_terms, summary
+from marey.models.objectives.distributed import gather_rows, own_rows
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, Moments, moments, unlike
+from marey.models.objectives.monitors import spread
 
 
 class MoCoV3Config(MethodConfig):

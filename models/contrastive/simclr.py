@@ -10,16 +10,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import SIMCLR, AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.heads import mlp
-from models.instances import AlikeConfig, Moments, moments, partners, unlike
-from models.losses import info_nce_terms
-from models.method import Batch, Method, register, replace_frames
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import SIMCLR, AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.distributed import gather_rows, mean_over_ranks
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, Moments, moments, partners, unlike
+from marey.models.objectives.losses import info_nce_terms
 
 
 class SimCLRConfig(MethodConfig):

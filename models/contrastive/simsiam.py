@@ -8,15 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import AugmentConfig
-from models.crops import TwoCrops, as_rows, two_crops
-from models.encoder import Encoder
-from models.heads import mlp
-from models.losses import paired_cosine
-from models.method import Batch, Method, register, replace_frames
-from models.monitors import joint_embedding_metrics
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.multi_crop import TwoCrops, as_rows, two_crops
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.losses import paired_cosine
+from marey.models.objectives.monitors import joint_embedding_metrics
 
 
 class SimSiamConfig(MethodConfig):

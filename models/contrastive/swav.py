@@ -10,17 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import FramesSampling
-from models.augment import SIMCLR
-from models.crops import MultiCrop, encode_crops, multi_crops
-from models.distributed import gather_rows, own_rows
-from models.encoder import Encoder
-from models.heads import mlp
-from models.losses import full_precision
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.monitors import joint_embedding_metrics
-from models.prototypes import Prototypes, cross_prediction, sinkhorn, usage
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.augment import SIMCLR
+from marey.models.augmentation.multi_crop import MultiCrop, encode_crops, multi_crops
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.distributed import gather_rows, own_rows
+from marey.models.objectives.losses import full_precision
+from marey.models.objectives.monitors import joint_embedding_metrics
+from marey.models.objectives.prototypes import Prototypes, cross_prediction, sinkhorn, usage
 
 _LARGE = SIMCLR.model_copy(update={"crop_scale": (0.14, 1.0)})
 

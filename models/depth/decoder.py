@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.errors import SettingError
-from models.dense import image_trunk, require_map
-from models.encoder import Encoder
-from models.trunk import Level
+from marey.configs.errors import SettingError
+from marey.models.encoders.dense_heads import image_trunk, require_map
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.trunk import Level
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Channels of the decoder, from full resolution to a sixteenth (Monodepth2, appendix)."""

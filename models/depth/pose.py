@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from configs.encoder import EncoderConfig
-from models.backbones import build_trunk
+from marey.configs.encoder import EncoderConfig
+from marey.models.encoders.backbones import build_trunk
 
 SCALE = 0.01
 """Motions between neighbouring frames are small: the network starts near standing still."""

@@ -10,22 +10,29 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.clips import require_clips
-from models.contrast import summary
-from models.contrastive.moco import in_groups, queue_terms
-from models.distributed import gather_rows, mean_over_ranks, own_rows, shuffle_rows, unshuffle_rows
-from models.encoder import Encoder
-from models.fingerprints import dhash
-from models.heads import mlp
-from models.instances import AlikeConfig, Moments, unlike
-from models.losses import info_nce_terms, paired_cosine
-from models.memory import Queue
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.momentum import MomentumCopy, momentum_at
-from models.monitors import joint_embedding_metrics
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.clip_inputs import require_clips
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.encoders.momentum import MomentumCopy, momentum_at
+from marey.models.encoders.norms import in_groups
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.contrast import queue_terms, summary
+from marey.models.objectives.distributed import (
+    gather_rows,
+    mean_over_ranks,
+    own_rows,
+    shuffle_rows,
+    unshuffle_rows,
+)
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.instances import AlikeConfig, Moments, unlike
+from marey.models.objectives.losses import info_nce_terms, paired_cosine
+from marey.models.objectives.memory import Queue
+from marey.models.objectives.monitors import joint_embedding_metrics
 
 
 class ClipContrastConfig(MethodConfig):

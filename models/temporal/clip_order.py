@@ -8,16 +8,17 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.classification import guess
-from models.clip_vectors import clip_vectors, clip_width
-from models.encoder import Encoder
-from models.frame_changes import FrameChanges, varied_frames
-from models.frame_differences import frame_differences
-from models.method import Batch, Method, register, replace_frames
-from models.orders import PairwiseHead, draw_orders, orders, reorder
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.frame_changes import FrameChanges, varied_frames
+from marey.models.augmentation.frame_differences import frame_differences
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.clip_vectors import clip_vectors, clip_width
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, register
+from marey.models.objectives.classification import guess
+from marey.models.objectives.orders import PairwiseHead, draw_orders, orders, reorder
 
 
 class ClipOrderConfig(MethodConfig):
@@ -83,7 +84,7 @@ class ClipOrder(Method):
         """Puts in place of `frames`: `clips`, float32 [B, n, 3, T, S, S], shuffled; `label`, int64
         [B], the number of their order; `usable`, bool [B]: no two clips are alike."""
         frames = batch["frames"]
-        images = varied_frames(self, frames, self.config.augment, self.config.changes)
+        images = varied_frames(self.encoder, frames, self.config.augment, self.config.changes)
         clips = images.unflatten(1, (self.config.sampling.clips, -1)).transpose(2, 3)
         order, label = draw_orders(self.orders, len(frames))
         return replace_frames(

@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.sampling import ClipsSampling
-from models.distributed import gather_rows, own_rows
-from models.encoder import Encoder
-from models.method import Batch, Method, register, replace_frames
-from models.prediction import (
+from marey.configs.sampling import ClipsSampling
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.frame_stacks import as_stacks
+from marey.models.method import Method, register
+from marey.models.objectives.distributed import gather_rows, own_rows
+from marey.models.objectives.prediction import (
     Origins,
     PredictionConfig,
     block_inputs,
@@ -24,7 +26,6 @@ from models.prediction import (
     contrast,
     negatives_of,
 )
-from models.stacks import as_stacks
 
 
 class CPCConfig(PredictionConfig):

@@ -10,28 +10,29 @@ from pydantic import AfterValidator, Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.depth.decoder import build_decoder, trunk_maps
-from models.depth.frames import (
-    JITTER,
-    check_augment,
-    nearness_colors,
-    seen_and_plain,
-    to_pixels,
-)
-from models.depth.geometry import (
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.depth.camera import (
     depth_of,
     focal_share,
     reprojection,
     rigid_transform,
     sample_at,
 )
-from models.depth.photometric import photometric_error, roughness, shrink
-from models.depth.pose import PoseNetwork
-from models.encoder import Encoder
-from models.method import Batch, Method, Progress, register, replace_frames
+from marey.models.depth.decoder import build_decoder, trunk_maps
+from marey.models.depth.inputs import (
+    JITTER,
+    check_augment,
+    nearness_colors,
+    seen_and_plain,
+    to_pixels,
+)
+from marey.models.depth.photometric import photometric_error, roughness, shrink
+from marey.models.depth.pose import PoseNetwork
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, Progress, register
 
 TIE_BREAK = 1e-5
 """Noise on the errors of unmoved frames, so that flat regions are masked half and half."""

@@ -9,17 +9,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.classification import guess
-from models.clip_vectors import clip_vectors, clip_width
-from models.encoder import Encoder
-from models.frame_changes import FrameChanges, varied_frames
-from models.frame_differences import frame_differences
-from models.heads import mlp
-from models.method import Batch, Method, register, replace_frames
-from models.orders import disorders, reorder, shows
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.frame_changes import FrameChanges, varied_frames
+from marey.models.augmentation.frame_differences import frame_differences
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.clip_vectors import clip_vectors, clip_width
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.classification import guess
+from marey.models.objectives.orders import disorders, reorder, shows
 
 
 class OddOneOutConfig(MethodConfig):
@@ -92,7 +93,7 @@ class OddOneOut(Method):
         number of the shuffled one; `usable`, bool [B]: the shuffling shows."""
         frames, sampling = batch["frames"], self.config.sampling
         count = len(frames)
-        images = varied_frames(self, frames, self.config.augment, self.config.changes)
+        images = varied_frames(self.encoder, frames, self.config.augment, self.config.changes)
         label = torch.randint(sampling.clips, (count,))
         order = torch.arange(sampling.num_frames).repeat(count, sampling.clips, 1)
         order[torch.arange(count), label] = disorders(sampling.num_frames, count)

@@ -9,19 +9,20 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.encoder import EncoderConfig
-from configs.errors import SettingError
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.clips import require_spacing
-from models.dense import require_map
-from models.distributed import mean_over_ranks
-from models.encoder import Encoder
-from models.frame_changes import without_border_noise
-from models.frame_differences import frame_differences
-from models.losses import full_precision
-from models.method import Batch, Method, register, replace_frames
+from marey.configs.base import MethodConfig
+from marey.configs.encoder import EncoderConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.frame_changes import without_border_noise
+from marey.models.augmentation.frame_differences import frame_differences
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.clip_inputs import require_spacing
+from marey.models.encoders.dense_heads import require_map
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, register
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.losses import full_precision
 
 
 class PlaybackSpeedConfig(MethodConfig):

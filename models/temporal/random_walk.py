@@ -9,13 +9,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.heads import mlp
-from models.losses import full_precision
-from models.method import Batch, Method, register, replace_frames
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.losses import full_precision
 
 FLOOR = 1e-20
 """Added to a walk's chance of coming back, whose logarithm is taken."""

@@ -10,15 +10,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import TuplesSampling
-from models.augment import AugmentConfig
-from models.distributed import mean_over_ranks
-from models.encoder import Encoder
-from models.frame_changes import without_border_noise
-from models.heads import mlp
-from models.method import Batch, Method, register, replace_frames
-from models.orders import Compare
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import TuplesSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.frame_changes import without_border_noise
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, register
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.orders import Compare
 
 
 class ShuffleAndLearnConfig(MethodConfig):

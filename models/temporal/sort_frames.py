@@ -8,15 +8,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.classification import guess
-from models.encoder import Encoder
-from models.frame_changes import FrameChanges, varied_frames
-from models.frame_differences import frame_differences
-from models.method import Batch, Method, register, replace_frames
-from models.orders import Compare, PairwiseHead, draw_orders, orders, reorder
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.frame_changes import FrameChanges, varied_frames
+from marey.models.augmentation.frame_differences import frame_differences
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, register
+from marey.models.objectives.classification import guess
+from marey.models.objectives.orders import Compare, PairwiseHead, draw_orders, orders, reorder
 
 
 class SortFramesConfig(MethodConfig):
@@ -82,7 +83,7 @@ class SortFrames(Method):
         """Puts in place of `frames`: `images`, float32 [B, n, 3, S, S], shuffled; `label`, int64
         [B], the class of their order; `usable`, bool [B]: no two frames are alike."""
         frames = batch["frames"]
-        images = varied_frames(self, frames, self.config.augment, self.config.changes)
+        images = varied_frames(self.encoder, frames, self.config.augment, self.config.changes)
         order, label = draw_orders(self.orders, len(frames), either_way=True)
         apart = frame_differences(frames)
         apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)

@@ -9,21 +9,22 @@ import torch
 from pydantic import AfterValidator, Field, field_validator
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import ViewPairsSampling
-from models.augment import AugmentConfig
-from models.depth.decoder import build_decoder, trunk_maps
-from models.depth.frames import (
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ViewPairsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.depth.camera import focal_share, pixel_centres, sample_at, sideways
+from marey.models.depth.decoder import build_decoder, trunk_maps
+from marey.models.depth.inputs import (
     JITTER,
     check_augment,
     nearness_colors,
     seen_and_plain,
     to_pixels,
 )
-from models.depth.geometry import focal_share, pixel_centres, sample_at, sideways
-from models.depth.photometric import photometric_error, roughness, shrink
-from models.encoder import Encoder
-from models.method import Batch, Method, register, replace_frames
+from marey.models.depth.photometric import photometric_error, roughness, shrink
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method, register
 
 
 class StereoDepthConfig(MethodConfig):

@@ -10,17 +10,18 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import SpreadSampling
-from models import losses
-from models.augment import AugmentConfig
-from models.distributed import gather_rows
-from models.encoder import Encoder
-from models.instances import equal_pairs
-from models.losses import full_precision
-from models.method import Batch, Corpus, Method, register, replace_frames
-from models.stacks import as_stacks, check_stacks, last_of_stacks
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import SpreadSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.frame_stacks import as_stacks, check_stacks, last_of_stacks
+from marey.models.method import Corpus, Method, register
+from marey.models.objectives import losses
+from marey.models.objectives.distributed import gather_rows
+from marey.models.objectives.instances import equal_pairs
+from marey.models.objectives.losses import full_precision
 
 
 class TCCConfig(MethodConfig):

@@ -9,16 +9,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.errors import SettingError
-from configs.sampling import TimePairsSampling, ViewPairsSampling
-from models import losses
-from models.augment import AugmentConfig
-from models.distributed import gather_rows, own_rows
-from models.encoder import Encoder
-from models.instances import equal_pairs
-from models.method import Batch, Method, register, replace_frames
-from models.stacks import as_stacks, check_stacks, last_of_stacks
+from marey.configs.base import MethodConfig
+from marey.configs.errors import SettingError
+from marey.configs.sampling import TimePairsSampling, ViewPairsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.frame_stacks import as_stacks, check_stacks, last_of_stacks
+from marey.models.method import Method, register
+from marey.models.objectives import losses
+from marey.models.objectives.distributed import gather_rows, own_rows
+from marey.models.objectives.instances import equal_pairs
 
 
 class TCNConfig(MethodConfig):

@@ -10,16 +10,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.errors import InputError
-from configs.sampling import TracksSampling
-from models.augment import AugmentConfig
-from models.distributed import gather_rows, mean_over_ranks, own_rows
-from models.encoder import Encoder
-from models.heads import mlp
-from models.instances import partners
-from models.losses import info_nce_terms, masked_mean
-from models.method import Batch, Method, Progress, register, replace_frames
+from marey.configs.base import MethodConfig
+from marey.configs.errors import InputError
+from marey.configs.sampling import TracksSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.heads import mlp
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
+from marey.models.objectives.instances import partners
+from marey.models.objectives.losses import info_nce_terms, masked_mean
 
 MEMORY = 0.95
 """Share of the running violation rate that each step keeps: about the last twenty count."""

@@ -10,17 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.clips import clip_grid, clip_transformer
-from models.distributed import mean_over_ranks
-from models.encoder import Encoder
-from models.masking import tube_blocks, visible_places
-from models.method import Batch, Method, Progress, register, replace_frames
-from models.momentum import MomentumCopy, momentum_at
-from models.reconstruction import patch_errors
-from models.transformer import PatchDecoder, grid_positions
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.masking import tube_blocks, visible_places
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.clip_inputs import clip_grid, clip_transformer
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.momentum import MomentumCopy, momentum_at
+from marey.models.encoders.transformer import PatchDecoder, grid_positions
+from marey.models.method import Method, Progress, register
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.reconstruction import patch_errors
 
 RANGES = ("short", "long")
 

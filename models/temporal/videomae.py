@@ -8,15 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from configs.base import MethodConfig
-from configs.sampling import ClipsSampling
-from models.augment import AugmentConfig
-from models.clips import clip_grid, clip_transformer
-from models.encoder import Encoder
-from models.masking import tube_mask
-from models.method import Batch, Method, register, replace_frames
-from models.reconstruction import reconstruction
-from models.transformer import PatchDecoder, grid_positions
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.augmentation.masking import tube_mask
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.clip_inputs import clip_grid, clip_transformer
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.transformer import PatchDecoder, grid_positions
+from marey.models.method import Method, register
+from marey.models.objectives.reconstruction import reconstruction
 
 
 class VideoMAEConfig(MethodConfig):

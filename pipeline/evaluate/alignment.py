@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings
 
 _TIE = 1e-12
 """Squared distances closer than this share of the squared norms count as equal (float64)."""

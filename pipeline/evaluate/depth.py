@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import InputError
+from marey.configs.errors import InputError
 
 Crop = Literal["none", "garg", "eigen"]
 CROPS: dict[str, tuple[float, float, float, float]] = {

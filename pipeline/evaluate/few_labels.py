@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import SettingError
+from marey.configs.errors import SettingError
 
 
 def few_rows(

@@ -1,173 +1,179 @@
-"""How good is an encoder as a start? Fine-tuning of the whole network on labelled frames.
-
-The same budget for every start: SGD with Nesterov momentum 0.9, cosine schedule, weight decay 1e-4
-(none on norms and biases), head ten times the rate of the trunk, random crops and mirroring, batch
-norm in training mode. The rate is chosen on validation.
-"""
+"""Fine-tuning as an evaluation: a run and labelled frames in, figures beside a baseline out."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
-from configs.errors import InputError, MareyError, SettingError
-from models.augment import AugmentConfig
-from models.encoder import Encoder
-from models.modes import evaluating
-from pipeline.evaluate.linear import classification_figures
-from pipeline.optim import decay_groups
-from pipeline.progress import each
+from marey.configs.errors import InputError
+from marey.models.encoders.encoder import Encoder
+from marey.pipeline.data.source import open_source
+from marey.pipeline.data.stored_samples import StoredSamples
+from marey.pipeline.embedding.baselines import encoder_location, open_encoder
+from marey.pipeline.embedding.embed import ReadPart, parts
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.bootstrap import split_by_group
+from marey.pipeline.evaluate.few_labels import few_rows
+from marey.pipeline.evaluate.finetune_network import RATES, LabelledFrames, fine_tune
+from marey.pipeline.evaluate.label_protocols import interval, labelled_as
+from marey.pipeline.evaluate.labels import encode_classes, load_labels
+from marey.pipeline.evaluate.run import check_disjoint
+from marey.pipeline.runtime.cores import default_workers
+from marey.pipeline.runtime.progress import each
+from marey.pipeline.stream.graph import ahead
 
-RATES = (0.01, 0.03, 0.1)
-"""Learning rates of the trunk."""
-HEAD = 10.0
-"""Rate of the head over that of the trunk."""
-DECAY = 1e-4
-MOMENTUM = 0.9
-AUGMENT = AugmentConfig(crop_scale=(0.3, 1.0), flip=0.5)
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledFrames:
-    """frames: uint8 [n, H, W, 3] (of clips [n, T, H, W, 3]); labels: int64 [n], classes from 0."""
-
-    frames: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    def take(self, rows: NDArray[np.int64]) -> LabelledFrames:
-        """The rows of an index."""
-        return LabelledFrames(self.frames[rows], self.labels[rows])
+MOST_BYTES = 8 * 2**30
+"""Frames that are held in memory at most."""
 
 
-class Classifier(nn.Module):
-    """An encoder's trunk and pooling, and a linear head that starts at zero.
-
-    The encoder's own embedding head is left out: it serves the pretext task.
-    """
-
-    def __init__(self, encoder: Encoder, classes: int) -> None:
-        super().__init__()
-        self.encoder = copy.deepcopy(encoder)
-        self.encoder.head = nn.Identity()
-        width = encoder.feature_dim * (2 if encoder.config.pool == "spatial_softmax" else 1)
-        self.head = nn.Linear(width, classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (or clips), as the encoder takes them -> logits float [N, C]."""
-        encoder = self.encoder
-        return self.head(encoder.pool_norm(encoder.pool(encoder.features(images))))
-
-    def groups(self, rate: float) -> list[dict[str, Any]]:
-        """Trunk at `rate` and head at its own, each with and without decay, for an optimiser."""
-        return [
-            *decay_groups(self.encoder.parameters(), DECAY, lr=rate),
-            *decay_groups(self.head.parameters(), DECAY, lr=HEAD * rate),
-        ]
-
-
-def fine_tune(
-    encoder: Encoder,
-    train: LabelledFrames,
-    validation: LabelledFrames,
-    test: LabelledFrames,
-    classes: int,
+def run_finetune(
+    encoder: str,
+    data: str,
     *,
-    rates: Sequence[float] = RATES,
+    gallery: str | None = None,
+    labels: str | None = None,
+    baseline: str | None = None,
+    fps: float = 1.0,
+    attribute: str = "phase",
+    labelled: float = 1.0,
+    shots: int = 0,
     epochs: int = 30,
     batch_size: int = 256,
+    rates: tuple[float, ...] | list[float] = RATES,
     flip: bool = True,
     seed: int = 0,
-) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """Test figures of the network whose rate was best on validation, and its probabilities [n, C].
+) -> dict[str, Any]:
+    """Tune the whole encoder on labelled frames and score it on frames of other videos.
 
-    The encoder itself is not changed. Of rates that are equally good the smallest wins; one at
-    which training diverged scores 0 and is never chosen. Raises
-    InputError for fewer than two classes in training, SettingError for wrong budgets, MareyError
-    when training diverged at every rate.
+    encoder: run folder or timm trunk. data: index or image table with the test frames; gallery:
+    the same with the training frames (without it the events of `data` are split 60/20/20).
+    baseline: another encoder with the same budget (`RUN/untrained`: supervised from scratch).
+    labels, attribute, labelled, shots: as for the linear probe; fps: frames a second, 0 for all.
+    Returns what `run_eval` returns. Raises InputError for data without labels or too large.
     """
-    if epochs < 1 or batch_size < 2 or not rates or min(rates) <= 0:
-        raise SettingError(
-            f"fine-tuning needs epochs >= 1, batch_size >= 2 and rates above 0, got "
-            f"epochs={epochs}, batch_size={batch_size}, rates={list(rates)}"
+    result: dict[str, Any] = {
+        "protocol": "finetune",
+        "settings": {
+            "fps": fps, "attribute": attribute, "labelled": labelled, "shots": shots,
+            "epochs": epochs, "batch_size": batch_size, "rates": list(rates), "flip": flip,
+            "seed": seed,
+        },
+    }  # fmt: skip
+    for side, name in (("figures", encoder), ("baseline", baseline)):
+        if name is None:
+            continue
+        network, about = open_encoder(encoder_location(name))
+        if not isinstance(network, Encoder):
+            raise InputError(f"{name} has no weights to tune; give a run folder or timm:NAME")
+        network.to("cuda" if torch.cuda.is_available() else "cpu")
+        test, test_frames = _labelled_frames(data, network, fps, labels, attribute)
+        pool, pool_frames = test, test_frames
+        if gallery is not None:
+            pool, pool_frames = _labelled_frames(gallery, network, fps, labels, attribute)
+            check_disjoint(test, pool)
+        number, names = encode_classes(np.concatenate([_labels(pool), _labels(test)]))
+        known, target = number[: len(pool)], number[len(pool) :]
+        fit, choose, held_out = _rows(test, pool, gallery is None, seed)
+        fit, choose = (
+            rows[few_rows(known[rows], pool.event[rows], share=labelled, shots=shots, seed=seed)]
+            for rows in (fit, choose)
         )
-    if len(np.unique(train.labels)) < 2:
-        raise InputError("fine-tuning needs at least two classes in its training videos")
-    best: nn.Module | None = None
-    chosen = math.nan
-    scores: list[float] = []
-    for rate in sorted(rates):
-        network = _tuned(encoder, train, classes, rate, epochs, batch_size, flip, seed)
-        chance = probabilities(network, validation.frames)
-        hit = (chance.argmax(axis=1) == validation.labels).mean()
-        sound = bool(np.isfinite(chance).all())
-        scores.append(float(hit) if sound else 0.0)
-        if sound and (best is None or scores[-1] > max(scores[:-1])):
-            best, chosen = network, rate
-    if best is None:
-        raise MareyError(f"fine-tuning diverged at all rates {sorted(rates)}; give smaller ones")
-    chance = probabilities(best, test.frames)
-    figures: dict[str, Any] = dict(classification_figures(chance, np.arange(classes), test.labels))
-    return figures | {
-        "rate": chosen,
-        "validation_accuracy": max(scores),
-        "validation_accuracy_per_rate": scores,
-    }, chance
+        figures, chance = fine_tune(
+            network,
+            LabelledFrames(pool_frames[fit], known[fit]),
+            LabelledFrames(pool_frames[choose], known[choose]),
+            LabelledFrames(test_frames[held_out], target[held_out]),
+            len(names),
+            rates=rates,
+            epochs=epochs,
+            batch_size=batch_size,
+            flip=flip,
+            seed=seed,
+        )
+        common = np.bincount(known[fit]).argmax()
+        figures["accuracy_chance"] = float((target[held_out] == common).mean())
+        hit = (chance.argmax(axis=1) == target[held_out]).astype(float)
+        figures |= interval("accuracy", hit, test.event[held_out], seed)
+        figures |= {
+            "classes": len(names),
+            "frames_train": len(fit),
+            "frames_validation": len(choose),
+            "frames_test": len(held_out),
+            "seed": seed,
+        }
+        result[side] = figures
+        if side == "figures":
+            result["embeddings"] = {
+                "location": encoder,
+                "frames": len(test),
+                "videos": len(np.unique(test.video_id)),
+                "dim": about["out_dim"],
+                "encoder_sha256": about["sha256"],
+            }
+    return result
 
 
-def probabilities(network: nn.Module, frames: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Class probabilities float64 [n, C] of centre crops, in eval mode; NaN where it diverged."""
-    encoder: Any = network.encoder
-    device = next(network.parameters()).device
-    rows = []
-    with evaluating(network):
-        for part in torch.from_numpy(frames).split(128):
-            logits = network(encoder.preprocess(part.to(device)))
-            rows.append(logits.double().softmax(dim=1).cpu())
-    return torch.cat(rows).numpy()
+def _rows(
+    test: Embeddings, pool: Embeddings, alone: bool, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to fit on and to choose on (of the pool), and to report on (of the test frames)."""
+    try:
+        if alone:
+            fit, choose, held_out = split_by_group(test.event, (0.6, 0.2, 0.2), seed)
+            return fit, choose, held_out
+        fit, choose = split_by_group(pool.event, (0.8, 0.2), seed)
+    except ValueError as error:
+        raise InputError(f"fine-tuning: too few videos to split: {error}") from error
+    return fit, choose, np.arange(len(test))
 
 
-def _tuned(
-    encoder: Encoder,
-    train: LabelledFrames,
-    classes: int,
-    rate: float,
-    epochs: int,
-    batch_size: int,
-    flip: bool,
-    seed: int,
-) -> Classifier:
-    device = next(encoder.parameters()).device
-    network = Classifier(encoder, classes).to(device).train()
-    optimizer = torch.optim.SGD(network.groups(rate), lr=rate, momentum=MOMENTUM, nesterov=True)
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    rng = np.random.default_rng(seed)
-    frames, labels = torch.from_numpy(train.frames), torch.from_numpy(train.labels)
-    rounds = math.ceil(len(labels) / batch_size)
-    vary = encoder.augmented if encoder.config.clip_frames == 1 else encoder.augmented_clips
-    config = AUGMENT if flip else AUGMENT.model_copy(update={"flip": 0.0})
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for epoch in each(range(epochs), f"fine-tune at rate {rate:.3g}", "epochs"):
-            # parts of nearly one size: batch norm needs more than a left-over frame
-            for number, part in enumerate(np.array_split(rng.permutation(len(labels)), rounds)):
-                done = (epoch * rounds + number) / (epochs * rounds)
-                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                    group["lr"] = 0.5 * (1 + math.cos(math.pi * done)) * peak
-                rows = torch.from_numpy(part)
-                images = vary(frames[rows].to(device), config)
-                loss = functional.cross_entropy(network(images), labels[rows].to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    return network
+def _labels(rows: Embeddings) -> NDArray[np.object_]:
+    assert rows.label is not None  # `_labelled_frames` keeps labelled frames only
+    return rows.label
+
+
+def _labelled_frames(
+    location: str, encoder: Encoder, fps: float, labels: str | None, attribute: str
+) -> tuple[Embeddings, NDArray[np.uint8]]:
+    """The keys and labels of a corpus's frames (as embeddings of no dimension), and the frames."""
+    source = open_source(location)
+    if isinstance(source, StoredSamples):
+        raise InputError(f"{location} holds shards: give the index that they were mined from")
+    source.check_present()
+    config = encoder.config
+    todo = list(parts(source, fps))
+    count = sum(stop - start for part in todo for _, _, start, stop in part.pieces)
+    size = count * config.clip_frames * config.image_size**2 * 3
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{location}: {count} frames of {config.image_size} px take {size / 2**30:.0f} GiB, "
+            f"and at most {MOST_BYTES >> 30} GiB are held; lower fps={fps}"
+        )
+    side = config.image_size
+    read = ReadPart(source, fps, (side, side), clip=(config.clip_frames, config.clip_step_s))
+    reading = ahead(lambda part: [read(part)], todo, default_workers())
+    rows = list(each(reading, "read", "parts", len(todo)))
+    good = np.concatenate([part["refused"] == "" for part in rows])
+    if not good.any():
+        raise InputError(f"{location}: no frame could be read")
+
+    def column(name: str, kind: Any) -> NDArray[Any]:
+        return np.concatenate([part[name] for part in rows])[good].astype(kind)
+
+    keys = Embeddings(
+        video_id=column("video_id", object),
+        event=column("event", object),
+        view=column("view", object),
+        frame=column("frame", np.int64),
+        time_s=column("time_s", np.float64),
+        features=np.zeros((int(good.sum()), 1), np.float32),
+        label=column("label", object) if "label" in rows[0] else None,
+        meta={"data": location, "kind": source.kind},
+    )
+    found = load_labels(None if labels is None else Path(labels), keys, attribute=attribute)
+    frames = np.concatenate([part["frames"] for part in rows])[good]
+    return labelled_as(keys, found).take(found.known), frames[found.known]

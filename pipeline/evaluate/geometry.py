@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import InputError
-from pipeline.evaluate.knn import unit_rows
+from marey.configs.errors import InputError
+from marey.pipeline.evaluate.knn import unit_rows
 
 _CHUNK = 1024
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import InputError, SettingError
+from marey.configs.errors import InputError, SettingError
 
 _CHUNK = 32 * 1024 * 1024
 """Similarities held at once."""

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.few_labels import few_rows, over_draws
-from pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores
-from pipeline.evaluate.labels import Labels, encode_classes, load_labels
-from pipeline.evaluate.linear import PENALTIES, linear_probe, ridge_probe
-from pipeline.evaluate.progression import phase_progression, progression_targets
-from pipeline.evaluate.sgd_probe import sgd_probe
-from pipeline.evaluate.statistics import split_by_group, video_interval
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.bootstrap import split_by_group, video_interval
+from marey.pipeline.evaluate.few_labels import few_rows, over_draws
+from marey.pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores
+from marey.pipeline.evaluate.labels import Labels, encode_classes, load_labels
+from marey.pipeline.evaluate.linear import PENALTIES, linear_probe, ridge_probe
+from marey.pipeline.evaluate.progression import phase_progression, progression_targets
+from marey.pipeline.evaluate.sgd_probe import sgd_probe
 
 Figures = dict[str, Any]
 Location = str | Path

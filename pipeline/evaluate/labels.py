@@ -21,8 +21,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from configs.errors import InputError
-from pipeline.progress import each
+from marey.configs.errors import InputError
+from marey.pipeline.runtime.progress import each
 
 PENALTIES: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 5, 45))
 """L2 penalties of the mean loss: lambda in mean(loss) + lambda/2 |w|^2."""

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import InputError
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.linear import ridge_probe
+from marey.configs.errors import InputError
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.linear import ridge_probe
 
 Part = tuple[NDArray[np.floating], NDArray[np.float64]]
 """Features [n, D] and targets [n, K]."""

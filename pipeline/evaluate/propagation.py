@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from configs.errors import InputError, SettingError
-from models.encoder import Encoder
-from pipeline.evaluate.baselines import encoder_location, open_encoder
-from pipeline.evaluate.tracking import Recording, known_boxes, read_sequence, truth_files
-from pipeline.progress import each
+from marey.configs.errors import InputError, SettingError
+from marey.models.encoders.encoder import Encoder
+from marey.pipeline.embedding.baselines import encoder_location, open_encoder
+from marey.pipeline.evaluate.tracking import Recording, known_boxes, read_sequence, truth_files
+from marey.pipeline.runtime.progress import each
 
 TOP_K = 10
 CONTEXT = 20

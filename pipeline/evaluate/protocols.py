@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.alignment import alignment_error, kendall_tau, nearest_class_error
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.geometry import align, diagnose, lidar, pairs_in_time
-from pipeline.evaluate.label_protocols import (
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.alignment import alignment_error, kendall_tau, nearest_class_error
+from marey.pipeline.evaluate.geometry import align, diagnose, lidar, pairs_in_time
+from marey.pipeline.evaluate.label_protocols import (
     Figures,
     Location,
     interval,
@@ -25,8 +25,8 @@ from pipeline.evaluate.label_protocols import (
     progression,
     with_labels,
 )
-from pipeline.evaluate.labels import encode_classes
-from pipeline.evaluate.retrieval import COPY_S, copy_retrieval, retrieval, video_means
+from marey.pipeline.evaluate.labels import encode_classes
+from marey.pipeline.evaluate.retrieval import COPY_S, copy_retrieval, retrieval, video_means
 
 
 def find_protocol(name: str) -> Callable[..., Figures]:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.geometry import align
-from pipeline.evaluate.knn import unit_rows
-from pipeline.evaluate.labels import encode_classes
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.geometry import align
+from marey.pipeline.evaluate.knn import unit_rows
+from marey.pipeline.evaluate.labels import encode_classes
 
 TASKS = ("scene", "semantic", "temporal", "video")
 KS = (1, 5, 10, 20, 50)

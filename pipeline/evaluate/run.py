@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import InputError, SettingError
-from pipeline.evaluate.embeddings import Embeddings, load_embeddings
-from pipeline.evaluate.label_protocols import Figures, Location, labelled_as
-from pipeline.evaluate.labels import Labels
-from pipeline.evaluate.protocols import SAME_VIDEOS, check_options, find_protocol, resolved
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
+from marey.pipeline.evaluate.label_protocols import Figures, Location, labelled_as
+from marey.pipeline.evaluate.labels import Labels
+from marey.pipeline.evaluate.protocols import SAME_VIDEOS, check_options, find_protocol, resolved
 
 
 def run_eval(

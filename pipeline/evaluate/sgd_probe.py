@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from pipeline.evaluate.linear import Floats, Standardiser
+from marey.pipeline.evaluate.linear import Floats, Standardiser
 
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 EPOCHS = 100

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import InputError, SettingError
-from pipeline.progress import each
-from trackers import Tracker, build, iou, names
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.runtime.progress import each
+from marey.trackers import Tracker, build, iou, names
 
 PRECISION_PX = 20
 SUCCESS_STEPS = np.linspace(0.0, 1.0, 21)

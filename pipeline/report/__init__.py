@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.errors import InputError
-from pipeline.report.frames import Fetch
-from pipeline.report.of_embeddings import embedding_sections
-from pipeline.report.of_index import index_sections
-from pipeline.report.of_run import run_sections
-from pipeline.report.of_shards import shard_sections
-from pipeline.report.of_task import task_section
-from pipeline.report.page import Section, render_page
-from pipeline.shards import MANIFEST
-from pipeline.storage import Folder
+from marey.configs.errors import InputError
+from marey.pipeline.data.shards import MANIFEST
+from marey.pipeline.report.of_embeddings import embedding_sections
+from marey.pipeline.report.of_index import index_sections
+from marey.pipeline.report.of_run import run_sections
+from marey.pipeline.report.of_shards import shard_sections
+from marey.pipeline.report.of_task import task_section
+from marey.pipeline.report.page import Section, render_page
+from marey.pipeline.report.pictures import Fetch
+from marey.pipeline.runtime.storage import Folder
 
 __all__ = [
     "Fetch",

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.embeddings import Embeddings
+from marey.pipeline.embedding.embeddings import Embeddings
 
 PairedEvent = tuple[str, str, str]
 """(event, first view, second view)."""

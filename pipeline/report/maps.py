@@ -10,17 +10,17 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.knn import unit_rows
-from pipeline.report.charts import (
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.knn import unit_rows
+from marey.pipeline.report.charts import (
     CATEGORIES,
     heat_image,
     scatter_map,
     time_colours,
     time_gradient,
 )
-from pipeline.report.choose import PairedEvent, rows_of, spread
-from pipeline.report.page import Section, figure, grid, picture
+from marey.pipeline.report.choose import PairedEvent, rows_of, spread
+from marey.pipeline.report.page import Section, figure, grid, picture
 
 _MAP_FRAMES = 900
 """Frames drawn on a map."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.evaluate.alignment import nearest
-from pipeline.evaluate.embeddings import Embeddings
-from pipeline.evaluate.knn import unit_rows
-from pipeline.report.choose import PairedEvent, rows_of, spread
-from pipeline.report.frames import Fetch, try_fetch
-from pipeline.report.page import Section, note, picture, table
+from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.evaluate.alignment import nearest
+from marey.pipeline.evaluate.knn import unit_rows
+from marey.pipeline.report.choose import PairedEvent, rows_of, spread
+from marey.pipeline.report.page import Section, note, picture, table
+from marey.pipeline.report.pictures import Fetch, try_fetch
 
 _MATCHES = 8
 """Rows of pictures across views."""

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from configs.errors import MareyError
-from pipeline.evaluate.embeddings import Embeddings, load_embeddings
-from pipeline.evaluate.run import run_eval
-from pipeline.report.choose import paired_events
-from pipeline.report.frames import Fetch, open_fetch
-from pipeline.report.maps import map_section, matrix_section
-from pipeline.report.matches import across_views_section, elsewhere_section
-from pipeline.report.page import Section, number, table, tiles
+from marey.configs.errors import MareyError
+from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
+from marey.pipeline.evaluate.run import run_eval
+from marey.pipeline.report.choose import paired_events
+from marey.pipeline.report.maps import map_section, matrix_section
+from marey.pipeline.report.matches import across_views_section, elsewhere_section
+from marey.pipeline.report.page import Section, number, table, tiles
+from marey.pipeline.report.pictures import Fetch, open_fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _matched(baseline: Embeddings, trained: Embeddings) -> Embeddings:
     wanted = list(zip(trained.video_id, trained.frame, strict=True))
     absent = [key for key in wanted if key not in place]
     if absent:
-        from configs.errors import InputError
+        from marey.configs.errors import InputError
 
         raise InputError(
             f"the baseline lacks {len(absent)} of {len(wanted)} frames "

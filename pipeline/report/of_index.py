@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.errors import MareyError
-from pipeline.index import SCHEMA, Index, Video, read_table
-from pipeline.report.charts import bar_chart, sparkline
-from pipeline.report.choose import spread
-from pipeline.report.frames import frame_of
-from pipeline.report.page import (
+from marey.configs.errors import MareyError
+from marey.pipeline.data.index import SCHEMA, Index, Video, read_table
+from marey.pipeline.report.charts import bar_chart, sparkline
+from marey.pipeline.report.choose import spread
+from marey.pipeline.report.page import (
     Section,
     duration,
     figure,
@@ -27,7 +26,8 @@ from pipeline.report.page import (
     table,
     tiles,
 )
-from pipeline.report.plate import plate
+from marey.pipeline.report.pictures import frame_of
+from marey.pipeline.report.plate import plate
 
 _ROWS = 300
 """Videos listed; of a larger index the first ones."""

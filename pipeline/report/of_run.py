@@ -12,21 +12,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from configs.errors import InputError
-from configs.load import flat
-from pipeline.record import (
-    METRICS,
-    NOT_SAMPLED,
-    PICTURES,
-    SAMPLES,
-    SUMMARY,
-    UNTRAINED,
-    read_arrays,
-    read_metrics,
-    warnings_in,
-)
-from pipeline.report.charts import Curve, line_chart
-from pipeline.report.page import (
+from marey.configs.errors import InputError
+from marey.configs.load import flat
+from marey.pipeline.report.charts import Curve, line_chart
+from marey.pipeline.report.page import (
     Section,
     details,
     duration,
@@ -39,7 +28,18 @@ from pipeline.report.page import (
     table,
     tiles,
 )
-from pipeline.storage import Folder
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.training.record import (
+    METRICS,
+    NOT_SAMPLED,
+    PICTURES,
+    SAMPLES,
+    SUMMARY,
+    UNTRAINED,
+    read_arrays,
+    read_metrics,
+    warnings_in,
+)
 
 _NOT_METRICS = frozenset(
     ["step", "total", "epoch", "time_s", "probe", "data_wait", "samples_per_s"]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.report.choose import spread
-from pipeline.report.page import Section, figure, long_table, number, picture, tiles
-from pipeline.shards import Shards, decode_images
-from trackers.draw import best_median_worst, contact_sheet
+from marey.pipeline.data.shards import Shards, decode_images
+from marey.pipeline.report.choose import spread
+from marey.pipeline.report.page import Section, figure, long_table, number, picture, tiles
+from marey.trackers.draw import best_median_worst, contact_sheet
 
 SHOWN = 8
 """Best, median and worst tracks that are shown, each."""

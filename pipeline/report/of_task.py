@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pipeline.report.page import Section, number, table
+from marey.pipeline.report.page import Section, number, table
 
 
 def task_section(

@@ -1,14 +1,14 @@
 """Which frames make a sample: pure plans over index rows, one file a family."""
 
-from configs.errors import InputError
-from configs.sampling import Sampling
-from pipeline.sampling.base import Sampler, SampleRequest, event_rng
-from pipeline.sampling.clips import ClipsSampler
-from pipeline.sampling.frames import FramesSampler
-from pipeline.sampling.spread import SpreadSampler
-from pipeline.sampling.time_pairs import TimePairsSampler
-from pipeline.sampling.tuples import TuplesSampler
-from pipeline.sampling.view_pairs import ViewPairsSampler
+from marey.configs.errors import InputError
+from marey.configs.sampling import Sampling
+from marey.pipeline.sampling.base import Sampler, SampleRequest, event_rng
+from marey.pipeline.sampling.clips import ClipsSampler
+from marey.pipeline.sampling.frames import FramesSampler
+from marey.pipeline.sampling.spread import SpreadSampler
+from marey.pipeline.sampling.time_pairs import TimePairsSampler
+from marey.pipeline.sampling.tuples import TuplesSampler
+from marey.pipeline.sampling.view_pairs import ViewPairsSampler
 
 _FAMILIES = {
     "frames": FramesSampler,

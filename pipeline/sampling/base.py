@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pipeline.index import Event, Video
+from marey.pipeline.data.index import Event, Video
 
 LACKS = ("single_frame", "too_short", "frame_rate_too_low", "no_motion")
 """Why a view gives no sample, in the order in which it is checked."""

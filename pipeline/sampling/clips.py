@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from configs.sampling import ClipsSampling
-from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
-from pipeline.sampling.frame_numbers import frame_time, shots, spaced, whole_step
-from pipeline.sampling.motion import frame_motion, still
+from marey.configs.sampling import ClipsSampling
+from marey.pipeline.data.index import Event, Video
+from marey.pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
+from marey.pipeline.sampling.frame_numbers import frame_time, shots, spaced, whole_step
+from marey.pipeline.sampling.motion_profile import frame_motion, still
 
 
 class ClipsSampler:

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from configs.sampling import FramesSampling
-from pipeline.index import Event
-from pipeline.sampling.base import SampleRequest, one_view, usable
-from pipeline.sampling.frame_numbers import frame_time
+from marey.configs.sampling import FramesSampling
+from marey.pipeline.data.index import Event
+from marey.pipeline.sampling.base import SampleRequest, one_view, usable
+from marey.pipeline.sampling.frame_numbers import frame_time
 
 
 class FramesSampler:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.index import Video
-from pipeline.sampling.frame_numbers import shots, spaced, whole_step
+from marey.pipeline.data.index import Video
+from marey.pipeline.sampling.frame_numbers import shots, spaced, whole_step
 
 
 def clip_times(

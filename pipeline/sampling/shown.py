@@ -6,7 +6,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pipeline.sampling.frame_numbers import LEAST_STEP
+from marey.pipeline.sampling.frame_numbers import LEAST_STEP
 
 REPEATED_FRAME = "repeated_frame"
 """Two times of a sample, planned as different frames, are shown by one."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from configs.sampling import SpreadSampling
-from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
-from pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
-from pipeline.sampling.motion import still
-from pipeline.sampling.stacks import stack_reach, stack_runs, stack_spaced, stack_step_s, stacked
+from marey.configs.sampling import SpreadSampling
+from marey.pipeline.data.index import Event, Video
+from marey.pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
+from marey.pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
+from marey.pipeline.sampling.motion_profile import still
+from marey.pipeline.sampling.stacks import (
+    stack_reach,
+    stack_runs,
+    stack_spaced,
+    stack_step_s,
+    stacked,
+)
 
 
 class SpreadSampler:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from configs.sampling import StackSettings
-from pipeline.index import Video
-from pipeline.sampling.frame_numbers import shots, spaced, whole_step
+from marey.configs.sampling import StackSettings
+from marey.pipeline.data.index import Video
+from marey.pipeline.sampling.frame_numbers import shots, spaced, whole_step
 
 
 def stacked(times_s: np.ndarray, steps_s: np.ndarray | float, stack: int) -> np.ndarray:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from configs.sampling import TuplesSampling
-from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
-from pipeline.sampling.frame_numbers import frame_time, shots
-from pipeline.sampling.motion import frame_motion, still
+from marey.configs.sampling import TuplesSampling
+from marey.pipeline.data.index import Event, Video
+from marey.pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
+from marey.pipeline.sampling.frame_numbers import frame_time, shots
+from marey.pipeline.sampling.motion_profile import frame_motion, still
 
 MIN_GAP_S = 0.2
 """In a short shot span and gap shrink together, the gap to no less than this."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from configs.sampling import ViewPairsSampling
-from pipeline.index import Event, Video
-from pipeline.sampling.base import SampleRequest, no_room, target_arrays
-from pipeline.sampling.frame_numbers import shots
-from pipeline.sampling.motion import still
-from pipeline.sampling.stacks import stack_spaced, stack_step_s, stacked
+from marey.configs.sampling import ViewPairsSampling
+from marey.pipeline.data.index import Event, Video
+from marey.pipeline.sampling.base import SampleRequest, no_room, target_arrays
+from marey.pipeline.sampling.frame_numbers import shots
+from marey.pipeline.sampling.motion_profile import still
+from marey.pipeline.sampling.stacks import stack_spaced, stack_step_s, stacked
 
 MAX_CLOCK_GAP = 0.5
 """Synchronised views count as simultaneous within this share of a frame period."""

@@ -4,9 +4,9 @@
 decode. Nothing here imports torch or ray.
 """
 
-from pipeline.video.plan import FrameRequest
-from pipeline.video.probe import VideoInfo, probe
-from pipeline.video.reader import Clip, PlanRun, Span, frames, read, read_plan, read_range
+from marey.pipeline.video.packet_plan import FrameRequest
+from marey.pipeline.video.probe import VideoInfo, probe
+from marey.pipeline.video.reader import Clip, PlanRun, Span, frames, read, read_plan, read_range
 
 __all__ = [
     "Clip",

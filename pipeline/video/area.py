@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.video.geometry import Geometry
+from marey.pipeline.video.fit import Geometry
 
 
 class AreaConverter:

@@ -7,11 +7,11 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from configs.errors import SettingError
-from pipeline.video.geometry import Fit, Size
-from pipeline.video.plan import Box
-from pipeline.video.stats import DecodeStats
-from pipeline.video.timeline import Timeline
+from marey.configs.errors import SettingError
+from marey.pipeline.video.fit import Fit, Size
+from marey.pipeline.video.packet_plan import Box
+from marey.pipeline.video.stats import DecodeStats
+from marey.pipeline.video.timeline import Timeline
 
 BackendName = Literal["pyav", "decord", "torchcodec", "torchcodec-cuda"]
 """pyav is the default and the fastest on CPUs; the others are optional."""
@@ -59,11 +59,11 @@ class VideoDecoder(Protocol):
 def check_backend(backend: BackendName) -> None:
     """Raise DependencyError unless the library is installed; its GPU is not looked for."""
     if backend == "decord":
-        from pipeline.video.library_backends import import_decord
+        from marey.pipeline.video.library_backends import import_decord
 
         import_decord()
     elif backend != "pyav":
-        from pipeline.video.library_backends import import_torchcodec
+        from marey.pipeline.video.library_backends import import_torchcodec
 
         import_torchcodec()
 
@@ -86,15 +86,15 @@ def open_decoder(
     DependencyError for one that is not installed.
     """
     if backend == "pyav":
-        from pipeline.video.pyav_backend import PyavDecoder
+        from marey.pipeline.video.pyav_backend import PyavDecoder
 
         return PyavDecoder(uri, stream, threads, deadline, stats, times_s)
     if backend == "decord":
-        from pipeline.video.library_backends import open_decord
+        from marey.pipeline.video.library_backends import open_decord
 
         return open_decord(uri, stream, threads, deadline, stats)
     if backend in ("torchcodec", "torchcodec-cuda"):
-        from pipeline.video.library_backends import open_torchcodec
+        from marey.pipeline.video.library_backends import open_torchcodec
 
         device = "cuda" if backend == ON_GPU else None
         return open_torchcodec(uri, stream, threads, deadline, stats, device)

@@ -19,8 +19,8 @@ from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
-from pipeline.video import color
-from pipeline.video.geometry import Geometry
+from marey.pipeline.video import yuv as color
+from marey.pipeline.video.fit import Geometry
 
 _SHRINK = Interpolation.AREA
 _GROW = Interpolation.BICUBIC

@@ -10,9 +10,9 @@ from bisect import bisect_left, insort
 
 import numpy as np
 
-from pipeline.video import bitstream
-from pipeline.video.plan import group_starts
-from pipeline.video.timeline import Timeline
+from marey.pipeline.video import bitstream
+from marey.pipeline.video.packet_plan import group_starts
+from marey.pipeline.video.timeline import Timeline
 
 
 class DamageMap:

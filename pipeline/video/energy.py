@@ -6,8 +6,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from configs.errors import InputError
-from pipeline.video.reader import frames
+from marey.configs.errors import InputError
+from marey.pipeline.video.reader import frames
 
 SIDE = 64
 """Short side at which frames are compared, in pixels."""

@@ -20,11 +20,11 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from configs.errors import InputError, SettingError
-from pipeline.video.geometry import Fit, Size
-from pipeline.video.plan import FrameRequest
-from pipeline.video.reader import Clip, Span, read_plan, read_range
-from pipeline.video.reasons import TIMEOUT, UNREADABLE, VideoError
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.video.fit import Fit, Size
+from marey.pipeline.video.packet_plan import FrameRequest
+from marey.pipeline.video.reader import Clip, Span, read_plan, read_range
+from marey.pipeline.video.reasons import TIMEOUT, UNREADABLE, VideoError
 
 TIME_LIMIT_S = 600.0
 """Longest time that a stage gives to one video (a mining window, a unit of samples)."""
@@ -186,7 +186,7 @@ def _in_process(
     which in a Ray worker takes longer than the video.
     """
     ours, theirs = Pipe()
-    command = "import sys; from pipeline.video.isolate import serve; serve(int(sys.argv[1]))"
+    command = "import sys; from marey.pipeline.video.isolate import serve; serve(int(sys.argv[1]))"
     deadline = time.monotonic() + time_limit_s
     process = subprocess.Popen(
         [sys.executable, "-c", command, str(theirs.fileno())],

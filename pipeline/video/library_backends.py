@@ -16,14 +16,14 @@ from typing import Any, Protocol
 import numpy as np
 from av.video.frame import VideoFrame
 
-from configs.errors import DependencyError, InputError, SettingError
-from pipeline.video.convert import Converter
-from pipeline.video.display import UPRIGHT
-from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
-from pipeline.video.plan import Box
-from pipeline.video.source import VideoSource, is_remote, local_path, open_video
-from pipeline.video.stats import DecodeStats
-from pipeline.video.timeline import Timeline, scan
+from marey.configs.errors import DependencyError, InputError, SettingError
+from marey.pipeline.video.container import VideoSource, is_remote, local_path, open_video
+from marey.pipeline.video.convert import Converter
+from marey.pipeline.video.display import UPRIGHT
+from marey.pipeline.video.fit import Fit, Geometry, Size, plan_geometry
+from marey.pipeline.video.packet_plan import Box
+from marey.pipeline.video.stats import DecodeStats
+from marey.pipeline.video.timeline import Timeline, scan
 
 CHUNK = 16
 """Frames asked of a library at once; bounds the memory that its full-size pictures take."""
@@ -218,7 +218,7 @@ def open_torchcodec(
             raise DependencyError("backend='torchcodec-cuda' needs a CUDA device, none was found")
     shrinker: Shrinker = ArrayConverter()
     if device is not None:
-        from pipeline.video.area import AreaConverter
+        from marey.pipeline.video.area import AreaConverter
 
         shrinker = AreaConverter()
 

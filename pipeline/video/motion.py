@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
-from pipeline.video.plan import FrameRequest
-from pipeline.video.profile import MOTION_HZ
-from pipeline.video.reader import read_plan
-from pipeline.video.source import open_video
-from pipeline.video.timeline import Timeline
+from marey.pipeline.video.container import open_video
+from marey.pipeline.video.packet_plan import FrameRequest
+from marey.pipeline.video.profile import MOTION_HZ
+from marey.pipeline.video.reader import read_plan
+from marey.pipeline.video.timeline import Timeline
 
 FLOW_SIDE = 128
 """Short side at which optical flow is computed, in pixels (temporal.md, section 0)."""

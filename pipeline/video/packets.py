@@ -11,11 +11,11 @@ import numpy as np
 from av.error import FFmpegError
 from av.packet import Packet
 
-from pipeline.video import av1
-from pipeline.video.plan import Run
-from pipeline.video.source import VideoSource, open_video
-from pipeline.video.stats import DecodeStats
-from pipeline.video.timeline import MISSING, Timeline
+from marey.pipeline.video import av1
+from marey.pipeline.video.container import VideoSource, open_video
+from marey.pipeline.video.packet_plan import Run
+from marey.pipeline.video.stats import DecodeStats
+from marey.pipeline.video.timeline import MISSING, Timeline
 
 SEEK_MARGIN = 4096
 """A seek may land so many packets before the run, and they are still told from those of it."""

@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from configs.errors import InputError, SettingError
-from pipeline.video import isolate
-from pipeline.video.profile import find_cuts, packet_motion
-from pipeline.video.source import VideoSource, deadline_after, open_video
-from pipeline.video.timeline import Timeline, scan
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.video import isolate
+from marey.pipeline.video.container import VideoSource, deadline_after, open_video
+from marey.pipeline.video.profile import find_cuts, packet_motion
+from marey.pipeline.video.timeline import Timeline, scan
 
 Motion = Literal["packets", "vectors", "flow", "none"]
 Status = Literal["ok", "damaged", "unreadable"]
@@ -99,7 +99,7 @@ def _describe(
     if motion == "packets":
         profile, rate = packet_motion(timeline, width * height, context.codec.canonical_name)
     elif motion != "none":
-        from pipeline.video.motion import decoded_motion
+        from marey.pipeline.video.motion import decoded_motion
 
         profile, rate, failure = decoded_motion(source.uri, timeline, motion, stream)
         error = error or failure

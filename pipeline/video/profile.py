@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.video.timeline import Timeline
+from marey.pipeline.video.timeline import Timeline
 
 MOTION_HZ = 4.0
 """Values of the motion profile a second, unless the video has fewer frames than that."""

@@ -12,17 +12,17 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from pipeline.video.convert import Converter
-from pipeline.video.damage import DamageMap
-from pipeline.video.display import UPRIGHT, Orientation, from_matrix
-from pipeline.video.geometry import Fit, Geometry, Size, plan_geometry
-from pipeline.video.packets import PacketFeed
-from pipeline.video.plan import Box, Run, plan_runs
-from pipeline.video.reasons import UNREADABLE, VideoError
-from pipeline.video.source import MAX_PIXELS, VideoSource, open_video
-from pipeline.video.stats import DecodeStats
-from pipeline.video.timeline import KEEP_BYTES, MISSING, scan
-from pipeline.video.windows import scan_near
+from marey.pipeline.video.container import MAX_PIXELS, VideoSource, open_video
+from marey.pipeline.video.convert import Converter
+from marey.pipeline.video.damage import DamageMap
+from marey.pipeline.video.display import UPRIGHT, Orientation, from_matrix
+from marey.pipeline.video.fit import Fit, Geometry, Size, plan_geometry
+from marey.pipeline.video.packet_plan import Box, Run, plan_runs
+from marey.pipeline.video.packets import PacketFeed
+from marey.pipeline.video.reasons import UNREADABLE, VideoError
+from marey.pipeline.video.stats import DecodeStats
+from marey.pipeline.video.timeline import KEEP_BYTES, MISSING, scan
+from marey.pipeline.video.windows import scan_near
 
 SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
 """Decoders whose output for the other frames is the same bits when non-reference frames are left

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.errors import InputError, SettingError
-from pipeline.video.backends import BackendName, VideoDecoder, open_decoder
-from pipeline.video.geometry import Fit, Size, check_box, check_size
-from pipeline.video.plan import Box, FrameRequest, Plan, make_plan
-from pipeline.video.reasons import DAMAGED, DECODE_GAP, TIMEOUT, VideoError, reason_of
-from pipeline.video.source import deadline_after
-from pipeline.video.stats import DecodeStats
+from marey.configs.errors import InputError, SettingError
+from marey.pipeline.video.backends import BackendName, VideoDecoder, open_decoder
+from marey.pipeline.video.container import deadline_after
+from marey.pipeline.video.fit import Fit, Size, check_box, check_size
+from marey.pipeline.video.packet_plan import Box, FrameRequest, Plan, make_plan
+from marey.pipeline.video.reasons import DAMAGED, DECODE_GAP, TIMEOUT, VideoError, reason_of
+from marey.pipeline.video.stats import DecodeStats
 
 
 class Clip(NamedTuple):

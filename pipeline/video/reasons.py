@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.errors import InputError
+from marey.configs.errors import InputError
 
 BEFORE_START = "before_start"
 PAST_END = "past_end"

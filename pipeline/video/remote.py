@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from configs.errors import InputError
-from pipeline.video.reasons import IO_ERROR, VideoError
+from marey.configs.errors import InputError
+from marey.pipeline.video.reasons import IO_ERROR, VideoError
 
 BLOCK_BYTES = 2**20
 """A read fetches so much: libav asks for 32 KiB at a time, and each request costs a round trip."""

@@ -6,9 +6,9 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from configs.errors import InputError
-from pipeline.video.source import open_video
-from pipeline.video.timeline import scan
+from marey.configs.errors import InputError
+from marey.pipeline.video.container import open_video
+from marey.pipeline.video.timeline import scan
 
 
 def read_sound(uri: str, rate_hz: int = 8000, stream: int = 0) -> np.ndarray:

@@ -19,10 +19,10 @@ import numpy as np
 from av.error import FFmpegError
 from av.packet import Packet
 
-from configs.errors import InputError
-from pipeline.video import bitstream
-from pipeline.video.reasons import TIMEOUT, VideoError
-from pipeline.video.source import VideoSource
+from marey.configs.errors import InputError
+from marey.pipeline.video import bitstream
+from marey.pipeline.video.container import VideoSource
+from marey.pipeline.video.reasons import TIMEOUT, VideoError
 
 MAX_TOLERANCE_S = 0.0005
 KEEP_BYTES = 96 * 2**20

@@ -14,8 +14,8 @@ import numpy as np
 from av.error import FFmpegError
 from av.packet import Packet
 
-from pipeline.video.source import VideoSource
-from pipeline.video.timeline import MAX_TOLERANCE_S, PacketLog, Timeline, demux
+from marey.pipeline.video.container import VideoSource
+from marey.pipeline.video.timeline import MAX_TOLERANCE_S, PacketLog, Timeline, demux
 
 LONG_FRAMES = 1500
 """Shorter files are scanned whole: that takes 5 ms."""

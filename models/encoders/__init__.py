@@ -1,0 +1,1 @@
+"""Networks: trunks, pooling, heads, and the encoder that a run exports."""

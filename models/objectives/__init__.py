@@ -1,0 +1,1 @@
+"""Losses and what they need: negatives, memory banks, prototypes, monitors."""

@@ -1,0 +1,42 @@
+"""How well hidden patches were reconstructed: loss and metrics of SimMIM, MAE and VideoMAE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from marey.models.encoders.patchify import normalize_patches, visible_mean
+from marey.models.objectives.distributed import mean_over_ranks
+from marey.models.objectives.losses import full_precision
+
+
+def reconstruction(
+    predicted: Tensor, patches: Tensor, hidden: Tensor, *, norm_pix: bool, squared: bool
+) -> dict[str, Tensor]:
+    """Loss over the hidden patches of all ranks, and `relative_error`, its share of the loss of a
+    blind answer: the mean visible colour of the picture, or 0 with `norm_pix`.
+
+    predicted, patches: [N, L, values], three values a pixel; hidden: bool [N, L]. `norm_pix`: each
+    patch's own mean and deviation are taken out of the target. `squared`: squared differences
+    (MAE, section 3), else absolute ones (SimMIM, section 3.4).
+    """
+    target = full_precision(patches)
+    if norm_pix:
+        target = normalize_patches(target)
+        blind = torch.zeros_like(target)
+    else:
+        colour = visible_mean(target, hidden).unflatten(2, (-1, 3)).mean(dim=2)
+        blind = colour.repeat(1, 1, target.shape[2] // 3).expand_as(target)
+    loss = mean_over_ranks(patch_errors(full_precision(predicted), target, squared), hidden)
+    floor = mean_over_ranks(patch_errors(blind, target, squared), hidden)
+    return {
+        "loss": loss,
+        "relative_error": loss.detach() / (floor + 1e-6),
+        "hidden": hidden.float().mean(),
+    }
+
+
+def patch_errors(predicted: Tensor, target: Tensor, squared: bool) -> Tensor:
+    """Mean squared or absolute difference over the values of each patch: [N, L]."""
+    difference = predicted - target
+    return (difference.square() if squared else difference.abs()).mean(dim=2)

@@ -1,0 +1,1 @@
+"""The `marey` command: its words, what each does, and what a person reads."""

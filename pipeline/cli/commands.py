@@ -1,0 +1,364 @@
+"""What each command of `marey` does: checked words in, one call, what a person should read out.
+
+Each imports only what it needs, so that light commands start at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from marey.configs.errors import UsageError
+
+DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+"""Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
+
+LOST = ("video: ", "event: ", "sample: ", "window: ")
+"""Reasons of mining that name an input which gave nothing; the others are the miner's choice."""
+
+PROTOCOL_NAMES = (
+    "knn", "linear", "progression", "alignment", "retrieval", "copies", "geometry", "tracking",
+    "propagation", "finetune", "pretext",
+)  # fmt: skip
+"""What `marey eval` measures; the last four take frames, not embeddings."""
+
+Result = tuple[int, dict[str, Any]]
+"""What a command gives back: exit code, and the figures that --json prints."""
+
+
+def index(options: argparse.Namespace) -> Result:
+    """Describe a corpus: probe every file, write the index, name what is bad."""
+    from marey.pipeline.data.build_index import probe_corpus, summarise, write_index
+    from marey.pipeline.runtime.cores import default_workers
+    from marey.pipeline.runtime.progress import Progress, print_first
+    from marey.pipeline.runtime.storage import split
+
+    if options.sync and not options.views:
+        raise UsageError("--sync needs --views, which says which videos show one event")
+    for name in ("workers", "time_limit", "sync_within"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {value}: a positive number is needed")
+    if not split(options.out)[1].endswith(".parquet"):
+        raise UsageError(f"-o {options.out}: an index is one file whose name ends in .parquet")
+    workers = options.workers or default_workers()
+    bar = Progress("index", "videos")
+    parts = probe_corpus(
+        options.source,
+        options.out,
+        views=options.views,
+        motion=options.motion,
+        workers=workers,
+        limit_s=options.time_limit,
+        progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
+    )
+    bar.close()
+    tables: Any = parts
+    unplaced = []
+    if options.sync:
+        table, unplaced = _synchronised(parts.table(), options.sync, options.sync_within, workers)
+        tables = [table]
+    write_index(tables, options.out)
+    summary = summarise(tables)
+    parts.remove()
+    bad = [f"{status}: {video_id}: {error}" for status, video_id, error in summary.bad]
+    print_first(bad, options.out)
+    print(
+        f"{summary.videos} videos, {summary.events} events, {summary.minutes:.1f} minutes -> "
+        f"{options.out}",
+        file=sys.stderr,
+    )
+    figures = {
+        "videos": summary.videos,
+        "events": summary.events,
+        "minutes": summary.minutes,
+        "status": dict(summary.status),
+    }
+    if options.sync:
+        figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}
+    return (REFUSED if summary.bad or unplaced else DONE), figures
+
+
+def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple[Any, list[Any]]:
+    """The index with estimated clocks, and the views that could not be placed."""
+    from marey.pipeline.data.sync import synchronise
+    from marey.pipeline.runtime.progress import Progress
+
+    bar = Progress("sync", "events")
+    table, clocks = synchronise(
+        table,
+        kind,
+        within_s=within_s,
+        workers=workers,
+        progress=lambda n, all_: bar.update(n, all_),
+    )
+    bar.close()
+    unplaced = [clock for clock in clocks if clock.clock.reason]
+    for view in unplaced:
+        print(
+            f"unsynchronised: {view.video_id} leaves {view.event}: {view.clock.reason}"
+            f" ({view.detail or f'{view.clock.agreeing} of {view.clock.windows} windows agree'})",
+            file=sys.stderr,
+        )
+    print(f"{len(clocks) - len(unplaced)} of {len(clocks)} views synchronised", file=sys.stderr)
+    return table, unplaced
+
+
+def mine(options: argparse.Namespace) -> Result:
+    """Store tracks or planned samples as shards."""
+    from marey.pipeline.mining.mine import mine_corpus, mining_settings
+    from marey.pipeline.runtime.progress import Progress, print_first, showing
+    from marey.pipeline.video.reasons import FILE_FAULTS
+
+    settings = mining_settings(options.kind, options.settings)
+    bar = Progress("mine", "parts")
+    with showing():
+        manifest = mine_corpus(
+            options.data,
+            options.out,
+            settings,
+            engine=options.engine,
+            progress=lambda done, total, rows: bar.update(done, total, samples=rows),
+        )
+    bar.close()
+    lines = [f"{count:>8}  {reason}" for reason, count in manifest["reasons"].items()]
+    print_first(lines, f"{options.out}/manifest.json")
+    print(f"{manifest['rows']} samples -> {options.out}", file=sys.stderr)
+    figures = {name: manifest[name] for name in ("kind", "rows", "parts", "reasons")}
+    lost = [r for r in manifest["reasons"] if r.startswith(LOST) and r != "sample: accepted"]
+    refused = any(fault in reason for reason in manifest["reasons"] for fault in FILE_FAULTS)
+    return (REFUSED if refused or lost else DONE), figures
+
+
+def track(options: argparse.Namespace) -> Result:
+    """Draw what a tracker follows over a video."""
+    from marey.pipeline.mining.follow import follow
+
+    result = follow(
+        options.video,
+        options.out,
+        boxes=_boxes(options.box) if options.box else None,
+        tracker=options.tracker,
+        start_s=options.start,
+        seconds=options.seconds,
+    )
+    lost = "".join(f", {count} {reason}" for reason, count in result.reasons.items())
+    print(
+        f"{result.kept} of {result.boxes} boxes followed through {result.frames} frames{lost}"
+        f" -> {options.out}",
+        file=sys.stderr,
+    )
+    return DONE, {"frames": result.frames, "boxes": result.boxes, "kept": result.kept}
+
+
+def _boxes(words: list[str]) -> Any:
+    import numpy as np
+
+    boxes = []
+    for word in words:
+        try:
+            box = [float(number) for number in word.split(",")]
+        except ValueError:
+            box = []
+        if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+            raise UsageError(f"--box {word} is not x,y,w,h with positive width and height")
+        boxes.append(box)
+    return np.array(boxes, dtype=np.float32)
+
+
+def train(options: argparse.Namespace) -> Result:
+    """Train a method, showing how far it is and what it warns of."""
+    from marey.configs.load import override, read_preset, run_config, suggest
+    from marey.models.method import find_method
+    from marey.pipeline.runtime.progress import Progress, print_first, showing
+    from marey.pipeline.training.launch import prepare, run_training
+    from marey.pipeline.training.online_probe import DETAILS
+    from marey.pipeline.training.record import NOT_SAMPLED, SUMMARY, warnings_in
+
+    tree = override(read_preset(options.method), options.settings)
+    method = find_method(tree["name"], suggest)
+    config = run_config(tree, method.Config)
+    with showing():
+        prepared = prepare(
+            config, options.data, options.out, resume=options.resume, probe_data=options.probe
+        )
+    plan, total = prepared.job.plan, prepared.job.total_steps()
+    print(
+        f"{config.name}: {len(plan.events)} events, {plan.samples_per_epoch} samples an epoch, "
+        f"{total} steps" + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items()),
+        file=sys.stderr,
+    )
+    print_first(
+        [f"refused: {reason}" for reason in plan.refused_by_name()],
+        f"{options.out}/{NOT_SAMPLED}",
+    )
+    if plan.unweighted:
+        print(
+            f"{plan.unweighted} events have no motion profile (indexed with --motion none?): "
+            "sampled evenly over time, not where it moves",
+            file=sys.stderr,
+        )
+    if options.resume and not prepared.resumed_step:
+        print(f"{options.out} has no checkpoint to resume from: a new run", file=sys.stderr)
+    bar = Progress(config.name, "steps", total, prepared.resumed_step)
+
+    def watch(lines: list[dict[str, Any]]) -> None:
+        metrics = [line for line in lines if "loss" in line]
+        probes = [line["probe"] for line in lines if "probe" in line]
+        for warning in warnings_in(lines):
+            bar.note(f"warning: {warning}")
+        shown = (
+            {"loss": metrics[-1]["loss"], "data_wait": metrics[-1]["data_wait"]} if metrics else {}
+        )
+        if probes:
+            shown |= {name: v for name, v in probes[-1].items() if name not in DETAILS}
+        bar.update(lines[-1]["step"], lines[-1]["total"], **shown)
+
+    summary = run_training(prepared, engine=options.engine, watch=watch)
+    bar.close()
+    print_first(
+        [f"refused: {reason} ({count} samples)" for reason, count in summary["refused"].items()],
+        f"{options.out}/{SUMMARY}",
+    )
+    print(f"{summary['step']} steps in {summary['time_s']:.0f} s -> {options.out}", file=sys.stderr)
+    refused = bool(summary["refused"] or plan.refused)
+    return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
+
+
+def embed(options: argparse.Namespace) -> Result:
+    """Write embeddings of a corpus."""
+    from marey.pipeline.embedding.embed import embed
+    from marey.pipeline.runtime.progress import Progress, print_first
+
+    bar = Progress("embed", "parts")
+    result = embed(
+        options.encoder,
+        options.data,
+        options.out,
+        rate=options.fps,
+        dtype=options.dtype,
+        copies=options.copies,
+        engine=options.engine,
+        progress=lambda done, total, frames: bar.update(done, total, frames=frames),
+    )
+    bar.close()
+    print_first(
+        [f"refused: {reason} ({count})" for reason, count in result.refused.items()],
+        f"{options.out}/meta.json",
+    )
+    print(f"{result.frames} frames -> {options.out}", file=sys.stderr)
+    figures = {"frames": result.frames, "refused": result.refused}
+    return (REFUSED if result.refused else DONE), figures
+
+
+def evaluate(options: argparse.Namespace) -> Result:
+    """Run one protocol and show its figures."""
+    from marey.configs.load import override
+    from marey.pipeline.runtime.progress import showing
+
+    settings = override({}, options.settings)
+    for name in ("data", "gallery", "labels", "baseline"):
+        if name in settings:
+            raise UsageError(f"{name} is an option: give --{name} FOLDER, not {name}=FOLDER")
+    if options.protocol not in PROTOCOL_NAMES:
+        raise UsageError(f"no protocol {options.protocol!r}; there are {', '.join(PROTOCOL_NAMES)}")
+    if options.protocol == "tracking":
+        with showing():
+            return _eval_tracking(options, settings)
+    from marey.pipeline.evaluate.run import render, run_eval
+
+    with showing():
+        if options.protocol in ("finetune", "propagation", "pretext"):
+            figures = _eval_pixels(options, settings)
+        else:
+            figures = run_eval(
+                options.protocol,
+                options.embeddings,
+                labels=options.labels,
+                gallery=options.gallery,
+                baseline=options.baseline,
+                **settings,
+            )
+    print(render(figures), file=sys.stderr if options.json else sys.stdout)
+    return DONE, figures
+
+
+def _eval_pixels(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """The protocols that need the encoder and the frames, not embeddings."""
+    from marey.pipeline.evaluate.protocols import check_settings
+
+    if options.data is None:
+        raise UsageError(f"{options.protocol} needs --data (the frames) beside the encoder")
+    if options.protocol == "propagation":
+        from marey.pipeline.evaluate.propagation import run_propagation
+
+        check_settings("propagation", run_propagation, settings)
+        return run_propagation(
+            options.embeddings, options.data, baseline=options.baseline, **settings
+        )
+    if options.protocol == "pretext":
+        from marey.pipeline.training.pretext import pretext
+
+        check_settings("pretext", pretext, settings)
+        return pretext(options.embeddings, options.data, **settings).figures()
+    from marey.pipeline.evaluate.finetune import run_finetune
+
+    check_settings("finetune", run_finetune, settings)
+    return run_finetune(
+        options.embeddings,
+        options.data,
+        gallery=options.gallery,
+        labels=options.labels,
+        baseline=options.baseline,
+        **settings,
+    )
+
+
+def _eval_tracking(options: argparse.Namespace, settings: dict[str, Any]) -> Result:
+    from marey.pipeline.evaluate.protocols import check_settings
+    from marey.pipeline.evaluate.tracking import evaluate_trackers, render
+
+    check_settings("tracking", evaluate_trackers, settings)
+    scores = evaluate_trackers(options.embeddings, **settings)
+    print(render(scores), file=sys.stderr if options.json else sys.stdout)
+    return DONE, {s.tracker: asdict(s) for s in scores if s.sequence == "mean"}
+
+
+def report(options: argparse.Namespace) -> Result:
+    """Write a page with pictures."""
+    from marey.pipeline.report import write_report
+
+    write_report(options.target, options.out, baseline=options.baseline, labels=options.labels)
+    print(f"-> {options.out}", file=sys.stderr)
+    return DONE, {"page": options.out}
+
+
+def methods(options: argparse.Namespace) -> Result:
+    """List the methods, or the settings of one."""
+    from marey.pipeline.cli.catalogue import describe_method, list_methods
+
+    text, figures = describe_method(options.name) if options.name else list_methods()
+    print(text, file=sys.stderr if options.json else sys.stdout)
+    return DONE, figures
+
+
+def doctor(options: argparse.Namespace) -> Result:
+    """Look at what is installed."""
+    from marey.pipeline.cli.doctor import examine, render
+
+    findings = examine()
+    print(render(findings), file=sys.stderr if options.json else sys.stdout)
+    bad = any(finding.state == "missing" for finding in findings)
+    return (FAILED if bad else DONE), {
+        f.name: {"state": f.state, "found": f.found} for f in findings
+    }
+
+
+def demo(options: argparse.Namespace) -> Result:
+    """Run the whole job."""
+    from marey.pipeline.cli.demo import run_demo
+
+    return DONE, run_demo(options.out, videos=options.videos, views=options.views)

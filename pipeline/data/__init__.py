@@ -1,0 +1,1 @@
+"""What a corpus is: index, layouts, images, shards."""

@@ -1,0 +1,189 @@
+"""Still images as a corpus: a folder of image files, or a Parquet table with encoded images.
+
+An image is an event of one frame, so that every image-level method trains from images and from
+the frames of videos alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from marey.configs.errors import InputError
+from marey.pipeline.data.index import Event, Video, relative_name
+from marey.pipeline.data.row_groups import RowGroups
+from marey.pipeline.runtime.storage import as_utf8, local_path
+
+SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
+MAX_PIXELS = 100_000_000
+"""Larger images are refused (a decompression bomb, or a mistake)."""
+_NO_MOTION = np.empty(0, dtype=np.float32)
+
+
+class Images:
+    """Images by position; the same interface as an `Index`, one image an event."""
+
+    kind = "image"
+
+    def __init__(self, names: Sequence[str], location: str) -> None:
+        self.names = names
+        self.location = location
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def event(self, number: int) -> Event:
+        """The image at a position, as an event of one one-frame video."""
+        name = self.names[number]
+        return Event(name, (still(name, str(number)),))
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of the names in order."""
+        return hashlib.blake2b("\n".join(self.names).encode(), digest_size=8).hexdigest()
+
+    def check_present(self) -> list[str]:
+        """Images of a table are inside it; those of a folder were listed just now."""
+        return []
+
+    def encoded(self, number: int) -> bytes:
+        """The file content of one image."""
+        raise TypeError("Images is a base: open an ImageFolder or an ImageTable")
+
+    def labels(self) -> list[int] | None:
+        """Class numbers from 0, -1 for an image without one; None for a source without labels."""
+        return None
+
+
+class ImageFolder(Images):
+    """Image files of a folder, to any depth, by relative name."""
+
+    def __init__(self, location: str) -> None:
+        root = local_path(location)
+        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not paths:
+            raise InputError(
+                f"{location} holds no image (looked for {' '.join(sorted(SUFFIXES))}, any depth)"
+            )
+        files = [relative_name(path, root) for path in paths]
+        super().__init__([as_utf8(file) for file in files], location)
+        self._root, self._files = root, files
+
+    def encoded(self, number: int) -> bytes:
+        """The file content of one image."""
+        return (self._root / self._files[number]).read_bytes()
+
+
+class ImageTable(Images):
+    """A Parquet table with a column of encoded images, read row group by row group.
+
+    Columns: `image` (binary, or a struct with `bytes`), optionally `name` (string) and `label`
+    (integer). Names and labels are held; of the images only the row groups read last (see
+    `marey.pipeline.data.row_groups`), so small row groups make small readers.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._images = RowGroups(location, "image")
+        columns = set(self._images.schema.names)
+        if "name" in columns:
+            names = Names(self._images.column("name"))
+        else:
+            names = Names(pa.array([f"{row:09d}" for row in range(self._images.num_rows)]))
+        known = self._images.column("label") if "label" in columns else None
+        self._labels = None if known is None else _class_numbers(known, location)
+        super().__init__(names, location)
+
+    def encoded(self, number: int) -> bytes:
+        """The encoded bytes of one image. Raises ValueError for a row without one."""
+        content = self._images.value(number)
+        if content is None:
+            raise ValueError("the row holds no image")
+        return content
+
+    def labels(self) -> list[int] | None:
+        """The `label` column."""
+        return self._labels
+
+
+class Names(Sequence[str]):
+    """Names as they lie in an Arrow column: a quarter of the memory of a list of `str`."""
+
+    def __init__(self, column: pa.Array | pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, place):  # type: ignore[override]
+        return str(self._column[place].as_py())
+
+
+def _class_numbers(column: pa.ChunkedArray, location: str) -> list[int]:
+    if not pa.types.is_integer(column.type):
+        raise InputError(f"{location}: column `label` must hold whole numbers, not {column.type}")
+    labels = [-1 if value is None else int(value) for value in column.to_pylist()]
+    if min(labels, default=0) < -1:
+        raise InputError(f"{location}: labels count from 0 (-1: none); found {min(labels)}")
+    return labels
+
+
+def still(name: str, uri: str) -> Video:
+    """A row for what has one frame and no file of its own."""
+    return Video(
+        video_id=name, uri=uri, event=name, view="0", label="", clock_offset_s=0.0, clock_rate=1.0,
+        duration_s=1.0, fps=1.0, frames=1, width=0, height=0, stream=0, motion=_NO_MOTION,
+        motion_hz=0.0, cuts=(), status="ok",
+    )  # fmt: skip
+
+
+def is_image_table(location: str) -> bool:
+    """Whether a Parquet file holds images (an index holds none)."""
+    if not location.endswith(".parquet"):
+        return False
+    try:
+        return "image" in pq.read_schema(location).names
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a folder holds image files."""
+    return any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*"))
+
+
+def decode_image(encoded: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """Decode one image: uint8 [H, W, 3] RGB, scaled to cover `shape`, centre crop.
+
+    Raises ValueError, saying why, for what is no image or is too large.
+    """
+    with_orientation = cv2.IMREAD_COLOR
+    try:
+        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), with_orientation)
+    except cv2.error as error:  # nothing at all, or more pixels than OpenCV's own bound
+        raise ValueError(f"not an image that OpenCV reads: {error.err}") from error
+    if image is None:
+        raise ValueError("not an image")
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise ValueError(f"more than {MAX_PIXELS} pixels")
+    return cover(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), shape)
+
+
+def cover(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Scale uint8 [h, w, 3] to cover (H, W) and cut the centre: uint8 [H, W, 3]."""
+    height, width = image.shape[:2]
+    scale = max(shape[0] / height, shape[1] / width)
+    if scale != 1:
+        size = (max(shape[1], round(width * scale)), max(shape[0], round(height * scale)))
+        image = cv2.resize(
+            image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        )
+    top = (image.shape[0] - shape[0]) // 2
+    left = (image.shape[1] - shape[1]) // 2
+    return np.ascontiguousarray(image[top : top + shape[0], left : left + shape[1]])

@@ -1,0 +1,293 @@
+"""The index: which videos a corpus has and what is known of each without decoding a pixel.
+
+One Parquet row a video stream; every file found gets a row, damaged and unreadable ones with a
+reason. Rows that show one happening from several cameras share their `event`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from marey.configs.errors import InputError
+from marey.pipeline.runtime.storage import is_remote, local_path
+
+Times = TypeVar("Times", float, np.ndarray)
+"""One time or several, in seconds."""
+
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("event", pa.string()),
+        ("view", pa.string()),
+        ("label", pa.string()),
+        ("clock_offset_s", pa.float64()),
+        ("clock_rate", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("frames", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("rotation", pa.int32()),
+        ("codec", pa.string()),
+        ("stream", pa.int32()),
+        ("keyframes", pa.list_(pa.float64())),
+        ("motion", pa.list_(pa.float32())),
+        ("motion_hz", pa.float64()),
+        ("cuts", pa.list_(pa.float64())),
+        ("bytes", pa.int64()),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Video:
+    """One row of the index, as the samplers see it. Times are seconds from the first shown frame.
+
+    The event has a clock of its own: see `shown_at`.
+    """
+
+    video_id: str
+    uri: str
+    event: str
+    view: str
+    label: str
+    """Class of what the event shows, for evaluation and semi-supervised methods; mostly empty."""
+    clock_offset_s: float
+    clock_rate: float
+    duration_s: float
+    fps: float
+    frames: int
+    width: int
+    height: int
+    stream: int
+    motion: np.ndarray
+    motion_hz: float
+    cuts: tuple[float, ...]
+    status: str
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether there is anything to sample: damaged and unreadable videos may have no frame."""
+        return self.frames > 0 and self.fps > 0
+
+    def shown_at(self, time_s: Times) -> Times:
+        """When in this video a time of the event's clock is shown."""
+        return self.clock_rate * time_s + self.clock_offset_s
+
+    def event_time(self, shown_s: Times) -> Times:
+        """The time of the event's clock that this video shows at one of its own times."""
+        return (shown_s - self.clock_offset_s) / self.clock_rate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """Synchronised videos of one happening, in the order of their view names; mostly one."""
+
+    event_id: str
+    videos: tuple[Video, ...]
+
+
+class Index:
+    """A loaded index: its columns as Arrow, events in a fixed order, rows made when asked for.
+
+    Every process of a run holds one: see docs/cluster.md for what that takes.
+    """
+
+    kind = "video"
+
+    def __init__(self, table: pa.Table, location: str) -> None:
+        self.table = table
+        self.location = location
+
+    @classmethod
+    def load(cls, location: str) -> Index:
+        """Read what videos are made of (no keyframes). Raises InputError when it is no index."""
+        return cls(read_table(location, SCHEMA.names, list(_VIDEO_COLUMNS)), location)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """int32 [rows]: row numbers, events sorted by name, the views of each sorted by name."""
+        keys = [("event", "ascending"), ("view", "ascending")]
+        return (
+            pc.call_function("sort_indices", [self.table], pc.SortOptions(keys))
+            .to_numpy()
+            .astype(np.int32)
+        )
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """int32 [events + 1]: where in `_order` each event begins, and the end of the last."""
+        names = self.table.column("event").take(pa.array(self._order)).combine_chunks()
+        new = pc.call_function("not_equal", [names[1:], names[:-1]]).to_numpy(zero_copy_only=False)
+        inner = np.flatnonzero(new) + 1
+        ends = [len(names)] if len(names) else []
+        return np.concatenate([[0], inner, ends]).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def event(self, number: int) -> Event:
+        """The event at a position of the fixed order."""
+        rows = self._order[self._starts[number] : self._starts[number + 1]]
+        videos = tuple(self._video(int(row)) for row in rows)
+        return Event(videos[0].event, videos)
+
+    def events(self) -> Iterator[Event]:
+        """All events in order."""
+        return (self.event(number) for number in range(len(self)))
+
+    def video(self, place: int) -> Video:
+        """The video at a place of the fixed order, all events one after another."""
+        return self._video(int(self._order[place]))
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of numbers, in the fixed order of the videos."""
+        return self.table.column(name).to_numpy()[self._order]
+
+    @cached_property
+    def _columns(self) -> dict[str, pa.ChunkedArray]:
+        """The columns of a video by name: a plan reads every row, and looking them up was half."""
+        return {name: self.table.column(name) for name in _VIDEO_COLUMNS}
+
+    def _video(self, row: int) -> Video:
+        value = {name: column[row] for name, column in self._columns.items()}
+        plain = {name: value[name].as_py() for name in _VIDEO_COLUMNS if name != "motion"}
+        motion = value["motion"].values
+        profile = motion.to_numpy(zero_copy_only=False) if motion is not None else np.empty(0)
+        plain["cuts"] = tuple(plain["cuts"] or ())
+        return Video(motion=np.asarray(profile, dtype=np.float32), **plain)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes of the events, sorted; `labels` counts them from 0."""
+        return sorted(name for name in self.table.column("label").unique().to_pylist() if name)
+
+    def labels(self) -> list[int] | None:
+        """The class of each event, -1 where it has none; None for a corpus without labels."""
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> list[int] | None:
+        if not self.classes:
+            return None
+        number = pc.call_function(
+            "index_in",
+            [self.table.column("label")],
+            pc.SetLookupOptions(pa.array(self.classes)),
+        )
+        known = number.fill_null(-1).to_numpy()
+        return known[self._order[self._starts[:-1]]].tolist()
+
+    @cached_property
+    def digest(self) -> str:
+        """What the samples depend on, as a short hash: ids, grouping, lengths and clocks."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name in (
+            "video_id", "event", "view", "label", "frames", "fps", "clock_offset_s", "clock_rate",
+        ):  # fmt: skip
+            for value in self._values(name):
+                digest.update(repr(value).encode())
+        return digest.hexdigest()
+
+    def _values(self, name: str) -> Iterator[Any]:
+        """A column's values in the order of the rows, few of them objects at a time."""
+        column = self.table.column(name)
+        for start in range(0, len(column), _SLICE):
+            yield from column.slice(start, _SLICE).to_pylist()
+
+    def missing(self) -> list[str]:
+        """Local uris that are no file, of rows that were readable when they were indexed."""
+        rows = zip(self._values("uri"), self._values("status"), strict=True)
+        return [
+            uri
+            for uri, status in rows
+            if status != "unreadable" and not is_remote(uri) and not local_path(uri).is_file()
+        ]
+
+    def check_present(self) -> list[str]:
+        """The videos that are gone; raises InputError when none is left at its place."""
+        gone = self.missing()
+        if gone and len(gone) == sum(status != "unreadable" for status in self._values("status")):
+            raise InputError(
+                f"{self.location} lists {len(gone)} videos and none is at its place "
+                f"(first: {gone[0]}); were they moved? index the new folder again"
+            )
+        return gone
+
+
+_SLICE = 10_000
+"""Values of a column that are Python objects, or read, at a time."""
+_CHUNK = 100_000
+"""Values of a column that lie together in memory."""
+_VIDEO_COLUMNS = tuple(Video.__slots__)  # type: ignore[attr-defined]
+
+
+def read_table(
+    location: str, columns: Sequence[str], wanted: Sequence[str] | None = None
+) -> pa.Table:
+    """A Parquet table that must have these columns; of them, or of all, those that are wanted.
+
+    Raises InputError saying what is wrong.
+    """
+    path = location if is_remote(location) else local_path(location)
+    if not is_remote(location) and not local_path(location).is_file():
+        raise InputError(f"no such file: {location}")
+    try:
+        names = pq.read_schema(path).names
+        absent = [name for name in columns if name not in names]
+        if absent:
+            raise InputError(
+                f"{location} is not an index: it lacks {', '.join(absent)} "
+                f"(it has {', '.join(names[:12])})"
+            )
+        return _read_columns(path, wanted or names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{location} is not a Parquet file: {error}") from error
+
+
+def _read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
+    """Columns of a Parquet file in little more memory than they need in the end.
+
+    Arrow's reader leaves twice the room that values take, and `pq.read_table` holds the buffers of
+    all columns at once; pieces that are copied together as they come are exact.
+    """
+    columns: dict[str, list[pa.Array]] = {name: [] for name in names}
+    pool = pa.default_memory_pool()
+    with _opened(path) as file:
+        for name in names:
+            pieces: list[pa.Array] = []
+            kind = file.schema_arrow.field(name).type
+            for batch in file.iter_batches(_SLICE, columns=[name], use_threads=False):
+                pieces.append(batch.column(0))
+                if sum(map(len, pieces)) >= _CHUNK:
+                    columns[name].append(pa.concat_arrays(pieces))
+                    pieces = []
+            columns[name].append(pa.concat_arrays([*pieces, pa.array([], kind)]))
+            pool.release_unused()
+    return pa.table({name: pa.chunked_array(chunks) for name, chunks in columns.items()})
+
+
+def _opened(path: str | Path) -> pq.ParquetFile:
+    if isinstance(path, Path):
+        return pq.ParquetFile(path, buffer_size=2**20)
+    filesystem, inside = fs.FileSystem.from_uri(path)
+    return pq.ParquetFile(inside, filesystem=filesystem, buffer_size=2**20)
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """A file's name within its source, the same on every machine: POSIX, no leading `./`."""
+    return path.relative_to(root).as_posix()

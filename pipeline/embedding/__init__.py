@@ -1,0 +1,1 @@
+"""Encoder and corpus in, Parquet of embeddings out."""

@@ -1,0 +1,1 @@
+"""Patch tracks and stored samples: a corpus in, shards out."""

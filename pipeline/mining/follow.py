@@ -1,0 +1,97 @@
+"""What does a tracker follow in this video? Boxes drawn over the frames, for people to look at."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from marey.configs.errors import InputError, UsageError
+from marey.pipeline.runtime.storage import Folder, split
+from marey.pipeline.video import probe, read_range
+from marey.trackers import Request, State, Track, build
+from marey.trackers.draw import draw_track
+from marey.trackers.proposals import PROPOSERS
+
+MAX_SECONDS = 120.0
+"""Longest piece that is followed at once: its frames are held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What became of the boxes."""
+
+    frames: int
+    boxes: int
+    kept: int
+    """Boxes that are still tracked in the last frame."""
+    reasons: dict[str, int]
+
+
+def follow(
+    video: str,
+    out: str,
+    *,
+    boxes: np.ndarray | None = None,
+    tracker: str = "strcf",
+    start_s: float = 0.0,
+    seconds: float = 20.0,
+    height: int = 448,
+) -> Followed:
+    """Track boxes from `start_s` on, and write the frames with the boxes drawn as an mp4.
+
+    boxes: float [B, 4] xywh in pixels of the displayed video; None proposes what moves in the
+    first frame. Raises InputError when the video cannot be read or nothing moves, UsageError for
+    values out of range, SettingError for an unknown tracker.
+    """
+    if not 0 < seconds <= MAX_SECONDS:
+        raise UsageError(f"--seconds {seconds} is not in (0, {MAX_SECONDS:g}]")
+    built = build(tracker)
+    info = probe(video, motion="none")
+    if info.status == "unreadable":
+        raise InputError(info.error)
+    if not 0 <= start_s < info.duration_s:
+        raise UsageError(f"--start {start_s} is not within the {info.duration_s:.2f} s of {video}")
+    side = min(info.width, info.height, height)
+    frames, times_s, _ = read_range(video, start_s, start_s + seconds, side)
+    if len(frames) < 2:
+        raise InputError(f"{video}: fewer than two frames from {start_s} s on")
+    scale = frames.shape[1] / info.height
+    if boxes is None:
+        proposals = PROPOSERS["moving_objects"]().propose(frames, 0, np.random.default_rng(0))
+        if not len(proposals.boxes):
+            raise InputError(
+                f"{video}: nothing to follow at {start_s} s ({proposals.reason}); give --box"
+            )
+        chosen = proposals.boxes
+    else:
+        chosen = (boxes * scale).astype(np.float32)
+    request = Request(frames, chosen, np.zeros(len(chosen), dtype=np.int64))
+    (track,) = built.track_clips([request])
+    fps = (len(times_s) - 1) / (times_s[-1] - times_s[0])
+    _write(draw_track(frames, track), fps, out)
+    return _summary(track)
+
+
+def _summary(track: Track) -> Followed:
+    alive = int((track.state[-1] == State.TRACKED).sum())
+    reasons = Counter(reason for reason in track.reason if reason)
+    return Followed(len(track.boxes), track.boxes.shape[1], alive, dict(reasons.most_common()))
+
+
+def _write(frames: np.ndarray, fps: float, out: str) -> None:
+    buffer = io.BytesIO()
+    height, width = (side // 2 * 2 for side in frames.shape[1:3])
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for frame in frames:
+            image = np.ascontiguousarray(frame[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    parent, name = split(out)
+    Folder(parent).write(name, buffer.getvalue())

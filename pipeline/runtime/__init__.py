@@ -1,0 +1,1 @@
+"""The machine under the pipeline: Ray, processes, cores, storage, progress."""

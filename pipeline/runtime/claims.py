@@ -1,0 +1,46 @@
+"""Whose is a folder of results? One piece of work's, and of one process while that is at work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from marey.configs.errors import UsageError
+from marey.pipeline.runtime.storage import Folder
+
+UNFINISHED = "unfinished.json"
+"""What the parts of a folder belong to, until all of them are there."""
+
+
+@contextmanager
+def claimed(folder: Folder, key: dict[str, Any], *, things: str, finished: str) -> Iterator[None]:
+    """Hold a folder that is empty, or has unfinished parts of exactly this work, to finish it.
+
+    key: what the work is made of; things: what the parts are called in errors; finished: the file
+    that says that all is there, written inside by the caller.
+    Raises UsageError for a folder of anything else, and one that another process works in.
+    """
+    with folder.held():
+        _check(folder, key, things, finished)
+        yield
+        folder.remove(UNFINISHED)
+
+
+def _check(folder: Folder, key: dict[str, Any], things: str, finished: str) -> None:
+    if folder.exists(finished):
+        raise UsageError(f"{folder.location} holds finished {things} already; give another -o")
+    if folder.exists(UNFINISHED):
+        before = json.loads(folder.read(UNFINISHED))
+        differing = sorted(k for k in before.keys() | key if before.get(k) != key.get(k))
+        if differing:
+            raise UsageError(
+                f"{folder.location} holds unfinished {things} made with another "
+                f"{', '.join(differing)}; give another -o, or remove it"
+            )
+        folder.sweep("parts")
+    elif folder.names("parts"):
+        raise UsageError(f"{folder.location} holds files of something else; give another -o")
+    else:
+        folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())

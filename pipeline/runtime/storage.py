@@ -1,0 +1,226 @@
+"""Where results live: one small interface over a folder or an object store, writing atomically.
+
+A location is a local path or any URI that pyarrow's file systems know (`s3://`, `gs://`). Files
+appear under their final name only when they are whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from marey.configs.errors import InputError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # not on every system
+    fcntl = None
+
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""pyarrow file systems where an object is there only once all of it has been taken."""
+
+
+def is_remote(location: str | os.PathLike[str]) -> bool:
+    """Whether the location is a URI of an object store rather than a local path."""
+    scheme, separator, _ = str(location).partition("://")
+    return bool(separator) and scheme != "file"
+
+
+def local_path(location: str | os.PathLike[str]) -> Path:
+    """A local location as a path (`file://` removed)."""
+    return Path(str(location).removeprefix("file://"))
+
+
+def as_utf8(text: str) -> str:
+    """A name or message as Parquet holds it: bytes of a file's name that are no UTF-8 escaped."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def absolute(location: str | os.PathLike[str]) -> str:
+    """A location that means the same in every process: workers have folders of their own."""
+    return str(location) if is_remote(location) else str(local_path(location).absolute())
+
+
+def join(location: str, name: str) -> str:
+    """The location of a file below a URI; options (`?endpoint_override=...`) stay at the end."""
+    path, mark, options = location.partition("?")
+    return f"{path.rstrip('/')}/{name}{mark}{options}"
+
+
+def split(location: str | os.PathLike[str]) -> tuple[str, str]:
+    """A file's location as (folder, name), each of which keeps its meaning."""
+    path, mark, options = str(location), "", ""
+    if is_remote(location):
+        path, mark, options = path.partition("?")
+    folder, _, name = path.rpartition("/")
+    return (folder or ".") + mark + options, name
+
+
+def _remote(location: str):
+    from pyarrow import fs
+
+    try:
+        return fs.FileSystem.from_uri(location)
+    except Exception as error:
+        raise InputError(f"cannot open {location}: {error}") from error
+
+
+class Folder:
+    """Files by relative name under one location."""
+
+    def __init__(self, location: str | os.PathLike[str]) -> None:
+        self.location = str(location)
+        self._remote = _remote(self.location) if is_remote(location) else None
+        self._local = None if self._remote else local_path(location)
+
+    def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
+        return Folder, (self.location,)
+
+    def join(self, name: str) -> str:
+        """The full location of one file."""
+        if self._local is not None:
+            return str(self._local / name)
+        return join(self.location, name)
+
+    def exists(self, name: str = "") -> bool:
+        """Whether a file (or the folder itself) is there."""
+        if self._local is not None:
+            return (self._local / name).exists()
+        filesystem, base = self._remote  # type: ignore[misc]
+        return bool(filesystem.get_file_info(f"{base}/{name}".rstrip("/")).type)
+
+    def names(self, folder: str = "", suffix: str = "") -> list[str]:
+        """Names of the files directly in a subfolder, sorted; none when it is absent."""
+        found = self._all_names(folder)
+        return sorted(name for name in found if name.endswith(suffix) and ".tmp-" not in name)
+
+    def _all_names(self, folder: str) -> list[str]:
+        """Also those that are being written."""
+        if self._local is not None:
+            base = self._local / folder
+            return [p.name for p in base.iterdir() if p.is_file()] if base.is_dir() else []
+        from pyarrow import fs
+
+        filesystem, base = self._remote  # type: ignore[misc]
+        selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True)
+        return [i.base_name for i in filesystem.get_file_info(selector) if i.is_file]
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others who hold this folder out of it, on any machine that shares its file system.
+
+        Raises UsageError while another does. Ends with the process. Object stores, and file
+        systems without locks, hold nobody out.
+        """
+        if self._local is None or fcntl is None:
+            yield
+            return
+        self._local.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._local, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is at work in {self.location}; wait for it, or give "
+                    "another -o"
+                ) from None
+            except OSError:
+                pass  # no locks here
+            yield
+        finally:
+            os.close(handle)
+
+    def sweep(self, folder: str = "") -> None:
+        """Remove what killed writers left in a subfolder under temporary names."""
+        for name in self._all_names(folder):
+            if ".tmp-" in name:
+                self.remove(f"{folder}/{name}".lstrip("/"))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file; 0 when it is not there."""
+        if self._local is not None:
+            target = self._local / name
+            return target.stat().st_size if target.is_file() else 0
+        filesystem, base = self._remote  # type: ignore[misc]
+        return filesystem.get_file_info(f"{base}/{name}").size or 0
+
+    def read(self, name: str, start: int = 0) -> bytes:
+        """A file's content from byte `start` on. Raises InputError when it is not there."""
+        try:
+            with self.opened(name) as stream:
+                stream.seek(start)
+                return stream.read()
+        except OSError as error:
+            raise InputError(f"cannot read {self.join(name)}: {error}") from error
+
+    def opened(self, name: str) -> IO[bytes]:
+        """A file to read pieces of, without the others. Raises InputError when it is not there."""
+        try:
+            if self._local is not None:
+                return open(self._local / name, "rb")
+            filesystem, base = self._remote  # type: ignore[misc]
+            return filesystem.open_input_file(f"{base}/{name}")
+        except OSError as error:
+            raise InputError(f"cannot read {self.join(name)}: {error}") from error
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file whole: an object store takes it in one piece, elsewhere it gets its name
+        when it is complete. Where that fails, a file of that name stays as it was."""
+        temporary = f"{name}.tmp-{uuid.uuid4().hex[:8]}"
+        if self._local is not None:
+            target = self._local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with open(self._local / temporary, "wb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(self._local / temporary, target)
+            finally:
+                self.remove(temporary)
+            return
+        filesystem, base = self._remote  # type: ignore[misc]
+        if filesystem.type_name in OBJECT_STORES:
+            with filesystem.open_output_stream(f"{base}/{name}") as stream:
+                stream.write(content)
+            return
+        filesystem.create_dir(f"{base}/{name}".rpartition("/")[0], recursive=True)
+        try:
+            with filesystem.open_output_stream(f"{base}/{temporary}") as stream:
+                stream.write(content)
+            filesystem.move(f"{base}/{temporary}", f"{base}/{name}")
+        finally:
+            self.remove(temporary)
+
+    def append(self, name: str, content: bytes) -> None:
+        """Add to a file (a log). An object store has no append: the object is written again."""
+        if self._local is None:
+            before = self.read(name) if self.exists(name) else b""
+            self.write(name, before + content)
+            return
+        target = self._local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "ab") as stream:
+            stream.write(content)
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file or subfolder (or the folder itself), if it is there."""
+        if self._local is not None:
+            target = self._local / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+            return
+        filesystem, base = self._remote  # type: ignore[misc]
+        info = filesystem.get_file_info(f"{base}/{name}".rstrip("/"))
+        if info.is_file:
+            filesystem.delete_file(info.path)
+        elif info.type:
+            filesystem.delete_dir(info.path)

@@ -1,0 +1,1 @@
+"""Numbered samples, decoded, as a stream: the one stage graph."""

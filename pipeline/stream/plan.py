@@ -1,0 +1,278 @@
+"""What a run will see: every sample of every epoch, numbered, before anything is decoded.
+
+The plan is a pure function of (source, sampling, seed). Samples are numbered in the order in
+which they are planned: sample n of epoch e has the number `e * samples_per_epoch + n`. A run's
+position is the set of numbers that it has trained on, so that resuming skips without decoding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from marey.configs.errors import InputError
+from marey.configs.sampling import FramesSampling, Sampling
+from marey.pipeline.data.index import Event
+from marey.pipeline.data.source import Source
+from marey.pipeline.data.stored_samples import StoredSamples
+from marey.pipeline.runtime.progress import each
+from marey.pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
+from marey.pipeline.sampling.labelled import label_is_kept, visits
+
+UNIT_FRAMES = 2048
+"""Frames that one unit of work spans at most, unless a single event has more."""
+IMAGE_CHUNK = 1024
+"""Neighbouring images that stay together in the shuffled order, for locality of reads."""
+NAMED_REFUSALS = 1000
+"""Refused events that a plan names; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Consecutive events of one epoch's order: the unit of work, of retry and of transport."""
+
+    epoch: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSample:
+    """A sample's number, the event it comes from, and the frames it needs."""
+
+    number: int
+    event: int
+    place: int
+    """The sample's number among those of any epoch, in the source's order."""
+    request: SampleRequest
+
+
+@dataclass
+class Plan:
+    """All samples of a run, by number. Build one with `make_plan`."""
+
+    sampling: Sampling
+    seed: int
+    epochs: int
+    events: np.ndarray
+    """int64 [E]: positions of the eligible events in the source, one for each visit."""
+    counts: np.ndarray
+    """int64 [E]: samples that each gives in an epoch."""
+    frames: np.ndarray
+    """int64 [E]: frames of each event's videos, the measure of work."""
+    stills: bool
+    """Whether events are single pictures or stored samples, whose neighbours lie together."""
+    visit: np.ndarray
+    """int64 [E]: how many entries before this one are of the same event (labelled events may be
+    visited several times an epoch)."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Reason code -> events that give no sample."""
+    refused_names: list[tuple[str, str]] = field(default_factory=list)
+    unweighted: int = 0
+    """Events sampled evenly although samples are to follow motion: no motion was measured."""
+    _latest: tuple[int, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    """The epoch that was asked for last, its order and first numbers."""
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples that one pass over the source gives."""
+        return int(self.counts.sum())
+
+    @property
+    def total(self) -> int:
+        """Samples of the whole run."""
+        return self.epochs * self.samples_per_epoch
+
+    def refused_by_name(self) -> Counter[str]:
+        """How often each reason refused an event, with the event's name as far as it is known."""
+        named = Counter(reason for _, reason in self.refused_names)
+        rest = Counter(self.refused) - named
+        return Counter(f"{name}: {reason}" for name, reason in self.refused_names) + rest
+
+    def order(self, epoch: int) -> np.ndarray:
+        """int64 [E]: the order in which an epoch visits the eligible events."""
+        return self._visits(epoch)[0]
+
+    def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's order, and the number of the first sample at each place of it: int64 [E + 1].
+
+        Drawn once for all units of the epoch.
+        """
+        latest = self._latest
+        if latest is None or latest[0] != epoch:
+            rng = event_rng(self.seed, epoch, "order of events")
+            if self.stills:
+                starts = np.arange(0, len(self.events), IMAGE_CHUNK)
+                chunks = [
+                    start + rng.permutation(min(IMAGE_CHUNK, len(self.events) - start))
+                    for start in rng.permutation(starts)
+                ]
+                order = np.concatenate(chunks)
+            else:
+                order = rng.permutation(len(self.events))
+            numbers = _starts(self.counts[order]) + epoch * self.samples_per_epoch
+            latest = self._latest = (epoch, order, numbers)
+        return latest[1], latest[2]
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """int64 [E + 1]: the place of each event's first sample, in the source's order."""
+        return _starts(self.counts)
+
+    def units(self, done: Position | None = None) -> Iterator[Unit]:
+        """All units of the run in order, without those that are wholly done."""
+        for epoch in range(self.epochs):
+            if done is not None and done.below >= (epoch + 1) * self.samples_per_epoch:
+                continue
+            order, numbers = self._visits(epoch)
+            for start, stop in _cut(self.frames[order], UNIT_FRAMES):
+                if done is None or not done.has_range(int(numbers[start]), int(numbers[stop])):
+                    yield Unit(epoch, start, stop)
+
+    def samples(self, unit: Unit, source: Source) -> Iterator[list[PlannedSample]]:
+        """The samples of a unit, one list an event, in the order of their numbers."""
+        sampler = _sampler(source, self.sampling)
+        order, numbers = self._visits(unit.epoch)
+        for place in range(unit.start, unit.stop):
+            event = int(self.events[order[place]])
+            home = int(self._places[order[place]])
+            value = source.event(event)
+            visit = int(self.visit[order[place]])
+            name = f"{value.event_id} {visit}" if visit else value.event_id
+            requests = sampler.plan(value, event_rng(self.seed, unit.epoch, name))
+            first = int(numbers[place])
+            if len(requests) != int(numbers[place + 1]) - first:
+                raise RuntimeError(f"the sampler broke its count for {value.event_id}")
+            yield [PlannedSample(first + n, event, home + n, r) for n, r in enumerate(requests)]
+
+
+def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> Plan:
+    """Ask every event of the source what it gives.
+
+    Raises InputError, naming the reasons, when no event gives a sample.
+    """
+    sampler = _sampler(source, sampling)
+    events, counts, frames = [], [], []
+    refused: Counter[str] = Counter()
+    names: list[tuple[str, str]] = []
+    weighted = source.kind == "video" and getattr(sampling, "motion_weighted", False)
+    unweighted = 0
+    for number in each(range(len(source)), "plan", "events"):
+        event = source.event(number)
+        count, reason = sampler.count(event)
+        if count:
+            events.append(number)
+            counts.append(count)
+            frames.append(sum(video.frames for video in event.videos))
+            unweighted += weighted and any(not len(v.motion) for v in event.videos if v.has_frames)
+            continue
+        refused[reason] += 1
+        if len(names) < NAMED_REFUSALS:
+            names.append((event.event_id, reason))
+    if not events:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in refused.most_common())
+        raise InputError(
+            f"none of the {len(source)} events of {source.location} gives a sample of kind "
+            f"{sampling.kind!r} ({reasons or 'the index is empty'})"
+        )
+    columns = np.array([events, counts, frames], dtype=np.int64)
+    visit = np.zeros(len(events), dtype=np.int64)
+    labels = known_labels(source, sampling)
+    if labels is not None and isinstance(sampling, FramesSampling) and sampling.labelled_part:
+        chosen, visit = visits(labels[columns[0]] >= 0, columns[1], sampling.labelled_part)
+        columns = columns[:, chosen]
+    return Plan(
+        sampling,
+        seed,
+        epochs,
+        events=columns[0],
+        counts=columns[1],
+        frames=columns[2],
+        stills=source.kind != "video",
+        visit=visit,
+        refused=dict(refused),
+        refused_names=names,
+        unweighted=unweighted,
+    )
+
+
+def known_labels(source: Source, sampling: Sampling) -> np.ndarray | None:
+    """The class of each event that a run may know, int64 [events of the source], -1 for none; None
+    for a source without labels."""
+    labels = source.labels()
+    if labels is None:
+        return None
+    known = np.array(labels, dtype=np.int64)
+    if isinstance(sampling, FramesSampling) and sampling.labelled_share < 1:
+        kept = label_is_kept(np.arange(len(known)), sampling.labelled_share)
+        known = np.where(kept, known, -1)
+    return known
+
+
+class _Stored:
+    """The sampler of stored samples: each row is one."""
+
+    num_frames = 0
+
+    def count(self, event: Event) -> tuple[int, str]:
+        return 1, ""
+
+    def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
+        return [SampleRequest(np.zeros(1, np.int64), np.zeros(1), {})]
+
+
+def _sampler(source: Source, sampling: Sampling) -> Sampler:
+    if isinstance(source, StoredSamples):
+        source.check_kind(sampling.kind)
+        return _Stored()
+    return build_sampler(sampling)
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    """int64 [E + 1]: where each of a row of runs begins, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def _cut(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
+    """Cut a row of sizes into runs [start, stop) of at most `limit`, at least one item each."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < len(sizes):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        yield start, stop
+        start = stop
+
+
+class Position:
+    """The sample numbers that a run has used: all below a mark, and some above it."""
+
+    def __init__(self, below: int = 0, ahead: Iterable[int] = ()) -> None:
+        self.below = below
+        self.ahead = set(ahead)
+
+    def __contains__(self, number: int) -> bool:
+        return number < self.below or number in self.ahead
+
+    def __len__(self) -> int:
+        return self.below + len(self.ahead)
+
+    def has_range(self, start: int, stop: int) -> bool:
+        """Whether all of [start, stop) is used."""
+        return stop <= self.below or all(
+            n in self.ahead for n in range(max(start, self.below), stop)
+        )
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """Note samples as used. Raises RuntimeError when one is used twice."""
+        for number in numbers:
+            if number in self:
+                raise RuntimeError(f"sample {number} arrived twice")
+            self.ahead.add(number)
+        while self.below in self.ahead:
+            self.ahead.remove(self.below)
+            self.below += 1

@@ -1,0 +1,1 @@
+"""Generated corpora, made in seconds and with known state."""

@@ -1,0 +1,327 @@
+"""How a training run is started and watched: prepared, then trained here or on Ray."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from marey.configs.errors import InputError, MareyError, SettingError, UsageError, error_named
+from marey.configs.load import flat
+from marey.configs.schema import RunConfig, TrainerConfig
+from marey.models.method import methods
+from marey.pipeline.data.source import open_source
+from marey.pipeline.runtime.cores import default_workers, set_threads
+from marey.pipeline.runtime.engine import gpu_count, ray_session
+from marey.pipeline.runtime.storage import Folder, absolute, is_remote, local_path
+from marey.pipeline.stream.graph import (
+    TURN_UNITS,
+    Budget,
+    budget,
+    budget_on_gpus,
+    rows_of_shard,
+    stream_here,
+    stream_ray,
+)
+from marey.pipeline.stream.plan import make_plan
+from marey.pipeline.training.checkpoint import load_state, position_of
+from marey.pipeline.training.held_out import build_probe
+from marey.pipeline.training.lockstep import Used
+from marey.pipeline.training.record import METRICS, NOT_SAMPLED, REMOTE_WRITE_S, SUMMARY, NewMetrics
+from marey.pipeline.training.trainer import Job, build_method, train, training_device
+from marey.pipeline.video.backends import ON_GPU, check_backend
+
+LENGTH = ("trainer.steps", "trainer.epochs")
+REFUSED = "refused.json"
+"""Why a worker gave up on purpose: read by the driver, and by the workers that Ray starts next."""
+Watch = Callable[[list[dict[str, Any]]], None]
+"""Called now and then with the lines of metrics that are new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that may start: everything has been checked."""
+
+    job: Job
+    data: str
+    probe_data: str | None
+    resumed_step: int
+    turn: int = TURN_UNITS
+    """Units of work that are handed to Ray at a time."""
+
+
+def prepare(
+    config: RunConfig, data: str, run: str, *, resume: bool = False, probe_data: str | None = None
+) -> Prepared:
+    """Check data, networks, plan and run folder, and write `config.yaml`.
+
+    Raises InputError when the data cannot be used, UsageError when the folder holds a run and
+    `resume` is not set, SettingError when the method or its encoder cannot be built as set, and
+    when a resumed run would change what it depends on.
+    """
+    data, run = absolute(data), absolute(run)
+    source = open_source(data)
+    source.check_present()
+    check_backend(config.data.backend)
+    encoder = config.encoder.model_copy(update={"pretrained": False})  # nothing is fetched
+    build_method(config.model_copy(update={"encoder": encoder}))
+    if probe_data is not None:
+        probe_data = absolute(probe_data)
+        open_source(probe_data).check_present()
+    trainer = config.trainer
+    sampling = methods()[config.name].samples(config.method)
+    plan = make_plan(source, sampling, seed=trainer.seed, epochs=trainer.epochs)
+    if trainer.steps is not None:
+        plan.epochs = math.ceil(trainer.steps * trainer.batch_size / plan.samples_per_epoch)
+    folder = Folder(run)
+    labels = source.labels()
+    classes = max(labels) + 1 if labels else 0
+    provenance = {
+        "method": config.name, "data": data, "data_digest": source.digest,
+        "places": plan.samples_per_epoch, "classes": classes,
+    }  # fmt: skip
+    settings = {"config": config.model_dump(mode="json"), "provenance": provenance}
+    job = Job(config, plan, run, provenance, classes)
+    with folder.held():
+        state = load_state(folder)
+        if folder.exists("config.yaml"):
+            if not resume:
+                raise UsageError(
+                    f"{run} holds a run already; give --resume to go on, or another -o"
+                )
+            _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
+            _check_length(Used(state).trained, job)
+        if plan.refused:
+            folder.write(NOT_SAMPLED, json.dumps(plan.refused_by_name(), indent=1).encode())
+        folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
+    return Prepared(job, data, probe_data, int(state["step"]) if state else 0)
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
+    """A resumed run must ask for the same samples and weights; where it runs may change."""
+    free = {"trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
+            "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
+            "trainer.probe_every", "trainer.max_failures", "data.decode_actors",
+            "data.prefetch_batches", "data.backend", *LENGTH}  # fmt: skip
+    old, new = flat(before["config"]), flat(now["config"])
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in free]
+    if changed:
+        key = changed[0]
+        raise SettingError(
+            f"--resume: {key} was {old.get(key)!r} in {run} and is {new.get(key)!r} now; "
+            "start a new run to change it"
+        )
+    if before["provenance"]["data_digest"] != now["provenance"]["data_digest"]:
+        raise InputError(f"--resume: the data are not those that {run} was started on")
+
+
+def _check_length(trained: int, job: Job) -> None:
+    """A resumed run may be made longer, not shorter than it is already."""
+    if trained > job.samples:
+        trainer = job.config.trainer
+        key = "steps" if trainer.steps else "epochs"
+        raise SettingError(
+            f"--resume: {job.run} has trained on {trained} samples, and trainer.{key}="
+            f"{getattr(trainer, key)} are {job.samples}; give as many or more"
+        )
+
+
+def run_training(
+    prepared: Prepared, *, engine: Literal["ray", "local"] = "ray", watch: Watch | None = None
+) -> dict[str, Any]:
+    """Train to the end; returns the run's summary.
+
+    engine: `ray` (decoding actors and trainers in processes of their own, on this machine or a
+    cluster) or `local` (everything in this process: for debugging and tests).
+    """
+    folder = Folder(prepared.job.run)
+    try:
+        with folder.held(), _watching(folder, prepared.resumed_step, watch):
+            folder.remove(SUMMARY)  # a finished run that is made longer is unfinished
+            if engine == "local":
+                _train_here(prepared)
+            else:
+                _train_on_ray(prepared)
+    except MareyError:
+        if not folder.exists(METRICS):  # nothing began: what is mended may have the place
+            folder.remove("config.yaml")
+            folder.remove(NOT_SAMPLED)
+        raise
+    return json.loads(folder.read(SUMMARY))
+
+
+def _train_here(prepared: Prepared) -> None:
+    job = prepared.job
+    if job.config.trainer.workers != 1:
+        raise SettingError("--engine local trains in one process: trainer.workers must be 1")
+    source = open_source(prepared.data)
+    train(
+        job,
+        lambda done: stream_here(job.plan, source, job.config.data, done),
+        build_probe(prepared.probe_data, job.config) if prepared.probe_data else None,
+    )
+
+
+def _train_on_ray(prepared: Prepared) -> None:
+    with ray_session() as cpus:
+        from ray.train import FailureConfig, ScalingConfig
+        from ray.train import RunConfig as RayRunConfig
+        from ray.train.torch import TorchTrainer
+
+        from marey.pipeline.training.row_shards import OrderedShards
+
+        config = prepared.job.config
+        trainer = config.trainer
+        use_gpu = wants_gpus(trainer, gpu_count())
+        actors = config.data.decode_actors
+        if config.data.backend == ON_GPU:
+            share = budget_on_gpus(cpus, trainer.workers, gpu_count(), actors, trainers=use_gpu)
+        else:
+            share = budget(cpus, trainer.workers, actors)
+        lowest = trainer.min_workers or trainer.workers
+        storage, name = _ray_storage(prepared.job.run)
+        settings: dict[str, Any] = {
+            "train_loop_config": {"prepared": prepared},
+            "scaling_config": ScalingConfig(
+                num_workers=(lowest, trainer.workers)
+                if lowest < trainer.workers
+                else trainer.workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": share.trainer_cpus}
+                | ({"GPU": share.trainer_gpus} if use_gpu else {}),
+            ),
+            "run_config": RayRunConfig(
+                name=name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=trainer.max_failures),
+            ),
+            "datasets": {"train": lambda: _dataset(prepared, share)},
+            "dataset_config": OrderedShards(),
+        }
+        run = Folder(prepared.job.run)
+        run.remove(REFUSED)
+        while not run.exists(SUMMARY):  # one turn after the other
+            try:
+                TorchTrainer(_worker, **settings).fit()
+            except Exception as error:
+                raise _refusal(run) or error from error
+            if refusal := _refusal(run):
+                raise refusal
+            _forget(prepared.job.run, name)
+
+
+def wants_gpus(trainer: TrainerConfig, gpus: int) -> bool:
+    """Whether each training process takes one of the `gpus` that the cluster has.
+
+    Raises SettingError where these are fewer than the run needs: Ray would wait for more for ever.
+    """
+    if trainer.device == "cpu" or (trainer.device == "auto" and not gpus):
+        return False
+    name = "workers" if trainer.min_workers is None else "min_workers"
+    if gpus < (least := getattr(trainer, name)):
+        raise SettingError(
+            f"trainer.{name}={least} needs as many GPUs, and the cluster has {gpus}; "
+            "lower it, or set trainer.device=cpu"
+        )
+    return True
+
+
+def _forget(run: str, name: str) -> None:
+    """Remove what Ray Train keeps of a fit that has ended: the next begins from our checkpoint."""
+    if is_remote(run):
+        Folder(run).remove(name)
+    else:
+        shutil.rmtree(local_path(run) / name, ignore_errors=True)
+
+
+def _ray_storage(run: str) -> tuple[str, str]:
+    """Where Ray Train keeps its own state: beside ours, removed when the run is done."""
+    base = run if is_remote(run) else str(local_path(run).absolute())
+    return base, "ray"
+
+
+def _dataset(prepared: Prepared, share: Budget) -> Any:
+    """The samples that are left. Called whenever workers start, also after a failure."""
+    from marey.pipeline.runtime.engine import quiet_data
+
+    quiet_data()
+    done = position_of(load_state(Folder(prepared.job.run)))
+    return stream_ray(
+        prepared.job.plan, prepared.data, prepared.job.config.data, done, share, prepared.turn
+    )
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One training process under Ray Train."""
+    import ray.train
+
+    prepared: Prepared = config["prepared"]
+    context = ray.train.get_context()
+    shard = ray.train.get_dataset_shard("train")
+    data = prepared.job.config.data
+    run = Folder(prepared.job.run)
+    if run.exists(REFUSED):
+        return
+    try:
+        # Ray sets one thread to a logical CPU; a trainer on the CPU wants its share of the machine
+        if training_device(prepared.job.config.trainer.device).type == "cpu":
+            set_threads(max(1, default_workers() // context.get_local_world_size()))
+        probe = None
+        if prepared.probe_data and context.get_world_rank() == 0:
+            probe = build_probe(prepared.probe_data, prepared.job.config)
+        # the dataset was built without the samples that the latest checkpoint holds
+        train(prepared.job, lambda done: rows_of_shard(shard, data.prefetch_batches), probe)
+    except MareyError as error:
+        # an error that is meant for a person comes again each time, and Ray would try for long
+        note = {"kind": type(error).__name__, "message": str(error)}
+        run.write(REFUSED, json.dumps(note).encode())
+        if context.get_world_size() > 1:
+            raise  # the others wait for this one; the next attempt ends at once
+
+
+def _refusal(run: Folder) -> MareyError | None:
+    """The error that a worker raised on purpose, if that is what ended the run."""
+    if not run.exists(REFUSED):
+        return None
+    note = json.loads(run.read(REFUSED))
+    run.remove(REFUSED)
+    return error_named(note["kind"], note["message"])
+
+
+@contextmanager
+def _watching(folder: Folder, step: int, watch: Watch | None) -> Iterator[None]:
+    """Read new lines of metrics in a thread, and hand them on."""
+    if watch is None:
+        yield
+        return
+    seen = step
+    over = threading.Event()
+    metrics = NewMetrics(folder)
+    pause_s = REMOTE_WRITE_S if is_remote(folder.location) else 1.0
+
+    def look() -> None:
+        nonlocal seen
+        fresh = [line for line in metrics.take() if line["step"] > seen]
+        if fresh:
+            seen = fresh[-1]["step"]
+            watch(fresh)
+
+    def poll() -> None:
+        while not over.wait(pause_s):
+            look()
+
+    thread = threading.Thread(target=poll, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()

@@ -1,0 +1,176 @@
+"""How training processes keep in step: what each trains on, and what all of them have used.
+
+Without a process group the one process has all samples, and nothing is exchanged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from marey.configs.errors import InputError
+from marey.models.objectives.distributed import world_size
+from marey.pipeline.stream.graph import Sample, batches
+from marey.pipeline.stream.plan import Position
+from marey.pipeline.training.checkpoint import position_of
+
+MAX_EMPTY = 1000
+"""Samples refused in a row, from the first on, after which a run stops: nothing can be read."""
+
+
+class Used:
+    """What a run has used of its plan, over all its processes and restarts.
+
+    Each process notes what it trained on and what was refused; `merge` adds those notes of all
+    processes to what every one of them holds, and checkpoints.
+    """
+
+    def __init__(self, state: dict[str, Any] | None) -> None:
+        """As the checkpoint `state` has it; nothing, without one."""
+        self.position: Position = position_of(state)
+        self.refused: Counter[str] = Counter(state["refused"] if state else {})
+        """Samples refused, by reason, up to the last merge."""
+        self._numbers: list[int] = []
+        self._reasons: Counter[str] = Counter()
+
+    @property
+    def trained(self) -> int:
+        """Samples trained on up to the last merge."""
+        return len(self.position) - self.refused.total()
+
+    def train(self, samples: Iterable[Sample]) -> None:
+        """Note samples as trained on by this process."""
+        self._numbers.extend(int(sample["sample"]) for sample in samples)
+
+    def refuse(self, sample: Sample) -> None:
+        """Note a sample that has no frames."""
+        self._numbers.append(int(sample["sample"]))
+        self._reasons[str(sample["refused"])] += 1
+
+    def count_refused(self) -> int:
+        """Samples refused so far in all processes, each of which must ask."""
+        return self.refused.total() + _all_reduced([self._reasons.total()], dist.ReduceOp.SUM)[0]
+
+    def merge(self) -> None:
+        """Add what all processes noted. Raises RuntimeError when a sample was used twice."""
+        for numbers, reasons in _gather((self._numbers, self._reasons)):
+            self.position.add(numbers)
+            self.refused.update(reasons)
+        self._numbers, self._reasons = [], Counter()
+
+    def main_reasons(self) -> str:
+        """The most frequent reasons of refusal that this process knows of, with their counts."""
+        known = self.refused + self._reasons
+        return "; ".join(f"{reason} ({n})" for reason, n in known.most_common(3))
+
+
+def accepted(stream: Iterable[Sample], used: Used) -> Iterator[Sample]:
+    """Samples that have frames; those that were refused are counted and never asked for again.
+
+    Raises InputError when the first `MAX_EMPTY` samples of a run are all refused.
+    """
+    readable = used.trained > 0
+    empty = 0
+    for sample in stream:
+        if not str(sample["refused"]):
+            readable = True
+            yield sample
+            continue
+        used.refuse(sample)
+        empty += 1
+        if empty >= MAX_EMPTY and not readable:
+            reasons = used.main_reasons()
+            raise InputError(f"the first {empty} samples cannot be read ({reasons})")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The samples of one optimiser step in one process."""
+
+    batches: list[list[Sample]]
+    """One batch for each round of accumulation."""
+    shared: bool
+    """Whether every process holds these same samples (the last steps of a run)."""
+    first: int
+    """The lowest sample number of the step in any process, so that all begin an epoch together."""
+    samples: int
+    """How many samples all processes train on together."""
+    last: bool = False
+    """Whether no step comes after this one."""
+
+
+def in_step(
+    samples: Iterator[Sample],
+    size: int,
+    accumulate: int,
+    wanted: int,
+    waiting: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Work]:
+    """What each optimiser step trains on, as many steps in every process.
+
+    They end when all processes together have had `wanted` samples, or no sample is left. One step
+    is made ready ahead, so that the last is known as such.
+
+    size: samples of a process in a round; accumulate: rounds of a step; waiting: entered while
+    samples are waited for.
+    """
+    works = _works(samples, size, accumulate, waiting)
+    work = next(works, None) if wanted > 0 else None
+    while work is not None:
+        wanted -= work.samples
+        after = next(works, None) if wanted > 0 else None
+        yield replace(work, last=after is None)
+        work = after
+
+
+def _works(
+    samples: Iterator[Sample],
+    size: int,
+    accumulate: int,
+    waiting: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Work]:
+    """The steps that all samples make.
+
+    When some process has no full step left, all of them train on the union of what is left, step
+    by step, so that nothing is dropped and gradients are those of one process.
+    """
+    world = world_size()
+    stepwise = batches(samples, size * accumulate)
+    while True:
+        with waiting():
+            mine = next(stepwise, [])
+        first = min((int(sample["sample"]) for sample in mine), default=sys.maxsize)
+        count, first = _all_reduced([len(mine), first], dist.ReduceOp.MIN)
+        shared = world > 1 and count < size * accumulate
+        if shared:
+            mine = [sample for part in _gather(mine) for sample in part]
+        if not mine:
+            return
+        rounds = [mine[n : n + size] for n in range(0, len(mine), size)]
+        yield Work(rounds, shared, first, len(mine) if shared else world * len(mine))
+
+
+def _all_reduced(values: list[int], how: Any) -> list[int]:
+    """Each value reduced over all processes, by one of `dist.ReduceOp`."""
+    if world_size() == 1:
+        return values
+    device = "cpu" if "gloo" in dist.get_backend() else "cuda"
+    tensor = torch.tensor(values, device=device)
+    dist.all_reduce(tensor, how)
+    return tensor.tolist()
+
+
+def _gather(value: Any) -> list[Any]:
+    """The value of every process, in rank order."""
+    if world_size() == 1:
+        return [value]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, value)
+    return parts

@@ -1,0 +1,115 @@
+"""Which optimiser, and its learning rate and weight decay at each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from marey.configs.schema import OptimizerConfig
+from marey.models.encoders.decay import decay_groups
+
+ONE_CYCLE_START = 1 / 25
+ONE_CYCLE_END = 1e-4 / 25
+"""Shares of the peak at which a one-cycle schedule begins and ends (torch's defaults)."""
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, steady: Sequence[str] = ()
+) -> torch.optim.Optimizer:
+    """The optimiser of a run's settings, over what `decay_groups` makes of the parameters.
+
+    Those of the submodules named `steady` are in groups of their own, marked so: their rate does
+    not follow the schedule (see `set_schedule`).
+    """
+    groups = []
+    for kept in (False, True):
+        named = [p for n, p in model.named_parameters() if (n.split(".")[0] in steady) == kept]
+        groups += decay_groups(named, config.weight_decay, steady=kept)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    if config.name == "lars":
+        return LARS(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.SGD(
+        groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+    )
+
+
+def set_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, total: int
+) -> float:
+    """Give an optimiser of `build_optimizer` what holds in step `step` of `total` (from 0).
+
+    Returns the learning rate of the groups that are not steady.
+    """
+    rate, decay = learning_rate(config, step, total), weight_decay(config, step, total)
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr if group["steady"] else rate
+        if group["decays"]:
+            group["weight_decay"] = decay
+    return rate
+
+
+def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
+    """The rate of step `step` of `total` (from 0)."""
+    done = min(1.0, step / max(1, total))
+    if config.schedule == "one_cycle":
+        peak = max(config.warmup, 1e-9)
+        if done < peak:
+            return config.lr * _between(ONE_CYCLE_START, 1.0, done / peak)
+        return config.lr * _between(1.0, ONE_CYCLE_END, (done - peak) / max(1e-9, 1 - peak))
+    if done < config.warmup:
+        return config.lr * (step + 1) / (math.ceil(config.warmup * total) + 1)
+    if config.schedule == "constant":
+        return config.lr
+    return config.lr * _between(1.0, 0.0, (done - config.warmup) / (1 - config.warmup))
+
+
+def weight_decay(config: OptimizerConfig, step: int, total: int) -> float:
+    """The decay of step `step` of `total` (from 0)."""
+    if config.weight_decay_end is None:
+        return config.weight_decay
+    return _between(config.weight_decay, config.weight_decay_end, step / max(1, total))
+
+
+def _between(start: float, end: float, done: float) -> float:
+    """From `start` to `end` along half a cosine."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv 1708.03888).
+
+    Parameters of one dimension take plain momentum steps: no trust ratio, no decay.
+    """
+
+    TRUST = 0.001
+
+    def __init__(self, params, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:  # type: ignore[override]
+        """One update of all parameters that have a gradient."""
+        if closure is not None:
+            raise TypeError("LARS takes no closure")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
+
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
+        update = gradient
+        if parameter.ndim > 1:
+            update = update.add(parameter, alpha=group["weight_decay"])
+            weight_norm, update_norm = parameter.norm(), update.norm()
+            trusted = self.TRUST * weight_norm / update_norm
+            known = (weight_norm > 0) & (update_norm > 0)
+            update = update * torch.where(known, trusted, torch.ones_like(trusted))
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].mul_(group["momentum"]).add_(update)
+        parameter.add_(state["momentum"], alpha=-group["lr"])

@@ -1,0 +1,143 @@
+"""Does a run solve its pretext task on data that it was not trained on?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from marey.configs.errors import InputError
+from marey.configs.load import run_config
+from marey.configs.schema import RunConfig
+from marey.models.encoders.modes import evaluating
+from marey.models.method import Corpus, Method, methods
+from marey.pipeline.data.source import Source, open_source
+from marey.pipeline.runtime.progress import each
+from marey.pipeline.runtime.storage import Folder, absolute
+from marey.pipeline.stream.graph import Sample, batches, stream_here
+from marey.pipeline.stream.plan import Plan, make_plan
+from marey.pipeline.training.checkpoint import load_state
+from marey.pipeline.training.trainer import build_method, collate
+
+MIXED = 512
+"""Samples that are mixed before they are cut into batches, so that a batch has several videos."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pretext:
+    """A run's metrics on other data, means over batches of the run's own size (`mean_metrics`)."""
+
+    trained: dict[str, float]
+    untrained: dict[str, float]
+    """The same with the weights that the run started from."""
+    chance: dict[str, float]
+    run: str
+    data: str
+    samples: int
+
+    def figures(self) -> dict[str, Any]:
+        """As every protocol of `marey eval` gives them; chance beside the metrics that have it."""
+        level = {f"{name}_chance": value for name, value in self.chance.items()}
+        return {
+            "protocol": "pretext",
+            "settings": {"samples": self.samples},
+            "figures": dict(sorted({**self.trained, **level}.items())),
+            "baseline": self.untrained,
+            "embeddings": {"location": f"{self.data}, {self.run}", "samples": self.samples},
+        }
+
+
+def pretext(run: str, data: str, *, samples: int = 1024, seed: int = 0) -> Pretext:
+    """Score the method of a run on up to `samples` samples of other data, without training.
+
+    run: a run folder; data: what `--data` may be, e.g. the index of videos held out. Networks are
+    in eval mode; samples and augmentation are those of training, drawn with `seed`. Metrics of
+    methods with a memory bank say nothing here, since the bank holds other samples.
+
+    Raises InputError when the folder holds no checkpoint or the data give no sample.
+    """
+    folder = Folder(absolute(run))
+    state = load_state(folder)
+    if state is None:
+        raise InputError(f"{run} holds no checkpoint; is it the folder of a marey run?")
+    settings = yaml.safe_load(folder.read("config.yaml"))
+    name = settings["config"]["name"]
+    config = run_config(settings["config"], methods()[name].Config)
+    source = open_source(absolute(data))
+    sampling = methods()[name].samples(config.method)
+    plan = make_plan(source, sampling, seed=seed, epochs=1)
+    plan.epochs = -(-samples // plan.samples_per_epoch)
+    corpus = Corpus(settings["provenance"]["places"], settings["provenance"]["classes"])
+    method = build_method(config)
+    method.prepare(corpus)
+    method = method.to("cuda" if torch.cuda.is_available() else "cpu")
+    untrained = _score(method, config, plan, source, samples, seed, "untrained")
+    method.load_state_dict(state["method"])
+    trained = _score(method, config, plan, source, samples, seed, "trained")
+    return Pretext(trained, untrained, dict(method.chance), run, data, samples)
+
+
+def _score(
+    method: Method,
+    config: RunConfig,
+    plan: Plan,
+    source: Source,
+    samples: int,
+    seed: int,
+    weights: str,
+) -> dict[str, float]:
+    scored: list[tuple[dict[str, float], int]] = []
+    device = next(method.parameters()).device
+    most = samples // (config.trainer.batch_size // config.trainer.accumulate)
+    with evaluating(method), _own_draws(seed, device):
+        held_out = _batches(config, plan, source, samples)
+        for batch in each(held_out, f"pretext, {weights} weights", "batches", most):
+            values = method(method.augment(collate(batch, device)))
+            scored.append(({name: float(value) for name, value in values.items()}, len(batch)))
+    if not scored:
+        raise InputError(f"{source.location} gives no whole batch of {config.trainer.batch_size}")
+    return mean_metrics(scored)
+
+
+def mean_metrics(batches: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:
+    """Means of metrics over batches, each with its number of samples.
+
+    A batch weighs as much as it has samples that count: where a metric `valid` tells their share,
+    the others speak of these only. Where no sample of any batch counts, batches weigh as much as
+    they have samples. Values that are not finite are left out, and metrics that have no other.
+    """
+    means = {}
+    for name in dict.fromkeys(name for values, _ in batches for name in values):
+        finite = [both for both in batches if math.isfinite(both[0].get(name, math.nan))]
+        sizes = [size for _, size in finite]
+        shares = [1.0 if name == "valid" else values.get("valid", 1.0) for values, _ in finite]
+        weights = [size * share for size, share in zip(sizes, shares, strict=True)]
+        if finite:
+            found = [values[name] for values, _ in finite]
+            means[name] = float(np.average(found, weights=weights if any(weights) else sizes))
+    return means
+
+
+def _batches(config: RunConfig, plan: Plan, source: Source, samples: int) -> Iterator[list[Sample]]:
+    """Whole batches only: many metrics depend on the number of candidates."""
+    read = (sample for sample in stream_here(plan, source, config.data) if not sample["refused"])
+    size = config.trainer.batch_size // config.trainer.accumulate
+    for held in batches(islice(read, samples), max(MIXED, size)):
+        order = torch.randperm(len(held)).tolist()
+        mixed = [held[n] for n in order]
+        yield from (batch for batch in batches(mixed, size) if len(batch) == size)
+
+
+@contextmanager
+def _own_draws(seed: int, device: torch.device) -> Iterator[None]:
+    """Random draws inside are those of a seed; outside nothing changes."""
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+        torch.manual_seed(seed)
+        yield

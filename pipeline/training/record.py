@@ -1,0 +1,196 @@
+"""What a run tells while it goes on: metrics, first samples, the exported encoder, its end."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Progress
+from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.runtime.storage import Folder, is_remote, local_path
+from marey.pipeline.stream.graph import Sample
+from marey.pipeline.stream.plan import Position
+
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+NOT_SAMPLED = "not_sampled.json"
+"""Events that give a run no sample, by reason and name."""
+UNTRAINED = "untrained"
+"""Subfolder with the encoder as it was before the first step, the baseline of every evaluation."""
+SAMPLES, PICTURES = "samples.npz", "pictures.npz"
+REMOTE_WRITE_S = 15.0
+"""An object store has no append: there the metrics are written again at most this often."""
+FEW_VALID = 0.1
+"""A run in which fewer of the samples than this count in the loss (`valid`) is told so, once."""
+SHOWN_SAMPLES = 12
+"""First samples of a run that are kept as pictures for its report."""
+
+
+class Record:
+    """Files of a run folder, written by the first training process.
+
+    `metrics.jsonl` has one JSON object a line: metrics, a `probe`, or a `warning`. Lines after the
+    step that a run resumes from are dropped, so that every curve has one value a step. TensorBoard
+    gets the same numbers where the run folder is local.
+    """
+
+    def __init__(self, run: Folder, step: int, chance: Mapping[str, float]) -> None:
+        run.sweep()
+        run.sweep("checkpoints")
+        self._run = run
+        self._shown: Sample | None = None
+        before = [line for line in read_metrics(run) if line["step"] <= step]
+        self._time_s = before[-1]["time_s"] if before else 0.0
+        self._started = time.perf_counter()
+        lines = "".join(json.dumps(line) + "\n" for line in before)
+        run.write(METRICS, lines.encode())
+        run.write("chance.json", json.dumps(dict(chance)).encode())
+        run.remove(SUMMARY)
+        self._warned = False
+        self._waiting: list[str] = []
+        self._written_s = 0.0
+        self._board = None
+        if not is_remote(run.location):
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(local_path(run.location) / "tensorboard"), purge_step=step
+            )
+
+    def _line(self, progress: Progress, values: dict[str, Any]) -> None:
+        spent = self._spent_s()
+        line = {"step": progress.step, "total": progress.total_steps, "time_s": spent, **values}
+        self._waiting.append(json.dumps(line) + "\n")
+        if not is_remote(self._run.location) or spent - self._written_s >= REMOTE_WRITE_S:
+            self._write_lines()
+
+    def _write_lines(self) -> None:
+        """Add the lines that wait to the metrics."""
+        if self._waiting:
+            self._run.append(METRICS, "".join(self._waiting).encode())
+        self._waiting.clear()
+        self._written_s = self._spent_s()
+
+    def _spent_s(self) -> float:
+        return round(self._time_s + time.perf_counter() - self._started, 3)
+
+    def metrics(self, progress: Progress, rate: float, values: dict[str, float]) -> None:
+        """One line of training metrics."""
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        self._line(progress, {"epoch": progress.epoch, "lr": rate, **rounded})
+        self._plot("train", progress.step, values | {"lr": rate})
+        valid = values.get("valid", 1.0)
+        if valid < FEW_VALID and not self._warned:
+            self._warned = True
+            self.warn(
+                progress,
+                f"{valid:.1%} of the samples count in the loss; what the others lack, docs/methods "
+                "says of each method",
+            )
+
+    def probe(self, progress: Progress, values: Mapping[str, float]) -> None:
+        """One line of the online probe."""
+        self._line(progress, {"probe": dict(values)})
+        self._plot("probe", progress.step, values)
+
+    def warn(self, progress: Progress, text: str) -> None:
+        """A line of what the user must know of, whom no output of a worker reaches."""
+        self._line(progress, {"warning": text})
+
+    def _plot(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(f"{group}/{name}", value, step)
+            self._board.flush()
+
+    def samples(self, samples: list[Sample]) -> None:
+        """The first samples of the run, as the trainer got them."""
+        first = samples[:SHOWN_SAMPLES]
+        names = [name for name in first[0] if name != "refused"]
+        self._shown = {name: np.stack([sample[name] for sample in first]) for name in names}
+        self._run.write(SAMPLES, _packed(self._shown))
+
+    def shown(self) -> Sample:
+        """The columns of those first samples, also in a run that was resumed."""
+        if self._shown is None:
+            self._shown = read_arrays(self._run, SAMPLES)
+        return self._shown
+
+    def pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """What the method shows of the first samples, uint8 [N, H, W, 3] by name: the latest, and
+        those of step 0."""
+        if pictures:
+            packed = _packed(pictures)
+            self._run.write(PICTURES, packed)
+            if step == 0:
+                self._run.write(f"{UNTRAINED}/{PICTURES}", packed)
+
+    def export(self, encoder: Encoder, provenance: dict[str, Any], subfolder: str = "") -> None:
+        """The encoder as it stands, and every line of metrics up to here."""
+        self._write_lines()
+        folder = Folder(self._run.join(subfolder)) if subfolder else self._run
+        export_encoder(folder, encoder, provenance)
+
+    def finish(self, step: int, position: Position, refused: Counter[str]) -> None:
+        """The run is over: its summary is written last."""
+        summary = {
+            "step": step,
+            "samples": len(position) - sum(refused.values()),
+            "refused": dict(refused.most_common()),
+            "time_s": self._spent_s(),
+        }
+        self._write_lines()
+        self._run.write(SUMMARY, json.dumps(summary, indent=1).encode())
+        if self._board is not None:
+            self._board.close()
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def read_arrays(run: Folder, name: str) -> dict[str, np.ndarray]:
+    """The arrays of a run's `.npz` file by name; none where there is no such file."""
+    if not run.exists(name):
+        return {}
+    with np.load(io.BytesIO(run.read(name))) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+class NewMetrics:
+    """The lines of a run's metrics as they come, each once; for one that watches a long run."""
+
+    def __init__(self, run: Folder) -> None:
+        self._run = run
+        self._start = 0
+
+    def take(self) -> list[dict[str, Any]]:
+        """Whole lines written since the last call; those of a run that went back come again."""
+        size = self._run.size(METRICS)
+        if size == self._start:
+            return []
+        content = self._run.read(METRICS, max(0, self._start - 1))
+        if self._start and not content.startswith(b"\n"):  # not the file that it was
+            self._start, content = 0, self._run.read(METRICS)
+        whole = content[: content.rfind(b"\n") + 1]  # a kill or a look in between cuts the last
+        self._start = max(0, self._start - 1) + len(whole)
+        return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def warnings_in(lines: list[dict[str, Any]]) -> list[str]:
+    """What lines of metrics warn of, with the step."""
+    return [f"step {line['step']:,}: {line['warning']}" for line in lines if "warning" in line]
+
+
+def read_metrics(run: Folder) -> list[dict[str, Any]]:
+    """All lines of a run's metrics; a last line cut off by a kill is left out."""
+    return NewMetrics(run).take()
