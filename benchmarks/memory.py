@@ -64,9 +64,7 @@ def _commands(home: Path) -> dict[str, list[str]]:
 
 def _peak(words: list[str]) -> float:
     """Run a marey command; the peak of its processes' proportional memory, MiB."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "marey", *words], stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-m", "marey", *words], stderr=subprocess.PIPE)
     peak, over = 0.0, threading.Event()
 
     def watch() -> None:
