@@ -30,13 +30,14 @@ import pyarrow.parquet as pq
 import torch
 
 from marey.configs.load import override, read_preset, run_config
+from marey.configs.mining import mining_settings
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import methods
 from marey.pipeline.data.images import decode_image
 from marey.pipeline.data.shards import MANIFEST, Shards, decode_images, finish, write_part
 from marey.pipeline.embedding.encoder_files import load_encoder
 from marey.pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores, unit_rows
-from marey.pipeline.mining.mine import mine_corpus, mining_settings
+from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.runtime.claims import claimed
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.training.launch import prepare, run_training

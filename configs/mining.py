@@ -2,11 +2,14 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from marey.configs.base import Settings
+from marey.configs.errors import UsageError
+from marey.configs.load import check, override, suggest
 from marey.configs.sampling import Sampling
 from marey.configs.schema import DataConfig
+from marey.configs.tracking import tracker_options
 
 
 class ImageConfig(Settings):
@@ -61,7 +64,10 @@ class TracksMining(Settings):
 
     kind: Literal["tracks"] = "tracks"
     tracker: str = "kcf-hog-scale"
-    """Name of the tracker (`trackers.names()`)."""
+    """Name of the tracker (`marey track --help` lists them)."""
+    tracker_settings: dict[str, int | float | bool | str | None] = Field(default_factory=dict)
+    """Settings of the tracker (`marey track --tracker NAME --help` lists them), e.g.
+    tracker_settings.rate=0.02."""
     device: str = "cpu"
     """Where correlation filters run: cpu, or cuda."""
     height: int = Field(default=448, ge=64, le=2160)
@@ -90,6 +96,11 @@ class TracksMining(Settings):
     """How patches are stored."""
 
     @model_validator(mode="after")
+    def _tracker(self) -> "TracksMining":
+        tracker_options(self.tracker, self.tracker_settings, "tracker_settings.")
+        return self
+
+    @model_validator(mode="after")
     def _window(self) -> "TracksMining":
         if self.window_s < self.track_s:
             raise ValueError(
@@ -116,3 +127,26 @@ class SamplesMining(Settings):
     def kind(self) -> str:
         """The family of the samples."""
         return self.sampling.kind
+
+
+KINDS = {
+    "tracks": "tracks",
+    "tuples": "tuples",
+    "pairs": "view_pairs",
+    "time_pairs": "time_pairs",
+    "view_pairs": "view_pairs",
+    "clips": "clips",
+    "frames": "frames",
+    "spread": "spread",
+}
+"""Words of `--kind`, and the sampling that each stands for."""
+
+
+def mining_settings(kind: str, words: list[str]) -> TracksMining | SamplesMining:
+    """Checked settings of one kind. Raises UsageError for a kind that does not exist."""
+    if kind not in KINDS:
+        raise UsageError(f"no kind {kind!r}{suggest(kind, sorted(KINDS))}")
+    if kind == "tracks":
+        return check(TracksMining, override({}, words))
+    sampling = TypeAdapter(Sampling).validate_python({"kind": KINDS[kind]})
+    return check(SamplesMining, override({"sampling": sampling.model_dump()}, words))

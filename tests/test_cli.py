@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from marey.pipeline.cli.commands import PROTOCOL_NAMES
 from marey.pipeline.cli.main import main
-from marey.pipeline.evaluate.protocols import PROTOCOLS
+from marey.pipeline.evaluate.protocols import protocols
 from marey.pipeline.video import probe
 from tests.corpora import VIEWS, encode_corpus
 from tests.test_train import TREE
@@ -128,7 +127,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):
     code, error = fails(capsys, "eval", "alignmnt", str(tmp_path))
     assert (code, "alignment" in error, "finetune" in error) == (2, True, True)
     code, error = fails(capsys, "eval", "tracking", str(tmp_path), "start=2")
-    assert (code, "trackers, starts" in error) == (2, True)
+    assert (code, "did you mean starts" in error) == (2, True)
     code, error = fails(capsys, "report", str(tmp_path / "empty"), "-o", str(tmp_path / "p.html"))
     assert code == 1
     assert not (tmp_path / "p.html").exists()
@@ -217,14 +216,33 @@ def test_methods_and_doctor_answer(capsys):
     assert json.loads(capsys.readouterr().out)["decoder pyav"]["state"] == "ok"
 
 
-def test_help_names_every_protocol_of_embeddings_that_there_is():
-    assert set(PROTOCOL_NAMES) - set(PROTOCOLS) == {
-        "tracking",
-        "propagation",
-        "finetune",
-        "pretext",
-    }
-    assert set(PROTOCOLS) < set(PROTOCOL_NAMES)
+def test_help_lists_the_protocols_and_the_settings_of_the_one_that_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in protocols())
+    for name, protocol in protocols().items():
+        with pytest.raises(SystemExit):
+            main(["eval", name, "--help"])
+        shown = capsys.readouterr().out
+        assert all(f"  {key} = " in shown for key in protocol.settings.model_fields), name
+    assert "starts = 1  (1 to 1,000)" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["mine", "--kind", "tracks"], "  proposals.max_boxes = 8  (1 to 256)"),
+        (["mine", "--kind", "clips"], "  sampling.num_frames = 16  (1 to 512)"),
+        (["track"], "  min_score = 0.1  (0 to 1,000)"),
+        (["track", "--tracker", "mosse"], "  min_score = 7.0  (0 to 1,000)"),
+    ],
+)
+def test_help_lists_the_settings_of_what_is_named(words, line, capsys):
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_settings_that_an_evaluation_does_not_have_are_one_line(tmp_path, capsys):
@@ -236,6 +254,9 @@ def test_settings_that_an_evaluation_does_not_have_are_one_line(tmp_path, capsys
         ("tracking", "starts=few"),
         ("tracking", "starts=0"),
         ("tracking", "trackers=3"),
+        ("tracking", "tracker_settings.ratte=3"),
+        ("geometry", "frames=0"),
+        ("retrieval", "task=scenes"),
     ):
         code, error = fails(capsys, "eval", protocol, str(tmp_path), word)
         assert (code, word.partition("=")[0] in error) == (2, True)

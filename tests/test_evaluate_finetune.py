@@ -14,8 +14,8 @@ from marey.configs.errors import InputError, MareyError, SettingError
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.cli.main import main
 from marey.pipeline.embedding.encoder_files import export_encoder
-from marey.pipeline.evaluate.finetune import run_finetune
 from marey.pipeline.evaluate.finetune_network import Classifier, LabelledFrames, fine_tune
+from marey.pipeline.evaluate.run import run_eval
 from marey.pipeline.runtime.storage import Folder
 from tests.corpora import encode_corpus
 
@@ -145,8 +145,9 @@ def test_a_table_of_images_is_tuned_from_the_command_line(run, tmp_path, capsys)
     assert result["figures"]["frames_test"] == 30
     assert result["figures"]["frames_train"] == 48
     assert result["figures"].keys() == result["baseline"].keys()
-    few = run_finetune(
-        str(run), str(tmp_path / "test.parquet"), gallery=str(tmp_path / "train.parquet"),
+    few = run_eval(
+        "finetune", str(run),
+        data=str(tmp_path / "test.parquet"), gallery=str(tmp_path / "train.parquet"),
         shots=2, epochs=1, batch_size=16, rates=[0.01],
     )  # fmt: skip
     assert few["figures"]["frames_train"] == few["figures"]["frames_validation"] == 4
@@ -160,17 +161,17 @@ def test_labelled_videos_are_split_by_event(run, tmp_path):
     for n in range(6):
         state = {"fps": 12, "frames": [{"phase": t // 6} for t in range(12)]}
         (tmp_path / "labels" / f"e{n}.json").write_text(json.dumps(state))
-    result = run_finetune(
-        str(run), index, labels=str(tmp_path / "labels"), fps=0, epochs=1, batch_size=16,
-        rates=[0.01],
+    result = run_eval(
+        "finetune", str(run), data=index, labels=str(tmp_path / "labels"), fps=0, epochs=1,
+        batch_size=16, rates=[0.01],
     )  # fmt: skip
     figures = result["figures"]
     counts = [figures[f"frames_{part}"] for part in ("train", "validation", "test")]
     assert sum(counts) == 6 * 2 * 12
     assert all(count % 24 == 0 for count in counts), "an event is on two sides"
     with pytest.raises(InputError, match="share 6 events"):
-        run_finetune(str(run), index, labels=str(tmp_path / "labels"), gallery=index)
+        run_eval("finetune", str(run), data=index, labels=str(tmp_path / "labels"), gallery=index)
     with pytest.raises(InputError, match="no weights to tune"):
-        run_finetune("pixels", index, labels=str(tmp_path / "labels"))
+        run_eval("finetune", "pixels", data=index, labels=str(tmp_path / "labels"))
     with pytest.raises(InputError, match="--labels"):
-        run_finetune(str(run), index)
+        run_eval("finetune", str(run), data=index)

@@ -10,10 +10,11 @@ import ray
 import torch
 
 from marey.configs.errors import DependencyError
+from marey.configs.mining import mining_settings
 from marey.configs.schema import DataConfig
 from marey.pipeline.data.shards import Shards
 from marey.pipeline.mining import mine
-from marey.pipeline.mining.mine import mine_corpus, mining_settings
+from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.runtime.engine import _local_options, quiet_data, ray_session
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.graph import budget_on_gpus, rows_of_shard, stream_here, stream_ray

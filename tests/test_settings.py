@@ -1,12 +1,18 @@
 """Settings: presets are valid, mistakes are refused by name, nothing is read in silence."""
 
 import pytest
+import torch
 
-from marey.configs.errors import SettingError
+from marey.configs.errors import DependencyError, SettingError
 from marey.configs.load import describe, override, presets, read_preset, run_config
+from marey.configs.mining import SamplesMining, TracksMining
 from marey.configs.schema import RunConfig
+from marey.configs.tracking import declared_tracker, tracker_options
 from marey.models.method import methods
 from marey.pipeline.cli.catalogue import describe_method
+from marey.pipeline.evaluate.linear import PENALTIES
+from marey.pipeline.evaluate.protocols import find_protocol, protocols, register_protocol
+from marey.trackers import build, names
 
 
 def check(*words, preset="demo"):
@@ -21,18 +27,40 @@ def test_every_preset_is_valid_and_belongs_to_a_method(name):
 
 
 def test_every_setting_is_explained():
-    for method in methods().values():
-        assert not [key for key, _, meaning in describe(method.Config) if not meaning]
-    assert not [key for key, _, meaning in describe(RunConfig) if not meaning]
+    models = [method.Config for method in methods().values()]
+    models += [protocol.settings for protocol in protocols().values()]
+    models += [type(declared) for name in names() if (declared := declared_tracker(name))]
+    for model in [*models, RunConfig, TracksMining, SamplesMining]:
+        assert not [row.key for row in describe(model) if not row.meaning]
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_shown_of_a_tracker_is_what_it_runs_with(name):
+    declared = declared_tracker(name)
+    assert declared is not None
+    shown = declared.model_dump()
+    try:
+        built = build(name)
+    except DependencyError:
+        return
+    settings = getattr(built, "settings", built)
+    for key, value in shown.items():
+        own = getattr(settings if hasattr(settings, key) else built, key)
+        if key == "batch":
+            assert own == 32
+        else:
+            assert own == (torch.device(value) if key == "device" else value), key
+    assert tracker_options(name, {"persistent": True}) == {"persistent": True}
+    assert build(name, **shown) is not None
 
 
 def test_a_group_that_is_unset_is_one_line_and_one_that_is_set_a_line_for_each_setting():
     """SimSiam's second crop is as its first; a list of defaults would say that it is not varied."""
     unset, given = (describe_method(preset)[0].splitlines() for preset in ("simsiam", "byol"))
     lines = [line.split(" = ") for line in unset if line.startswith("  method.crops.second")]
-    assert lines == [["  method.crops.second", "None"]]
+    assert lines == [["  method.crops.second", "null"]]
     assert not [line for line in given if line.startswith("  method.crops.second =")]
-    assert "  method.crops.second.solarize = 0.2 (default 0.0)" in given
+    assert "  method.crops.second.solarize = 0.2  (default 0.0; 0 to 1)" in given
 
 
 def test_words_change_single_settings():
@@ -90,3 +118,35 @@ def test_a_finished_runs_config_starts_another(tmp_path):
     path.write_text(yaml.safe_dump({"config": config.model_dump(mode="json"), "provenance": {}}))
     again = run_config(read_preset(str(path)), methods()[config.name].Config)
     assert again == config
+
+
+def test_a_probes_default_is_all_of_its_penalties():
+    assert find_protocol("linear").settings().penalties == len(PENALTIES)
+
+
+def test_a_protocol_of_somebody_else_is_one_like_the_others(tmp_path, monkeypatch, capsys):
+    from marey.configs.base import Settings
+    from marey.pipeline.cli.main import main
+    from marey.pipeline.evaluate import protocols as room
+
+    class CountSettings(Settings):
+        """How many files lie in a folder."""
+
+        times: int = 1
+        """How often each is counted."""
+
+    def count(inputs, settings):
+        found = len(list(__import__("pathlib").Path(inputs.target).iterdir()))
+        return {"figures": {"files": found * settings.times}}
+
+    monkeypatch.setattr(room, "_registry", dict(room._registry))
+    register_protocol("count", CountSettings, count, target="sequences", options=())
+    (tmp_path / "a").touch()
+    assert main(["eval", "count", str(tmp_path), "times=3"]) == 0
+    assert "files" in capsys.readouterr().out
+    assert main(["eval", "count", str(tmp_path), "time=3"]) == 2
+    assert "did you mean times" in capsys.readouterr().err
+    assert main(["eval", "count", str(tmp_path), "--labels", "x"]) == 2
+    assert "does not use --labels" in capsys.readouterr().err
+    with pytest.raises(SettingError, match="two evaluation protocols"):
+        register_protocol("count", CountSettings, print)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from marey.configs.errors import InputError, UsageError
+from marey.configs.mining import mining_settings
 from marey.configs.sampling import TracksSampling, TuplesSampling, ViewPairsSampling
 from marey.configs.schema import DataConfig
 from marey.pipeline.data.source import open_source
 from marey.pipeline.data.stored_samples import StoredSamples
-from marey.pipeline.mining.mine import mine_corpus, mining_settings
+from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.report import write_report
 from marey.pipeline.stream.graph import stream_here
 from marey.pipeline.stream.plan import make_plan

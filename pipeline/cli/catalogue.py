@@ -1,23 +1,39 @@
-"""Which methods there are, and what can be set: what `marey methods` prints."""
+"""What there is and what can be set: the lists that `marey methods` and `--help` print."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from marey.configs.load import describe, flat, override, presets, read_preset, run_config, suggest
+from marey.configs.load import (
+    Setting,
+    describe,
+    flat,
+    override,
+    presets,
+    read_preset,
+    run_config,
+    suggest,
+    typed,
+)
+from marey.configs.mining import SamplesMining, mining_settings
 from marey.configs.schema import RunConfig
-from marey.models.method import find_method, methods
+from marey.configs.tracking import declared_tracker
+from marey.pipeline.evaluate.protocols import find_protocol, protocols
 
 
 def list_methods() -> tuple[str, dict[str, Any]]:
     """All methods by family with their paper and presets, as text and as data."""
+    from marey.models.method import methods
+
     by_method: dict[str, list[str]] = {}
     for preset in presets():
         by_method.setdefault(read_preset(preset)["name"], []).append(preset)
     lines, data, family = [], {}, ""
     ordered = sorted(methods().items(), key=lambda item: (item[1].__module__, item[0]))
     for name, method in ordered:
-        folder = method.__module__.split(".")[1]
+        folder = method.__module__.split(".")[-2]
         if folder != family:
             lines += ["", folder] if family else [folder]
             family = folder
@@ -31,26 +47,93 @@ def list_methods() -> tuple[str, dict[str, Any]]:
 
 
 def describe_method(name: str) -> tuple[str, dict[str, Any]]:
-    """Every setting of a preset (or method): value, default, meaning."""
+    """Every setting of a preset (or method): value, default, bounds, meaning."""
+    from marey.models.method import find_method, methods
+
     tree = read_preset(name) if name in presets() or name not in methods() else {"name": name}
     method = find_method(tree["name"], suggest)
     config = run_config(override(tree, []), method.Config)
     values = flat(config.model_dump(mode="json"))
     rows = describe(method.Config, "method.") + [
-        row for row in describe(RunConfig) if not row[0].startswith(("method", "name"))
+        row for row in describe(RunConfig) if not row.key.startswith(("method", "name"))
     ]
-    lines = [f"{method.name}: {method.paper}", ""]
+    text = "\n".join([f"{method.name}: {method.paper}", "", *setting_lines(rows, values)])
+    return text, {"method": method.name, "settings": values}
+
+
+def describe_protocol(name: str) -> str:
+    """What a protocol of `marey eval` measures, and every setting of it."""
+    protocol = find_protocol(name)
+    options = [f"--{o} ({'needed' if o in protocol.required else 'may be given'})"
+               for o in protocol.options]  # fmt: skip
+    return "\n".join(
+        [
+            protocol.about,
+            f"It is run on: {protocol.target}" + "".join(f", {option}" for option in options),
+            "",
+            *setting_lines(describe(protocol.settings)),
+        ]
+    )
+
+
+def list_protocols() -> str:
+    """One line for each protocol of `marey eval`."""
+    lines = [f"  {name:<12} {protocol.about}" for name, protocol in protocols().items()]
+    return "\n".join(["protocols:", *lines])
+
+
+def describe_tracker(name: str) -> str:
+    """Every setting of a tracker."""
+    settings = declared_tracker(name)
+    if settings is None:
+        return f"{name}: a tracker that declares no settings"
+    about = (inspect.getdoc(settings) or "").splitlines()[0]
+    own = flat(settings.model_dump(mode="json"))
+    rows = [row._replace(default=typed(own[row.key])) for row in describe(type(settings))]
+    return "\n".join([f"{name}: {about}", "", *setting_lines(rows)])
+
+
+def list_trackers() -> str:
+    """The trackers by kind."""
+    from marey.trackers import names
+
+    kinds: dict[str, list[str]] = {}
+    for name in names():
+        settings = declared_tracker(name)
+        about = (inspect.getdoc(settings) or "").splitlines()[0] if settings else "others"
+        kinds.setdefault(about, []).append(name)
+    lines = [f"  {', '.join(own)}\n      {about}" for about, own in kinds.items()]
+    return "\n".join(["trackers:", *lines])
+
+
+def describe_kind(kind: str) -> str:
+    """Every setting of `marey mine --kind KIND`."""
+    model = mining_settings(kind, [])
+    about = (inspect.getdoc(model) or "").splitlines()[0]
+    rows = describe(type(model))
+    if isinstance(model, SamplesMining):
+        rows = [
+            *describe(type(model.sampling), "sampling."),
+            *(row for row in rows if not row.key.startswith("sampling")),
+        ]
+    return "\n".join([f"--kind {kind}: {about}", "", *setting_lines(rows)])
+
+
+def setting_lines(rows: Iterable[Setting], values: Mapping[str, Any] | None = None) -> list[str]:
+    """Two lines a setting: value, default and bounds; then what it means.
+
+    values: those in use by key, where they are not the defaults.
+    """
+    values = values or {}
+    lines = []
     unset = tuple(f"{key}." for key, value in values.items() if value is None)
-    for key, default, meaning in rows:
+    for key, default, allowed, meaning in rows:
         # of a group either the one line that it is unset, or those of its settings
         if key.startswith(unset) or any(name.startswith(f"{key}.") for name in values):
             continue
-        value = values.get(key)
-        shown = (
-            f"{value!r} (default {default})"
-            if key in values and repr(value) != default
-            else default
-        )
-        lines.append(f"  {key} = {shown}")
+        shown = typed(values[key]) if key in values else default
+        notes = [f"default {default}" if shown != default else "", allowed]
+        note = "; ".join(filter(None, notes))
+        lines.append(f"  {key} = {shown}" + (f"  ({note})" if note else ""))
         lines.append(f"      {' '.join(meaning.split())}")
-    return "\n".join(lines), {"method": method.name, "settings": values}
+    return lines

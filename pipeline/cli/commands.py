@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from typing import Any
 
 from marey.configs.errors import UsageError
@@ -18,14 +17,22 @@ DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 LOST = ("video: ", "event: ", "sample: ", "window: ")
 """Reasons of mining that name an input which gave nothing; the others are the miner's choice."""
 
-PROTOCOL_NAMES = (
-    "knn", "linear", "progression", "alignment", "retrieval", "copies", "geometry", "tracking",
-    "propagation", "finetune", "pretext",
-)  # fmt: skip
-"""What `marey eval` measures; the last four take frames, not embeddings."""
-
 Result = tuple[int, dict[str, Any]]
 """What a command gives back: exit code, and the figures that --json prints."""
+
+
+def help_of(command: str, options: argparse.Namespace) -> str:
+    """What `--help` adds to the options of a command: what there is, and what can be set."""
+    from marey.pipeline.cli import catalogue
+
+    if command == "eval":
+        name = options.protocol
+        return catalogue.describe_protocol(name) if name else catalogue.list_protocols()
+    if command == "track":
+        return f"{catalogue.list_trackers()}\n\n{catalogue.describe_tracker(options.tracker)}"
+    if command == "mine":
+        return catalogue.describe_kind(options.kind)
+    return ""
 
 
 def index(options: argparse.Namespace) -> Result:
@@ -109,11 +116,13 @@ def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple
 
 def mine(options: argparse.Namespace) -> Result:
     """Store tracks or planned samples as shards."""
-    from marey.pipeline.mining.mine import mine_corpus, mining_settings
+    from marey.configs.mining import mining_settings
+
+    settings = mining_settings(options.kind, options.settings)
+    from marey.pipeline.mining.mine import mine_corpus
     from marey.pipeline.runtime.progress import Progress, print_first, showing
     from marey.pipeline.video.reasons import FILE_FAULTS
 
-    settings = mining_settings(options.kind, options.settings)
     bar = Progress("mine", "parts")
     with showing():
         manifest = mine_corpus(
@@ -135,13 +144,22 @@ def mine(options: argparse.Namespace) -> Result:
 
 def track(options: argparse.Namespace) -> Result:
     """Draw what a tracker follows over a video."""
+    from marey.configs.load import override, suggest
+    from marey.configs.tracking import tracker_options
+    from marey.trackers import names
+
+    if options.tracker not in names():
+        raise UsageError(f"no tracker {options.tracker!r}{suggest(options.tracker, [*names()])}")
+    settings = tracker_options(options.tracker, override({}, options.settings))
+    boxes = _boxes(options.box) if options.box else None
     from marey.pipeline.mining.follow import follow
 
     result = follow(
         options.video,
         options.out,
-        boxes=_boxes(options.box) if options.box else None,
+        boxes=boxes,
         tracker=options.tracker,
+        tracker_settings=settings,
         start_s=options.start,
         seconds=options.seconds,
     )
@@ -257,74 +275,29 @@ def embed(options: argparse.Namespace) -> Result:
 def evaluate(options: argparse.Namespace) -> Result:
     """Run one protocol and show its figures."""
     from marey.configs.load import override
+    from marey.pipeline.evaluate.protocols import LOCATIONS, Inputs, find_protocol
     from marey.pipeline.runtime.progress import showing
 
+    protocol = find_protocol(options.protocol)
     settings = override({}, options.settings)
-    for name in ("data", "gallery", "labels", "baseline"):
+    if "baseline_gallery" in settings and not options.baseline_gallery:
+        print("note: baseline_gallery=FOLDER is now --baseline-gallery FOLDER", file=sys.stderr)
+        options.baseline_gallery = str(settings.pop("baseline_gallery"))
+    for name in LOCATIONS:
         if name in settings:
-            raise UsageError(f"{name} is an option: give --{name} FOLDER, not {name}=FOLDER")
-    if options.protocol not in PROTOCOL_NAMES:
-        raise UsageError(f"no protocol {options.protocol!r}; there are {', '.join(PROTOCOL_NAMES)}")
-    if options.protocol == "tracking":
-        with showing():
-            return _eval_tracking(options, settings)
-    from marey.pipeline.evaluate.run import render, run_eval
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{name} is an option: give {option} FOLDER, not {name}=FOLDER")
+    given = {name: getattr(options, name) for name in LOCATIONS}
+    inputs = Inputs(options.embeddings, **given)
+    protocol.check_needed(inputs)
+    protocol.check_unused(inputs)
+    protocol.check(settings)
+    from marey.pipeline.evaluate.run import run_eval
 
     with showing():
-        if options.protocol in ("finetune", "propagation", "pretext"):
-            figures = _eval_pixels(options, settings)
-        else:
-            figures = run_eval(
-                options.protocol,
-                options.embeddings,
-                labels=options.labels,
-                gallery=options.gallery,
-                baseline=options.baseline,
-                **settings,
-            )
-    print(render(figures), file=sys.stderr if options.json else sys.stdout)
-    return DONE, figures
-
-
-def _eval_pixels(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
-    """The protocols that need the encoder and the frames, not embeddings."""
-    from marey.pipeline.evaluate.protocols import check_settings
-
-    if options.data is None:
-        raise UsageError(f"{options.protocol} needs --data (the frames) beside the encoder")
-    if options.protocol == "propagation":
-        from marey.pipeline.evaluate.propagation import run_propagation
-
-        check_settings("propagation", run_propagation, settings)
-        return run_propagation(
-            options.embeddings, options.data, baseline=options.baseline, **settings
-        )
-    if options.protocol == "pretext":
-        from marey.pipeline.training.pretext import pretext
-
-        check_settings("pretext", pretext, settings)
-        return pretext(options.embeddings, options.data, **settings).figures()
-    from marey.pipeline.evaluate.finetune import run_finetune
-
-    check_settings("finetune", run_finetune, settings)
-    return run_finetune(
-        options.embeddings,
-        options.data,
-        gallery=options.gallery,
-        labels=options.labels,
-        baseline=options.baseline,
-        **settings,
-    )
-
-
-def _eval_tracking(options: argparse.Namespace, settings: dict[str, Any]) -> Result:
-    from marey.pipeline.evaluate.protocols import check_settings
-    from marey.pipeline.evaluate.tracking import evaluate_trackers, render
-
-    check_settings("tracking", evaluate_trackers, settings)
-    scores = evaluate_trackers(options.embeddings, **settings)
-    print(render(scores), file=sys.stderr if options.json else sys.stdout)
-    return DONE, {s.tracker: asdict(s) for s in scores if s.sequence == "mean"}
+        result = run_eval(protocol.name, options.embeddings, **given, **settings)
+    print(protocol.render(result), file=sys.stderr if options.json else sys.stdout)
+    return DONE, result
 
 
 def report(options: argparse.Namespace) -> Result:

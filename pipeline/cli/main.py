@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from marey.configs.errors import MareyError
 from marey.pipeline.cli import commands
-from marey.pipeline.cli.commands import FAILED, PROTOCOL_NAMES, Result
+from marey.pipeline.cli.commands import FAILED, Result
 
 ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
 
@@ -67,6 +67,26 @@ def _ended_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+class _Help(argparse.Action):
+    """`--help`: the options, then what can be set for what has been named before it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object
+    ) -> None:
+        parser.print_help()
+        try:
+            more = commands.help_of(parser.prog.split()[-1], namespace)
+        except MareyError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            parser.exit(error.exit_code)
+        if more:
+            print(f"\n{more}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
@@ -77,8 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], Result], text: str):
-        made = subparsers.add_parser(name, help=text, description=text)
+        made = subparsers.add_parser(name, help=text, description=text, add_help=False)
         made.set_defaults(run=run)
+        made.add_argument("-h", "--help", action=_Help, help="show this help")
         made.add_argument(
             "--json", action="store_true", help="print one line of figures at the end"
         )
@@ -129,11 +150,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="x,y,w,h in pixels; repeat for more (default: what moves at the start)",
     )  # fmt: skip
     track.add_argument(
-        "--tracker", default="strcf", help="see docs/tracking.md for the names (default strcf)"
+        "--tracker", default="strcf", help="name of the tracker (default strcf); see below"
     )
     track.add_argument("--start", type=float, default=0.0, help="seconds (default 0)")
     track.add_argument("--seconds", type=float, default=20.0, help="length (default 20)")
     track.add_argument("-o", "--out", required=True, help="video to write (.mp4)")
+    track.add_argument("settings", nargs="*", metavar="key=value", help="e.g. min_score=0.2")
 
     train = command("train", commands.train, "Train a method on an index, shards or images.")
     train.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
@@ -164,14 +186,11 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
 
     evaluate = command("eval", commands.evaluate, "Measure how good embeddings are.")
-    evaluate.add_argument(
-        "protocol",
-        help=", ".join(PROTOCOL_NAMES),
-    )
+    evaluate.add_argument("protocol", help="what is measured; see below")
     evaluate.add_argument(
         "embeddings",
-        help="folder of embeddings; for tracking: of OTB sequences; for propagation and finetune: "
-        "the encoder (run folder or timm:NAME); for pretext: the run folder",
+        help="folder of embeddings; for propagation and finetune: the encoder (run folder or "
+        "timm:NAME); for pretext: the run folder; for tracking: a folder of OTB sequences",
     )
     evaluate.add_argument(
         "--data",
@@ -179,7 +198,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--gallery", help="training embeddings (finetune: index or image table)")
     evaluate.add_argument("--labels", help="folder of JSON files, or a CSV or Parquet table")
-    evaluate.add_argument("--baseline", help="embeddings to stand beside (untrained encoder)")
+    evaluate.add_argument("--baseline", help="the same of another encoder (mostly untrained)")
+    evaluate.add_argument("--baseline-gallery", help="the gallery of the baseline's encoder")
     evaluate.add_argument("settings", nargs="*", metavar="key=value", help="e.g. k=20")
 
     report = command(

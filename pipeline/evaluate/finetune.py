@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError
+from marey.configs.evaluation import FinetuneSettings
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.data.source import open_source
 from marey.pipeline.data.stored_samples import StoredSamples
@@ -18,9 +19,10 @@ from marey.pipeline.embedding.embed import ReadPart, parts
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.bootstrap import split_by_group
 from marey.pipeline.evaluate.few_labels import few_rows
-from marey.pipeline.evaluate.finetune_network import RATES, LabelledFrames, fine_tune
+from marey.pipeline.evaluate.finetune_network import LabelledFrames, fine_tune
 from marey.pipeline.evaluate.label_protocols import interval, labelled_as
 from marey.pipeline.evaluate.labels import encode_classes, load_labels
+from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.evaluate.run import check_disjoint
 from marey.pipeline.runtime.cores import default_workers
 from marey.pipeline.runtime.progress import each
@@ -30,40 +32,20 @@ MOST_BYTES = 8 * 2**30
 """Frames that are held in memory at most."""
 
 
-def run_finetune(
-    encoder: str,
-    data: str,
-    *,
-    gallery: str | None = None,
-    labels: str | None = None,
-    baseline: str | None = None,
-    fps: float = 1.0,
-    attribute: str = "phase",
-    labelled: float = 1.0,
-    shots: int = 0,
-    epochs: int = 30,
-    batch_size: int = 256,
-    rates: tuple[float, ...] | list[float] = RATES,
-    flip: bool = True,
-    seed: int = 0,
-) -> dict[str, Any]:
+def run_finetune(inputs: Inputs, settings: FinetuneSettings) -> dict[str, Any]:
     """Tune the whole encoder on labelled frames and score it on frames of other videos.
 
-    encoder: run folder or timm trunk. data: index or image table with the test frames; gallery:
-    the same with the training frames (without it the events of `data` are split 60/20/20).
-    baseline: another encoder with the same budget (`RUN/untrained`: supervised from scratch).
-    labels, attribute, labelled, shots: as for the linear probe; fps: frames a second, 0 for all.
-    Returns what `run_eval` returns. Raises InputError for data without labels or too large.
+    inputs: target is a run folder or timm trunk; data, an index or image table with the test
+    frames; gallery, the same with the training frames (without it the events of `data` are split
+    60/20/20); baseline, another encoder with the same budget (`RUN/untrained`: supervised from
+    scratch). Returns "figures", "baseline"? and "embeddings", as `run_eval` does. Raises InputError
+    for data without labels or too large.
     """
-    result: dict[str, Any] = {
-        "protocol": "finetune",
-        "settings": {
-            "fps": fps, "attribute": attribute, "labelled": labelled, "shots": shots,
-            "epochs": epochs, "batch_size": batch_size, "rates": list(rates), "flip": flip,
-            "seed": seed,
-        },
-    }  # fmt: skip
-    for side, name in (("figures", encoder), ("baseline", baseline)):
+    assert inputs.data is not None  # `required` of the protocol
+    encoder, data, gallery, labels = inputs.target, inputs.data, inputs.gallery, inputs.labels
+    attribute, fps, seed = settings.attribute, settings.fps, settings.seed
+    result: dict[str, Any] = {}
+    for side, name in (("figures", encoder), ("baseline", inputs.baseline)):
         if name is None:
             continue
         network, about = open_encoder(encoder_location(name))
@@ -79,7 +61,15 @@ def run_finetune(
         known, target = number[: len(pool)], number[len(pool) :]
         fit, choose, held_out = _rows(test, pool, gallery is None, seed)
         fit, choose = (
-            rows[few_rows(known[rows], pool.event[rows], share=labelled, shots=shots, seed=seed)]
+            rows[
+                few_rows(
+                    known[rows],
+                    pool.event[rows],
+                    share=settings.labelled,
+                    shots=settings.shots,
+                    seed=seed,
+                )
+            ]
             for rows in (fit, choose)
         )
         figures, chance = fine_tune(
@@ -88,10 +78,10 @@ def run_finetune(
             LabelledFrames(pool_frames[choose], known[choose]),
             LabelledFrames(test_frames[held_out], target[held_out]),
             len(names),
-            rates=rates,
-            epochs=epochs,
-            batch_size=batch_size,
-            flip=flip,
+            rates=settings.rates,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            flip=settings.flip,
             seed=seed,
         )
         common = np.bincount(known[fit]).argmax()

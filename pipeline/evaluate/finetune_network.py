@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marey.configs.errors import InputError, MareyError, SettingError
+from marey.configs.evaluation import FinetuneSettings
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.encoders.decay import decay_groups
 from marey.models.encoders.encoder import Encoder
@@ -27,7 +28,7 @@ from marey.models.encoders.modes import evaluating
 from marey.pipeline.evaluate.linear import classification_figures
 from marey.pipeline.runtime.progress import each
 
-RATES = (0.01, 0.03, 0.1)
+RATES = FinetuneSettings().rates
 """Learning rates of the trunk."""
 HEAD = 10.0
 """Rate of the head over that of the trunk."""

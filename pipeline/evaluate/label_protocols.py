@@ -1,6 +1,6 @@
 """What the protocols that need labels do: kNN, the linear probe, phase progression.
 
-Each takes (test, gallery or None, labels' place or None, **settings), as all protocols do.
+Each takes (test, gallery or None, labels' location or None, settings) and returns plain numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError, SettingError
+from marey.configs.evaluation import (
+    DrawnLabels,
+    KNNSettings,
+    LinearSettings,
+    ProgressionSettings,
+)
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.bootstrap import split_by_group, video_interval
 from marey.pipeline.evaluate.few_labels import few_rows, over_draws
@@ -54,28 +60,16 @@ def interval(
     return {f"{name}_interval": list(video_interval(values, event, seed=seed))}
 
 
-def _seeds(labelled: float, shots: int, draws: int) -> range:
+def _seeds(settings: DrawnLabels) -> range:
     """One seed for every draw of labelled videos; a single one where all are labelled."""
-    if draws < 1:
-        raise SettingError(f"draws={draws} is out of range: at least 1")
-    return range(1) if labelled == 1 and not shots else range(draws)
+    return range(1 if settings.labelled == 1 and not settings.shots else settings.draws)
 
 
 def knn(
-    test: Embeddings,
-    train: Embeddings | None,
-    path: Location | None,
-    *,
-    attribute: str = "phase",
-    k: int = 20,
-    tau: float = 0.07,
-    balanced: bool = False,
-    labelled: float = 1.0,
-    shots: int = 0,
-    draws: int = 5,
-    seed: int = 0,
+    test: Embeddings, train: Embeddings | None, path: Location | None, settings: KNNSettings
 ) -> Figures:
     """Weighted kNN accuracy; with few labels the mean over draws of the gallery's videos."""
+    attribute, k = settings.attribute, settings.k
     query, query_labels, unlabelled = with_labels(test, path, attribute)
     pool, pool_labels = query, query_labels
     if train is not None:
@@ -90,17 +84,17 @@ def knn(
             query.features[asked],
             Gallery(pool.features[chosen], known[chosen], group),
             k=k,
-            tau=tau,
+            tau=settings.tau,
             num_classes=len(names),
             group=None if train is not None else query.event[asked],
-            balanced=balanced,
+            balanced=settings.balanced,
         )
         truth = target[asked]
         figures: Figures = dict(knn_accuracy(scores, truth, k))
         prior = np.bincount(known[chosen], minlength=len(names)) / len(chosen)
         figures["accuracy_chance"] = float(prior[truth].mean())
         hit = (scores.argmax(axis=1) == truth).astype(float)
-        figures |= interval("accuracy", hit, query.event[asked], seed)
+        figures |= interval("accuracy", hit, query.event[asked], settings.seed)
         return figures | {
             "classes": len(names),
             "queries": len(truth),
@@ -108,12 +102,14 @@ def knn(
             "gallery_events": len(np.unique(pool.event[chosen])),
             "unlabelled": unlabelled,
             "k": min(k, len(chosen)),
-            "tau": float(tau),
+            "tau": settings.tau,
         }
 
     figures = []
-    for draw in _seeds(labelled, shots, draws):
-        chosen = few_rows(known, pool.event, share=labelled, shots=shots, seed=draw)
+    for draw in _seeds(settings):
+        chosen = few_rows(
+            known, pool.event, share=settings.labelled, shots=settings.shots, seed=draw
+        )
         asked = np.ones(len(query), dtype=bool)
         if train is None and len(chosen) < len(pool):
             # a labelled event's own frames would have to do without their label
@@ -216,33 +212,24 @@ def _classify(
 
 
 def linear(
-    test: Embeddings,
-    train: Embeddings | None,
-    path: Location | None,
-    *,
-    attribute: str = "phase",
-    penalties: int = len(PENALTIES),
-    labelled: float = 1.0,
-    shots: int = 0,
-    draws: int = 5,
-    crosscheck: bool = False,
-    seed: int = 0,
+    test: Embeddings, train: Embeddings | None, path: Location | None, settings: LinearSettings
 ) -> Figures:
     """Logistic regression, or ridge for regression targets; with few labels over draws."""
-    whole = _split(test, train, path, attribute, seed)
+    seed, penalties = settings.seed, _grid(settings.penalties)
+    whole = _split(test, train, path, settings.attribute, seed)
     figures = []
-    for draw in _seeds(labelled, shots, draws):
-        split = whole.few(labelled, shots, draw)
+    for draw in _seeds(settings):
+        split = whole.few(settings.labelled, settings.shots, draw)
         targets, wanted = split.pool_labels.numeric(), split.query_labels.numeric()
         if targets is not None and wanted is not None:
             own: Figures = ridge_probe(
                 (split.pool.features[split.fit], targets[split.fit]),
                 (split.pool.features[split.choose], targets[split.choose]),
                 (split.query.features[split.held_out], wanted[split.held_out]),
-                penalties=_grid(penalties),
+                penalties=penalties,
             )
         else:
-            own = _classify(split, _grid(penalties), seed, crosscheck)
+            own = _classify(split, penalties, seed, settings.crosscheck)
         figures.append(own | split.counts())
     return (over_draws(figures) if len(figures) > 1 else figures[0]) | {"seed": seed}
 
@@ -251,14 +238,11 @@ def progression(
     test: Embeddings,
     train: Embeddings | None,
     path: Location | None,
-    *,
-    attribute: str = "phase",
-    penalties: int = 9,
-    draws: int = 5,
-    seed: int = 0,
+    settings: ProgressionSettings,
 ) -> Figures:
     """R2 of the time to each phase's start, and phase accuracy with 10, 50, 100 % of the labels."""
-    split = _split(test, train, path, attribute, seed)
+    seed, penalties = settings.seed, _grid(settings.penalties)
+    split = _split(test, train, path, settings.attribute, seed)
     both = np.concatenate([split.pool_labels.values, split.query_labels.values])
     number, names = encode_classes(both)
     pool = progression_targets(split.pool, number[: len(split.pool)], len(names))
@@ -268,16 +252,16 @@ def progression(
         (split.pool.features[split.choose], pool[split.choose]),
         (split.query.features[split.held_out], query[split.held_out]),
         names,
-        _grid(penalties),
+        penalties,
     )
     for share in SHARES:
         scores = over_draws(
             [
-                _classify(split.few(share, 0, draw), _grid(penalties), seed)
-                for draw in _seeds(share, 0, draws)
+                _classify(split.few(share, 0, draw), penalties, seed)
+                for draw in range(1 if share == 1 else settings.draws)
             ]
         )
         figures[f"accuracy_{share:.0%}_labelled"] = scores["accuracy"]
         figures[f"accuracy_{share:.0%}_labelled_std"] = scores["accuracy_std"]
         figures["accuracy_chance"] = scores["accuracy_chance"]
-    return figures | split.counts() | {"draws": draws, "seed": seed}
+    return figures | split.counts() | {"draws": settings.draws, "seed": seed}

@@ -18,17 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from marey.configs.errors import InputError, SettingError
+from marey.configs.evaluation import PropagationSettings
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
+from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.evaluate.tracking import Recording, known_boxes, read_sequence, truth_files
 from marey.pipeline.runtime.progress import each
 
-TOP_K = 10
-CONTEXT = 20
-"""Frames before the present one that are looked at, beside the first."""
-RADIUS = 12
-"""Largest distance in cells of a position in those frames; the first is searched everywhere."""
-TEMPERATURE = 0.05
+DEFAULT = PropagationSettings()
 
 
 @torch.no_grad()
@@ -36,10 +33,10 @@ def propagate(
     features: Tensor,
     mask: Tensor,
     *,
-    top_k: int = TOP_K,
-    context: int = CONTEXT,
-    radius: float = RADIUS,
-    temperature: float = TEMPERATURE,
+    top_k: int = DEFAULT.top_k,
+    context: int = DEFAULT.context,
+    radius: float = DEFAULT.radius,
+    temperature: float = DEFAULT.temperature,
 ) -> Tensor:
     """Masks of all frames, float32 [T, K, h, w], from that of the first.
 
@@ -93,33 +90,19 @@ def box_masks(boxes: NDArray[np.floating], shape: tuple[int, int]) -> NDArray[np
     return (column >= x) & (column < x + wide) & (row >= y) & (row < y + high)
 
 
-def run_propagation(
-    encoder: str,
-    data: str,
-    *,
-    baseline: str | None = None,
-    size: int = 240,
-    top_k: int = TOP_K,
-    context: int = CONTEXT,
-    radius: int = RADIUS,
-    temperature: float = TEMPERATURE,
-) -> dict[str, Any]:
+def run_propagation(inputs: Inputs, settings: PropagationSettings) -> dict[str, Any]:
     """Mean J of a first frame's box, carried through tracked sequences by an encoder's features.
 
-    encoder: run folder or timm trunk; data: folder of OTB sequences (see `evaluate.tracking`).
-    size: short side in pixels at which frames are looked at. `mean_iou_still` leaves the first mask
-    where it was; boxes hold background, so a perfect carrier does not reach 1. baseline: another
-    encoder. Returns what `run_eval` returns.
+    inputs: target is a run folder or timm trunk; data, a folder of OTB sequences (see
+    `evaluate.tracking`); baseline, another encoder. `mean_iou_still` leaves the first mask where it
+    was; boxes hold background, so a perfect carrier does not reach 1. Returns "figures",
+    "baseline"? and "embeddings", as `run_eval` does.
     """
-    if not 32 <= size <= 2160:
-        raise SettingError(f"size={size} is out of range: 32 to 2160 pixels")
-    files = truth_files(data)
-    settings = {
-        "top_k": top_k, "context": context, "radius": radius, "temperature": float(temperature),
-    }  # fmt: skip
-    result: dict[str, Any] = {"protocol": "propagation", "settings": {**settings, "size": size}}
+    assert inputs.data is not None  # `required` of the protocol
+    files = truth_files(inputs.data)
+    result: dict[str, Any] = {}
     networks: dict[str, tuple[Encoder, dict[str, Any]]] = {}
-    for side, name in (("figures", encoder), ("baseline", baseline)):
+    for side, name in (("figures", inputs.target), ("baseline", inputs.baseline)):
         if name is None:
             continue
         network, about = open_encoder(encoder_location(name))
@@ -132,7 +115,7 @@ def run_propagation(
         sequence = read_sequence(file)
         frames += len(sequence.frames)
         for side, (network, _) in networks.items():
-            scores[side][sequence.name] = _score(network, sequence, size, settings)
+            scores[side][sequence.name] = _score(network, sequence, settings)
     for side, own in scores.items():
         figures: dict[str, Any] = {
             "mean_iou": float(np.mean([carried for carried, _ in own.values()])),
@@ -142,7 +125,7 @@ def run_propagation(
         result[side] = figures | {"sequences": len(files)}
     network, about = networks["figures"]
     result["embeddings"] = {
-        "location": encoder,
+        "location": inputs.target,
         "frames": frames,
         "videos": len(files),
         "dim": network.feature_dim,
@@ -152,17 +135,24 @@ def run_propagation(
 
 
 def _score(
-    encoder: Encoder, sequence: Recording, size: int, settings: dict[str, Any]
+    encoder: Encoder, sequence: Recording, settings: PropagationSettings
 ) -> tuple[float, float]:
     """Mean J after the first frame: carried by the features, and of the mask left in place."""
     first = int(np.flatnonzero(known_boxes(sequence.truth))[0])
     frames, truth = sequence.frames[first:], sequence.truth[first:]
-    images, scale = _resized(frames, size)
+    images, scale = _resized(frames, settings.size)
     maps = _feature_maps(encoder, images)
     masks = box_masks(truth * np.tile(scale, 2), images.shape[1:3])
     start = torch.from_numpy(masks[:1]).float()[None]
     start = functional.interpolate(start, maps.shape[2:], mode="area")[0]
-    labels = propagate(maps, torch.cat([1 - start, start]), **settings)[:, 1:]
+    labels = propagate(
+        maps,
+        torch.cat([1 - start, start]),
+        top_k=settings.top_k,
+        context=settings.context,
+        radius=settings.radius,
+        temperature=settings.temperature,
+    )[:, 1:]
     found = [_upsampled(label, images.shape[1:3]) for label in labels]
     known = known_boxes(truth) & (np.arange(len(truth)) > 0)
     if not known.any():

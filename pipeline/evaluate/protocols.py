@@ -1,177 +1,199 @@
-"""What each protocol does with embeddings, a gallery and labels; its settings are its keywords.
+"""Which protocols `marey eval` has: one list, open for others' (`register_protocol`).
 
-Every protocol takes (test, gallery or None, labels' place or None, **settings) and returns plain
-numbers, the level of chance beside each figure that has one.
+A protocol is a name, typed settings and a function. The function is imported when it is called:
+listing protocols and checking their settings takes no time.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
 
-import numpy as np
+from marey.configs import evaluation
+from marey.configs.base import Settings
+from marey.configs.errors import SettingError, UsageError
+from marey.configs.load import check, suggest
 
-from marey.configs.errors import InputError, SettingError
-from marey.pipeline.embedding.embeddings import Embeddings
-from marey.pipeline.evaluate.alignment import alignment_error, kendall_tau, nearest_class_error
-from marey.pipeline.evaluate.geometry import align, diagnose, lidar, pairs_in_time
-from marey.pipeline.evaluate.label_protocols import (
-    Figures,
-    Location,
-    interval,
-    knn,
-    linear,
-    progression,
-    with_labels,
-)
-from marey.pipeline.evaluate.labels import encode_classes
-from marey.pipeline.evaluate.retrieval import COPY_S, copy_retrieval, retrieval, video_means
+Target = Literal["embeddings", "encoder", "run", "sequences"]
+"""What a protocol is run on: the word after its name."""
+TABLE = "marey.pipeline.evaluate.run:render"
+"""What makes text of most results."""
+Option = Literal["data", "gallery", "labels", "baseline"]
+"""Locations that a protocol may take besides."""
 
 
-def find_protocol(name: str) -> Callable[..., Figures]:
-    """The protocol of that name. Raises SettingError when there is none."""
-    if name not in PROTOCOLS:
-        raise SettingError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The locations that a protocol is given; None where an option was left out."""
+
+    target: str
+    data: str | None = None
+    gallery: str | None = None
+    labels: str | None = None
+    baseline: str | None = None
+    baseline_gallery: str | None = None
 
 
-def check_options(protocol: str, options: Mapping[str, Any]) -> None:
-    """Raises SettingError for a setting that the protocol does not have or of a wrong type."""
-    check_settings(protocol, find_protocol(protocol), options)
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """One way of measuring. `register_protocol` explains the fields."""
+
+    name: str
+    settings: type[Settings]
+    run: str | Callable[..., dict[str, Any]]
+    target: Target = "embeddings"
+    options: tuple[Option, ...] = ()
+    required: tuple[Option, ...] = ()
+    same_videos: bool = False
+    table: str | Callable[[Mapping[str, Any]], str] = TABLE
+
+    @property
+    def about(self) -> str:
+        """One line: what it measures."""
+        return (inspect.getdoc(self.settings) or self.name).splitlines()[0]
+
+    def check(self, given: Mapping[str, Any]) -> Any:
+        """The settings, checked. Raises SettingError for an unknown or wrong one."""
+        unknown = [key for key in given if key not in self.settings.model_fields]
+        if unknown:
+            known = list(self.settings.model_fields)
+            raise SettingError(
+                f"{self.name} has no setting {unknown[0]!r}{suggest(unknown[0], known)} "
+                f"(`marey eval {self.name} --help` lists them)"
+            )
+        return check(self.settings, dict(given))
+
+    def check_needed(self, inputs: Inputs) -> None:
+        """Raises UsageError when an option is missing that the protocol cannot run without."""
+        for option in self.required:
+            if getattr(inputs, option) is None:
+                raise UsageError(f"{self.name} needs --{option}: {OPTION_MEANING[option]}")
+
+    def check_unused(self, inputs: Inputs) -> None:
+        """Raises UsageError for an option that the protocol would not use."""
+        for option in OPTION_MEANING:
+            if getattr(inputs, option) is not None and option not in self.options:
+                takes = ", ".join(f"--{own}" for own in self.options) or "no further location"
+                raise UsageError(f"{self.name} does not use --{option}; it takes {takes}")
+
+    def function(self) -> Callable[..., dict[str, Any]]:
+        """What is called, imported now."""
+        return _imported(self.run)
+
+    def render(self, result: Mapping[str, Any]) -> str:
+        """A result as text."""
+        return _imported(self.table)(result)
 
 
-def resolved(protocol: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a protocol: those given, and the defaults of the others."""
-    parameters = inspect.signature(find_protocol(protocol)).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return defaults | dict(options)
+def _imported(function: Any) -> Any:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)
 
 
-def check_settings(protocol: str, run: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """The same for a function whose keywords are the settings; those that may be None are not."""
-    parameters = inspect.signature(run).parameters.values()
-    known = {
-        p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not None
-    }
-    for name, value in options.items():
-        if name not in known:
-            raise SettingError(f"{protocol} has no setting {name!r}; it has {', '.join(known)}")
-        wanted = list if isinstance(known[name], tuple) else type(known[name])
-        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
-            raise SettingError(f"{protocol}: {name}={value!r} is no {wanted.__name__}")
-
-
-def _alignment(
-    test: Embeddings,
-    train: Embeddings | None,
-    path: Location | None,
-    *,
-    attribute: str = "phase",
-    stride: int = 2,
-    seed: int = 0,
-) -> Figures:
-    """Those of the three figures that the embeddings allow: each asks for something else."""
-    figures: Figures = {}
-    events, videos = (len(np.unique(names)) for names in (test.event, test.video_id))
-    if len(set(zip(test.event, test.view, strict=True))) > events:
-        figures = alignment_error(test, seed=seed)
-        names, values = zip(*figures.pop("per_pair"), strict=True)
-        pairs = np.array(names, dtype=object)
-        figures |= interval("alignment_error_symmetric", np.array(values), pairs, seed)
-    if videos > 1:
-        figures |= kendall_tau(test, stride=stride, seed=seed)
-    # labels that came with the embeddings were not asked for
-    if path is not None or (test.label is not None and events > 1):
-        known, labels, unlabelled = with_labels(test, path, attribute)
-        number, _ = encode_classes(labels.values)
-        figures |= nearest_class_error(known.features, number, known.event, seed=seed)
-        figures["unlabelled"] = unlabelled
-    if not figures:
-        raise InputError(
-            "alignment needs two views of an event, frames of two videos, or labels of two events: "
-            "these are frames of one video"
-        )
-    return figures
-
-
-def _retrieval(
-    test: Embeddings,
-    train: Embeddings | None,
-    path: Location | None,
-    *,
-    task: str = "scene",
-    attribute: str = "phase",
-    window_s: float = 5.0,
-    delta_s: float = 0.2,
-) -> Figures:
-    if task in ("semantic", "video"):
-        test, _, _ = with_labels(test, path, attribute)
-        train = None if train is None else with_labels(train, path, attribute)[0]
-    if task == "video":
-        test = video_means(test)
-        train = None if train is None else video_means(train)
-    figures = retrieval(test, task, gallery=train, window_s=window_s, delta_s=delta_s)
-    return {"task": task} | figures
-
-
-def _copies(
-    test: Embeddings,
-    train: Embeddings | None,
-    path: Location | None,
-    *,
-    delta_s: float = COPY_S,
-) -> Figures:
-    if train is None:
-        raise SettingError("copies needs --gallery: embeddings of the same frames, unchanged")
-    return dict(copy_retrieval(test, train, delta_s=delta_s))
-
-
-def _geometry(
-    test: Embeddings,
-    train: Embeddings | None,
-    path: Location | None,
-    *,
-    frames: int = 4096,
-    seed: int = 0,
-) -> Figures:
-    rng = np.random.default_rng(seed)
-    if test.copy is not None:
-        return _geometry_of_copies(test, frames, rng)
-    chosen = np.sort(rng.permutation(len(test))[:frames])
-    figures = diagnose(test.features[chosen], test.video_id[chosen])
-    first, second = pairs_in_time(test.video_id, test.time_s)
-    if len(first):
-        figures["align_time"] = align(test.features[first], test.features[second])
-    return figures | {"frames": len(chosen)}
-
-
-def _geometry_of_copies(test: Embeddings, frames: int, rng: np.random.Generator) -> Figures:
-    """LiDAR and the distance of copies of one frame; the other figures for the first copies."""
-    assert test.copy is not None
-    # rows are sorted, so the copies of a frame follow each other
-    keys = list(zip(test.video_id, test.frame, strict=True))
-    first = np.array([n for n, key in enumerate(keys) if not n or key != keys[n - 1]])
-    sizes = np.diff([*first, len(keys)])
-    copies = int(sizes.max())
-    first = first[sizes == copies]
-    first = np.sort(rng.permutation(first)[:frames])
-    features = test.features[first[:, None] + np.arange(copies)]
-    figures = diagnose(features[:, 0], test.video_id[first])
-    if copies > 1:
-        figures["align_aug"] = align(features[:, 0], features[:, 1])
-        figures["lidar"] = lidar(features)
-    return figures | {"frames": len(first), "copies": copies}
-
-
-PROTOCOLS: dict[str, Callable[..., Figures]] = {
-    "knn": knn,
-    "linear": linear,
-    "progression": progression,
-    "alignment": _alignment,
-    "retrieval": _retrieval,
-    "copies": _copies,
-    "geometry": _geometry,
+OPTION_MEANING: dict[str, str] = {
+    "data": "the index (or image table) with the frames",
+    "gallery": "other embeddings to train on or to search in",
+    "labels": "a folder of JSON files, or a CSV or Parquet table",
+    "baseline": "the same of another encoder (mostly the untrained one)",
 }
-SAME_VIDEOS = frozenset(["copies"])
-"""Protocols whose gallery holds the very videos that are tested."""
+LOCATIONS = (*OPTION_MEANING, "baseline_gallery")
+_registry: dict[str, Protocol] = {}
+
+
+def register_protocol(
+    name: str,
+    settings: type[Settings],
+    run: str | Callable[..., dict[str, Any]],
+    *,
+    target: Target = "embeddings",
+    options: tuple[Option, ...] = ("baseline",),
+    required: tuple[Option, ...] = (),
+    same_videos: bool = False,
+    table: str | Callable[[Mapping[str, Any]], str] = TABLE,
+) -> None:
+    """Make a protocol known to `marey eval` and `run_eval`.
+
+    name: the word after `marey eval`. settings: a model of `marey.configs.base.Settings`; the first
+    line of its docstring says what the protocol measures.
+    run: the function, or where it is as "module:name", which is imported when it is called. With
+    target="embeddings" it is called as `run(test, gallery, labels, settings)`, test and gallery
+    being `Embeddings` (gallery may be None) and labels a location or None, and returns its figures
+    as plain numbers; the baseline is run through it too. With another target it is called as
+    `run(inputs, settings)` with `Inputs`, and returns {"figures": ..., "baseline"?: ...,
+    "embeddings"?: what was measured}.
+    target: what the location after the name is. options: which further options it takes; required:
+    without which it cannot run. same_videos: the gallery holds the tested videos themselves.
+    table: what makes text of a result, where the usual table of figures does not serve.
+
+    Raises SettingError when the name is taken.
+    """
+    made = Protocol(name, settings, run, target, (*options,), (*required,), same_videos, table)
+    if _registry.get(name, made) != made:
+        raise SettingError(f"two evaluation protocols are called {name!r}: give another name")
+    _registry[name] = made
+
+
+def protocols() -> dict[str, Protocol]:
+    """All protocols by name, in the order in which they were registered."""
+    return dict(_registry)
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of that name. Raises SettingError with the nearest names when there is none."""
+    if name not in _registry:
+        near = suggest(name, list(_registry))
+        raise SettingError(
+            f"no protocol {name!r}{near if 'mean' in near else ''}"
+            f" (`marey eval --help` lists them: {', '.join(_registry)})"
+        )
+    return _registry[name]
+
+
+_ROOM = "marey.pipeline.evaluate"
+_LABELS = f"{_ROOM}.label_protocols"
+_OTHERS = f"{_ROOM}.unlabelled_protocols"
+register_protocol(
+    "knn", evaluation.KNNSettings, f"{_LABELS}:knn", options=("gallery", "labels", "baseline")
+)
+register_protocol(
+    "linear", evaluation.LinearSettings, f"{_LABELS}:linear",
+    options=("gallery", "labels", "baseline"),
+)  # fmt: skip
+register_protocol(
+    "progression", evaluation.ProgressionSettings, f"{_LABELS}:progression",
+    options=("gallery", "labels", "baseline"),
+)  # fmt: skip
+register_protocol(
+    "alignment", evaluation.AlignmentSettings, f"{_OTHERS}:alignment",
+    options=("labels", "baseline"),
+)  # fmt: skip
+register_protocol(
+    "retrieval", evaluation.RetrievalSettings, f"{_OTHERS}:retrieve",
+    options=("gallery", "labels", "baseline"),
+)  # fmt: skip
+register_protocol(
+    "copies", evaluation.CopiesSettings, f"{_OTHERS}:copies",
+    options=("gallery", "baseline"), required=("gallery",), same_videos=True,
+)  # fmt: skip
+register_protocol("geometry", evaluation.GeometrySettings, f"{_OTHERS}:geometry")
+register_protocol(
+    "finetune", evaluation.FinetuneSettings, f"{_ROOM}.finetune:run_finetune", target="encoder",
+    options=("data", "gallery", "labels", "baseline"), required=("data",),
+)  # fmt: skip
+register_protocol(
+    "propagation", evaluation.PropagationSettings, f"{_ROOM}.propagation:run_propagation",
+    target="encoder", options=("data", "baseline"), required=("data",),
+)  # fmt: skip
+register_protocol(
+    "pretext", evaluation.PretextSettings, "marey.pipeline.training.pretext:run_pretext",
+    target="run", options=("data",), required=("data",),
+)  # fmt: skip
+register_protocol(
+    "tracking", evaluation.TrackingSettings, f"{_ROOM}.tracking:run_tracking",
+    target="sequences", options=(), table=f"{_ROOM}.tracking:render",
+)  # fmt: skip

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from marey.configs.errors import InputError, SettingError
+from marey.configs.evaluation import CopiesSettings
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.geometry import align
 from marey.pipeline.evaluate.knn import unit_rows
@@ -23,7 +24,7 @@ from marey.pipeline.evaluate.labels import encode_classes
 TASKS = ("scene", "semantic", "temporal", "video")
 KS = (1, 5, 10, 20, 50)
 NDCG_AT = 10
-COPY_S = 0.5
+COPY_S = CopiesSettings().delta_s
 """A copy's neighbours in time count as its source: consecutive frames are near duplicates."""
 _CHUNK = 8 * 1024 * 1024
 """Similarities held at once."""

@@ -1,7 +1,7 @@
-"""One protocol on one folder of embeddings: the figures, and the text table that shows them.
+"""One protocol on what it measures: the figures, and the text table that shows them.
 
-Chance is given beside every figure that has one; `baseline` embeddings (an untrained encoder, say)
-run through the same code.
+Chance is given beside every figure that has one; a `baseline` (embeddings of an untrained encoder,
+say) runs through the same code.
 """
 
 from __future__ import annotations
@@ -11,49 +11,67 @@ from typing import Any
 
 import numpy as np
 
+from marey.configs.base import Settings
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
 from marey.pipeline.evaluate.label_protocols import Figures, Location, labelled_as
 from marey.pipeline.evaluate.labels import Labels
-from marey.pipeline.evaluate.protocols import SAME_VIDEOS, check_options, find_protocol, resolved
+from marey.pipeline.evaluate.protocols import Inputs, Protocol, find_protocol
 
 
 def run_eval(
     protocol: str,
-    embeddings: Location,
+    target: Location,
     /,
     *,
+    data: Location | None = None,
     labels: Location | None = None,
     gallery: Location | None = None,
     baseline: Location | None = None,
     baseline_gallery: Location | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> Figures:
     """Figures of `protocol` (knn, linear, progression, alignment, ...) as plain numbers.
 
-    embeddings: the test frames. gallery: labelled frames to compare with or to train on, of other
-    videos; without it the test videos serve each other (kNN leaves a frame's own event out, linear
-    splits by event). labels: see `evaluate.labels`. baseline: the test frames from another encoder,
-    with `baseline_gallery` where `gallery` is given. options: the protocol's own settings.
+    target: what is measured: mostly a folder of embeddings, the test frames; an encoder for
+    finetune and propagation, a run for pretext, a folder of OTB sequences for tracking.
+    data: the frames, for protocols of encoders and runs.
+    gallery: labelled frames to compare with or to train on, of other videos; without it the test
+    videos serve each other (kNN leaves a frame's own event out, linear splits by event).
+    labels: see `evaluate.labels`. baseline: the same of another encoder, with `baseline_gallery`
+    where `gallery` is given. settings: the protocol's own (`marey eval PROTOCOL --help`).
 
     Returns {"protocol", "settings" (all, defaults too), "figures", "baseline"?, "embeddings",
-    "gallery"?}: with these the figures can be made again. Raises SettingError for
-    an unknown protocol or setting, InputError for data that the protocol cannot use.
+    "gallery"?}: with these the figures can be made again. Raises SettingError for an unknown
+    protocol or setting, UsageError for a missing option, InputError for data that the protocol
+    cannot use.
     """
-    run = find_protocol(protocol)
-    if baseline is not None and gallery is not None and baseline_gallery is None:
-        raise SettingError("a baseline with a gallery needs baseline_gallery=FOLDER too")
-    check_options(protocol, options)
-    result: Figures = {"protocol": protocol, "settings": resolved(protocol, options)}
-    sides = {"figures": (embeddings, gallery)}
-    if baseline is not None:
-        sides["baseline"] = (baseline, baseline_gallery)
+    found = find_protocol(protocol)
+    checked = found.check(settings)
+    given = (data, gallery, labels, baseline, baseline_gallery)
+    inputs = Inputs(str(target), *(None if one is None else str(one) for one in given))
+    found.check_needed(inputs)
+    if found.target == "embeddings":
+        result = _on_embeddings(found, inputs, checked)
+    else:
+        result = found.function()(inputs, checked)
+    return {"protocol": protocol, "settings": checked.model_dump(mode="json")} | result
+
+
+def _on_embeddings(protocol: Protocol, inputs: Inputs, settings: Settings) -> Figures:
+    """Load the embeddings and run the protocol on them and on the baseline's."""
+    if inputs.baseline is not None and inputs.gallery and inputs.baseline_gallery is None:
+        raise SettingError("a baseline with a gallery needs --baseline-gallery FOLDER too")
+    run, result = protocol.function(), {}
+    sides = {"figures": (inputs.target, inputs.gallery)}
+    if inputs.baseline is not None:
+        sides["baseline"] = (inputs.baseline, inputs.baseline_gallery)
     for name, (location, other) in sides.items():
         test = load_embeddings(location)
         train = None if other is None else load_embeddings(other)
-        if train is not None and protocol not in SAME_VIDEOS:
+        if train is not None and not protocol.same_videos:
             check_disjoint(test, train)
-        result[name] = run(test, train, labels, **options)
+        result[name] = run(test, train, inputs.labels, settings)
         if name == "figures":
             result["embeddings"] = describe(test, location)
             if train is not None and other is not None:
@@ -80,13 +98,15 @@ def evaluate(
     labels: Labels | None = None,
     *,
     gallery: Embeddings | None = None,
-    **options: Any,
+    **settings: Any,
 ) -> Figures:
     """The same for embeddings in memory; `labels` replace those that the embeddings carry."""
     if labels is not None:
         embeddings = labelled_as(embeddings, labels)
-    check_options(protocol, options)
-    return find_protocol(protocol)(embeddings, gallery, None, **options)
+    found = find_protocol(protocol)
+    if found.target != "embeddings":
+        raise SettingError(f"{protocol} measures no embeddings but {found.target}: use run_eval")
+    return found.function()(embeddings, gallery, None, found.check(settings))
 
 
 def check_disjoint(test: Embeddings, train: Embeddings) -> None:

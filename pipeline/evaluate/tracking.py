@@ -7,14 +7,18 @@ several start frames (the benchmark's TRE) the luck of a single run averages out
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError, SettingError
+from marey.configs.evaluation import TrackingSettings
+from marey.configs.tracking import tracker_options
+from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.runtime.progress import each
 from marey.trackers import Tracker, build, iou, names
 
@@ -66,25 +70,40 @@ def evaluate_otb(
     return [row for name, own in scores.items() for row in (*own, _mean(name, own))]
 
 
-def evaluate_trackers(root: Path | str, *, trackers: str = "", starts: int = 1) -> list[Score]:
-    """The same for trackers by name, separated by commas; "" takes all but OpenCV's.
+def run_tracking(inputs: Inputs, settings: TrackingSettings) -> dict[str, Any]:
+    """The protocol of `marey eval tracking`: target is the folder of sequences.
 
-    Raises SettingError for an unknown tracker, or fewer starts than one.
+    Returns "figures", the means over sequences by tracker, and "sequences", the same by tracker and
+    sequence. Raises SettingError for an unknown tracker, or a setting that one of them lacks.
     """
     ours = [name for name in names() if not name.startswith("opencv-")]
-    wanted = trackers.split(",") if trackers else ours
-    built = {name: build(name, persistent=True) for name in wanted}
-    return evaluate_otb(root, built, starts=starts)
-
-
-def render(scores: Sequence[Score]) -> str:
-    """A text table of scores."""
-    lines = [f"{'tracker':<20}{'sequence':<16}{'AUC':>7}{'prec@20':>9}{'IoU':>7}{'boxes/s':>9}"]
+    given = settings.tracker_settings
+    built = {
+        name: build(name, **{"persistent": True, **tracker_options(name, given, f"{name}: ")})
+        for name in settings.names or ours
+    }
+    scores = evaluate_otb(inputs.target, built, starts=settings.starts)
+    sequences = {name: {} for name in built}
     for score in scores:
-        lines.append(
-            f"{score.tracker:<20}{score.sequence:<16}{score.success_auc:>7.3f}"
-            f"{score.precision:>9.3f}{score.mean_iou:>7.3f}{score.boxes_per_s:>9.0f}"
-        )
+        sequences[score.tracker][score.sequence] = {
+            key: value for key, value in asdict(score).items() if key not in _KEYS
+        }
+    figures = {name: own.pop("mean") for name, own in sequences.items()}
+    return {"figures": figures, "sequences": sequences}
+
+
+_KEYS = ("tracker", "sequence")
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """A text table of what `run_tracking` returns: every sequence, then the mean of a tracker."""
+    lines = [f"{'tracker':<20}{'sequence':<16}{'AUC':>7}{'prec@20':>9}{'IoU':>7}{'boxes/s':>9}"]
+    for tracker, mean in result["figures"].items():
+        for sequence, score in {**result["sequences"][tracker], "mean": mean}.items():
+            lines.append(
+                f"{tracker:<20}{sequence:<16}{score['success_auc']:>7.3f}"
+                f"{score['precision']:>9.3f}{score['mean_iou']:>7.3f}{score['boxes_per_s']:>9.0f}"
+            )
     return "\n".join(lines)
 
 

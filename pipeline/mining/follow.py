@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -38,6 +40,7 @@ def follow(
     *,
     boxes: np.ndarray | None = None,
     tracker: str = "strcf",
+    tracker_settings: Mapping[str, Any] | None = None,
     start_s: float = 0.0,
     seconds: float = 20.0,
     height: int = 448,
@@ -50,7 +53,7 @@ def follow(
     """
     if not 0 < seconds <= MAX_SECONDS:
         raise UsageError(f"--seconds {seconds} is not in (0, {MAX_SECONDS:g}]")
-    built = build(tracker)
+    built = build(tracker, **(tracker_settings or {}))
     info = probe(video, motion="none")
     if info.status == "unreadable":
         raise InputError(info.error)

@@ -11,12 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
-from marey.configs.errors import InputError, SettingError, UsageError
-from marey.configs.load import check, override, suggest
+from marey.configs.errors import InputError, SettingError
 from marey.configs.mining import ImageConfig, SamplesMining, TracksMining
-from marey.configs.sampling import Sampling
 from marey.configs.schema import DataConfig
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.shards import (
@@ -37,28 +34,6 @@ from marey.pipeline.stream.decode import DecodeStage
 from marey.pipeline.stream.graph import MAX_BLOCKS, budget, even_pieces, gpu_share
 from marey.pipeline.stream.plan import Plan, Position, make_plan
 from marey.pipeline.video.backends import ON_GPU, check_backend
-
-KINDS = {
-    "tracks": "tracks",
-    "tuples": "tuples",
-    "pairs": "view_pairs",
-    "time_pairs": "time_pairs",
-    "view_pairs": "view_pairs",
-    "clips": "clips",
-    "frames": "frames",
-    "spread": "spread",
-}
-"""Words of `--kind`, and the sampling that each stands for."""
-
-
-def mining_settings(kind: str, words: list[str]) -> TracksMining | SamplesMining:
-    """Checked settings of one kind. Raises UsageError for a kind that does not exist."""
-    if kind not in KINDS:
-        raise UsageError(f"no kind {kind!r}{suggest(kind, sorted(KINDS))}")
-    if kind == "tracks":
-        return check(TracksMining, override({}, words))
-    sampling = TypeAdapter(Sampling).validate_python({"kind": KINDS[kind]})
-    return check(SamplesMining, override({"sampling": sampling.model_dump()}, words))
 
 
 class MinePart:

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from marey.configs.errors import InputError
 from marey.configs.mining import TracksMining
+from marey.configs.tracking import tracker_options
 from marey.pipeline.data.index import Index, Video
 from marey.pipeline.data.shards import TRACKS, encode_image
 from marey.pipeline.mining.shots import hard_cuts
@@ -111,6 +112,7 @@ class TrackMiner:
         extra: dict[str, Any] = {"device": s.device} if s.device != "cpu" else {}
         if s.quality.min_score is not None:
             extra["min_score"] = s.quality.min_score
+        extra |= tracker_options(s.tracker, s.tracker_settings, "tracker_settings.")
         self.tracker: Tracker = build(s.tracker, **extra)
         proposer = PROPOSERS[s.proposals.kind]
         self.proposer: Proposer = proposer(max_boxes=s.proposals.max_boxes)

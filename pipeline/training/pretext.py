@@ -14,11 +14,13 @@ import torch
 import yaml
 
 from marey.configs.errors import InputError
+from marey.configs.evaluation import PretextSettings
 from marey.configs.load import run_config
 from marey.configs.schema import RunConfig
 from marey.models.encoders.modes import evaluating
 from marey.models.method import Corpus, Method, methods
 from marey.pipeline.data.source import Source, open_source
+from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.runtime.progress import each
 from marey.pipeline.runtime.storage import Folder, absolute
 from marey.pipeline.stream.graph import Sample, batches, stream_here
@@ -47,14 +49,22 @@ class Pretext:
         level = {f"{name}_chance": value for name, value in self.chance.items()}
         return {
             "protocol": "pretext",
-            "settings": {"samples": self.samples},
             "figures": dict(sorted({**self.trained, **level}.items())),
             "baseline": self.untrained,
             "embeddings": {"location": f"{self.data}, {self.run}", "samples": self.samples},
         }
 
 
-def pretext(run: str, data: str, *, samples: int = 1024, seed: int = 0) -> Pretext:
+def run_pretext(inputs: Inputs, settings: PretextSettings) -> dict[str, Any]:
+    """The protocol of `marey eval pretext`: target is the run, data what it is scored on."""
+    assert inputs.data is not None  # `required` of the protocol
+    found = pretext(inputs.target, inputs.data, samples=settings.samples, seed=settings.seed)
+    return found.figures()
+
+
+def pretext(
+    run: str, data: str, *, samples: int = PretextSettings().samples, seed: int = 0
+) -> Pretext:
     """Score the method of a run on up to `samples` samples of other data, without training.
 
     run: a run folder; data: what `--data` may be, e.g. the index of videos held out. Networks are
