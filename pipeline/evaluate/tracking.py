@@ -79,7 +79,9 @@ def run_tracking(inputs: Inputs, settings: TrackingSettings) -> dict[str, Any]:
     ours = [name for name in names() if not name.startswith("opencv-")]
     given = settings.tracker_settings
     built = {
-        name: build(name, **{"persistent": True, **tracker_options(name, given, f"{name}: ")})
+        name: build(
+            name, **{"persistent": True, **tracker_options(name, given, "tracker_settings.")}
+        )
         for name in settings.names or ours
     }
     scores = evaluate_otb(inputs.target, built, starts=settings.starts)
