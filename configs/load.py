@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from marey.configs.base import MethodConfig, Settings
+from marey.configs.describe import describe
 from marey.configs.errors import SettingError
+from marey.configs.nearest import nearest_settings, plain, suggest
 from marey.configs.schema import RunConfig
 
 PRESETS = Path(__file__).parent / "presets"
 S = TypeVar("S", bound=Settings)
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """The end of an error message: what may have been meant."""
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; known are {', '.join(known[:20])}" if known else ""
-
-
 def presets() -> list[str]:
     """Names of the presets that marey ships."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def method_of(preset: str) -> str:
+    """Which method a preset is of, without reading its settings."""
+    text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
+    found = re.search(r"^name:\s*(\w+)", text, re.MULTILINE)
+    return found[1] if found else preset
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def read_preset(name: str) -> dict[str, Any]:
     if own and not path.is_file():
         raise SettingError(f"no such file: {name}")
     if not path.is_file():
-        raise SettingError(f"no method or preset {name!r}{suggest(name, presets())}")
+        raise SettingError(_no_preset(name))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise SettingError(f"{path} is not YAML: {_one_line(error)}") from error
     if isinstance(content, dict) and isinstance(content.get("config"), dict):
@@ -50,6 +50,42 @@ def read_preset(name: str) -> dict[str, Any]:
     if not isinstance(content, dict) or "name" not in content:
         raise SettingError(f"{path} must be a mapping with the key `name` (the method)")
     return content
+
+
+def _no_preset(name: str) -> str:
+    if (Path(name) / "config.yaml").is_file():
+        return f"{name} is the folder of a run; its settings are {name}/config.yaml"
+    known = presets()
+    own = [one for one in known if method_of(one) == plain(name) and one != "demo"]
+    if own and plain(name) not in known:
+        return f"the method {plain(name)} has several presets: give one of {', '.join(own)}"
+    end = suggest(name, known, otherwise="; `marey methods` lists all")
+    return f"no method or preset {name!r}{end}"
+
+
+def read_yaml(text: str) -> Any:
+    """YAML as Python values; libyaml's reader, where there is one, takes a tenth of the time."""
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def preset_with(name: str, words: list[str]) -> dict[str, Any]:
+    """A preset with `key=value` words applied, where what was typed holds against the preset.
+
+    A preset may set its length in `trainer.steps`; a typed `trainer.epochs` then replaces it.
+    Raises SettingError where both are typed.
+    """
+    tree = override(read_preset(name), words)
+    given = override({}, words).get("trainer")
+    given = given if isinstance(given, dict) else {}
+    steps, epochs = given.get("steps"), given.get("epochs")
+    if steps is not None and epochs is not None:
+        raise SettingError(
+            f"trainer.steps={steps} and trainer.epochs={epochs} both set the length of a run: "
+            "give one of them"
+        )
+    if epochs is not None and isinstance(tree.get("trainer"), dict):
+        tree["trainer"]["steps"] = None
+    return tree
 
 
 def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
@@ -60,7 +96,7 @@ def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
         if not separator or not key:
             raise SettingError(f"{word!r} is not of the form key=value")
         try:
-            value = yaml.safe_load(text)
+            value = read_yaml(text)
         except yaml.YAMLError as error:
             raise SettingError(f"{word!r}: the value is not YAML: {_one_line(error)}") from error
         # YAML reads 1e-3 as a word
@@ -96,141 +132,62 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def check(model: type[S], tree: dict[str, Any], prefix: str = "") -> S:
-    """A tree of settings as a checked model. Raises SettingError with every mistake, one a line."""
+def check(model: type[S], tree: dict[str, Any], prefix: str = "", known: Sequence[str] = ()) -> S:
+    """A tree of settings as a checked model. Raises SettingError with every mistake.
+
+    prefix: of the tree's keys in what a person has typed. known: all keys that could have been
+    meant, where the model has only some of them.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(model, item, prefix) for item in error.errors()]
+        known = known or [row.key for row in describe(model, prefix)]
+        lines = [_explain(item, prefix, known) for item in error.errors()]
         raise SettingError("; ".join(dict.fromkeys(lines))) from None
 
 
 def run_config(tree: dict[str, Any], method_config: type[MethodConfig]) -> RunConfig:
-    """The settings of a run, the method's part checked by the method's own model."""
+    """The settings of a run, the method's part checked by the method's own model.
+
+    Raises SettingError for an unknown or wrong setting, naming the nearest by its whole key.
+    """
+    known = [row.key for row in describe(method_config, "method.")]
+    known += [row.key for row in describe(RunConfig) if row.key != "name"]
     unknown = [key for key in tree if key not in RunConfig.model_fields]
     if unknown:
-        known = [name for name in RunConfig.model_fields if name != "name"]
-        raise SettingError(f"no setting {unknown[0]!r}{suggest(unknown[0], known)}")
-    method = check(method_config, tree.get("method") or {}, "method.")
-    return check(RunConfig, {**tree, "method": method})
+        # of a group that does not exist, the setting that was meant
+        key = next(iter(flat({unknown[0]: tree[unknown[0]]})), unknown[0])
+        raise SettingError(_no_setting(key, known, tree.get("name")))
+    method = check(method_config, tree.get("method") or {}, "method.", known)
+    return check(RunConfig, {**tree, "method": method}, "", known)
 
 
-def _explain(model: type[BaseModel], item: Any, prefix: str) -> str:
+def _no_setting(key: str, known: Sequence[str], method: str | None = None) -> str:
+    near = nearest_settings(key, known)
+    end = f"; did you mean {' or '.join(near)}?" if near else "; `marey methods PRESET` lists all"
+    return f"no setting {key!r}{end}"
+
+
+def _explain(item: Any, prefix: str, known: Sequence[str]) -> str:
     """One mistake in words: which key, what was given, what is allowed."""
+    # a discriminated union puts the chosen kind into the path: it is no key
     place = [str(part) for part in item["loc"]]
-    # a discriminated union puts the chosen kind into the path
-    key = (prefix + ".".join(place)).rstrip(".")
+    bare = {re.sub(r"\[\w+\]", "", key): None for key in known}
+    groups = {key.rpartition(".")[0] for key in bare}
+    groups |= {group.rpartition(".")[0] for group in groups}
+    parts: list[str] = []
+    for number, part in enumerate(place):
+        key = prefix + ".".join([*parts, part])
+        last = number == len(place) - 1
+        if last or key in groups or key in bare:
+            parts.append(part)
+    key = (prefix + ".".join(parts)).rstrip(".")
     if item["type"] == "extra_forbidden":
-        return f"no setting {key!r}{suggest(place[-1], _keys_beside(model, place))}"
-    message = item["msg"].removeprefix("Value error, ")
+        return _no_setting(key, known)
+    message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if item["type"] == "model_type":
-        message = "a group of settings, not a value"
+        inside = next((one for one in bare if one.startswith(f"{key}.")), "")
+        message = "a group of settings, not a value" + (f"; such as {inside}" if inside else "")
     given = item.get("input")
     shown = f" (given: {given!r})" if not isinstance(given, dict | BaseModel) else ""
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"
-
-
-def _keys_beside(model: type[BaseModel], place: list[str]) -> list[str]:
-    """The keys that are allowed where a wrong one stands."""
-    current: list[type[BaseModel]] = [model]
-    for part in place[:-1]:
-        fields = [m.model_fields[part].annotation for m in current if part in m.model_fields]
-        if fields:
-            current = [m for annotation in fields for m in _models(annotation)]
-        else:
-            # the name of a union's kind: keep its member
-            current = [m for m in current if _kind(m) == part] or current
-    return sorted({name for m in current for name in m.model_fields})
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for argument in get_args(annotation) for m in _models(argument)]
-
-
-def _kind(model: type[BaseModel]) -> Any:
-    return model.model_fields["kind"].default if "kind" in model.model_fields else None
-
-
-class Setting(NamedTuple):
-    """One setting, as a person reads it."""
-
-    key: str
-    default: str
-    allowed: str
-    """Bounds or choices; "" where the type says all."""
-    meaning: str
-
-
-def describe(model: type[BaseModel], prefix: str = "") -> list[Setting]:
-    """Every setting of a model, groups opened.
-
-    A group that may be unset has a row of its own before those of its settings.
-    """
-    rows = []
-    for name, info in model.model_fields.items():
-        if name == "kind":
-            continue
-        inner = _models(info.annotation)
-        if len(inner) == 1:
-            if info.default is None:
-                rows.append(Setting(prefix + name, "null", "", info.description or ""))
-            rows += describe(inner[0], f"{prefix}{name}.")
-        elif inner:
-            for option in inner:
-                rows += describe(option, f"{prefix}{name}[{_kind(option)}].")
-        else:
-            default = (
-                "required"
-                if info.is_required()
-                else typed(info.get_default(call_default_factory=True, validated_data={}))
-            )
-            meaning = info.description or ""
-            rows.append(Setting(prefix + name, default, _allowed(info), meaning))
-    return rows
-
-
-def typed(value: Any) -> str:
-    """A value as it would be typed after `key=` (YAML on one line)."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return value if value and yaml.safe_load(value) == value else repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(typed, value))}]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {typed(item)}" for key, item in value.items()) + "}"
-    return repr(value)
-
-
-def _allowed(info: FieldInfo) -> str:
-    """What a setting may be, in words: its choices, or the bounds of its numbers."""
-    bounds: dict[str, Any] = {}
-    choices: list[str] = []
-    _constraints([*info.metadata, info.annotation], bounds, choices)
-    if choices:
-        return ", ".join(choices)
-    low = f"{bounds['ge']:,}" if "ge" in bounds else ""
-    above = f"more than {bounds['gt']:,}" if "gt" in bounds else ""
-    high = f"{bounds['le']:,}" if "le" in bounds else ""
-    below = f"less than {bounds['lt']:,}" if "lt" in bounds else ""
-    if low and high:
-        return f"{low} to {high}"
-    if above and high:
-        return f"{above}, at most {high}"
-    parts = [low and f"at least {low}", above, high and f"at most {high}", below]
-    return ", ".join(part for part in parts if part)
-
-
-def _constraints(parts: Sequence[Any], bounds: dict[str, Any], choices: list[str]) -> None:
-    for part in parts:
-        if get_origin(part) is Literal:
-            choices += [str(choice) for choice in get_args(part)]
-        elif isinstance(part, FieldInfo):
-            _constraints(part.metadata, bounds, choices)
-        elif get_args(part):
-            _constraints(get_args(part), bounds, choices)
-        else:
-            found = {name: getattr(part, name, None) for name in ("ge", "gt", "le", "lt")}
-            bounds |= {name: v for name, v in found.items() if isinstance(v, int | float)}

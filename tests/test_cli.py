@@ -115,7 +115,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):
     code, error = fails(capsys, "train", preset, "--data", str(tmp_path / "empty"), *common)
     assert (code, "marey index" in error) == (1, True)
     code, error = fails(capsys, "train", preset, "--data", "x", *common, "trainer.batchsize=3")
-    assert (code, "did you mean batch_size" in error) == (2, True)
+    assert (code, "did you mean trainer.batch_size" in error) == (2, True)
     code, error = fails(capsys, "train", preset, "--data", "x", *common, "trainer.batch_size=-3")
     assert (code, "greater than" in error) == (2, True)
     code, error = fails(capsys, "train", "tcnn", "--data", "x", *common)
@@ -263,8 +263,5 @@ def test_settings_that_an_evaluation_does_not_have_are_one_line(tmp_path, capsys
 
 
 def test_wrong_words_exit_with_2(capsys):
-    for words in ([], ["indx"], ["index"], ["train", "tcn", "--data", "x", "-o", "y", "--nope"]):
-        with pytest.raises(SystemExit) as stop:
-            main(words)
-        assert stop.value.code == 2
-    capsys.readouterr()
+    for words in (["indx"], ["index"], ["train", "tcn", "--data", "x", "-o", "y", "--nope"]):
+        assert fails(capsys, *words)[0] == 2

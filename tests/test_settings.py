@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from marey.configs.describe import describe
 from marey.configs.errors import DependencyError, SettingError
-from marey.configs.load import describe, override, presets, read_preset, run_config
+from marey.configs.load import override, preset_with, presets, read_preset, run_config
 from marey.configs.mining import SamplesMining, TracksMining
 from marey.configs.schema import RunConfig
 from marey.configs.tracking import declared_tracker, tracker_options
 from marey.models.method import methods
 from marey.pipeline.cli.catalogue import describe_method
+from marey.pipeline.cli.declared import check_run, declared_methods
 from marey.pipeline.evaluate.linear import PENALTIES
 from marey.pipeline.evaluate.protocols import find_protocol, protocols, register_protocol
 from marey.trackers import build, names
@@ -73,11 +75,17 @@ def test_words_change_single_settings():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("trainer.batchsize=4", r"no setting 'trainer\.batchsize'; did you mean batch_size"),
-        ("trainr.batch_size=4", r"no setting 'trainr'; did you mean trainer"),
-        ("method.temprature=1", r"no setting 'method\.temprature'; did you mean temperature"),
-        ("method.sampling.pair=4", r"did you mean pairs"),
-        ("trainer.optimizer.lrr=4", r"did you mean lr"),
+        (
+            "trainer.batchsize=4",
+            r"'trainer\.batchsize'; did you mean trainer.batch_size",
+        ),
+        ("trainr.batch_size=4", r"no setting 'trainr\.batch_size'; did you mean trainer"),
+        (
+            "method.temprature=1",
+            r"'method\.temprature'; did you mean method.temperature",
+        ),
+        ("method.sampling.pair=4", r"did you mean method\.sampling\.pairs"),
+        ("trainer.optimizer.lrr=4", r"did you mean trainer\.optimizer\.lr"),
         ("trainer.batch_size=0", r"trainer\.batch_size: .*greater than or equal to 1 \(given: 0\)"),
         ("trainer.epochs=many", r"trainer\.epochs: .*integer.*'many'"),
         ("data.backend=ffmpeg", r"data\.backend: .*'pyav'.*given: 'ffmpeg'"),
@@ -86,8 +94,8 @@ def test_words_change_single_settings():
         ("data.decode_size=5", r"within 16 to 2160"),
         ("batch", r"'batch' is not of the form key=value"),
         ("trainer.batch_size.x=1", r"batch_size is a single value"),
-        ("trainer=4", r"trainer: a group of settings, not a value \(given: 4\)"),
-        ("method=4", r"method: a group of settings, not a value \(given: 4\)"),
+        ("trainer=4", r"trainer: a group of settings, not a value; such as \S+ \(given: 4\)"),
+        ("method=4", r"method: a group of settings, not a value; such as \S+ \(given: 4\)"),
         ("trainer.steps=[1", r"\A.*'trainer\.steps=\[1': the value is not YAML: .*\Z"),
     ],
 )
@@ -118,6 +126,31 @@ def test_a_finished_runs_config_starts_another(tmp_path):
     path.write_text(yaml.safe_dump({"config": config.model_dump(mode="json"), "provenance": {}}))
     again = run_config(read_preset(str(path)), methods()[config.name].Config)
     assert again == config
+
+
+def test_what_is_read_of_a_methods_file_is_what_the_file_declares():
+    """Lists, help and refusals read a file without running it; they must not say another thing."""
+    assert declared_methods().keys() == methods().keys()
+    for name, declared in declared_methods().items():
+        method = methods()[name]
+        assert (declared.paper, declared.module) == (method.paper, method.__module__)
+        assert describe(declared.config_model()) == describe(method.Config), name
+        assert declared.config_model() is not method.Config, f"{name}: torch was needed"
+
+
+@pytest.mark.parametrize("name", presets())
+def test_a_preset_is_checked_alike_with_and_without_torch(name):
+    tree = read_preset(name)
+    assert check_run(tree).model_dump() == check(preset=name).model_dump()
+
+
+def test_a_typed_length_replaces_the_one_of_the_preset():
+    assert read_preset("tcn")["trainer"].get("steps"), "the preset has no steps of its own"
+    trainer = preset_with("tcn", ["trainer.epochs=3"])["trainer"]
+    assert (trainer["epochs"], trainer["steps"]) == (3, None)
+    assert preset_with("tcn", ["trainer.steps=7"])["trainer"]["steps"] == 7
+    with pytest.raises(SettingError, match="give one of them"):
+        preset_with("tcn", ["trainer.steps=7", "trainer.epochs=3"])
 
 
 def test_a_probes_default_is_all_of_its_penalties():

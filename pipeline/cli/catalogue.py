@@ -6,59 +6,46 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from marey.configs.load import (
-    Setting,
-    describe,
-    flat,
-    override,
-    presets,
-    read_preset,
-    run_config,
-    suggest,
-    typed,
-)
+from marey.configs.describe import Setting, describe, typed
+from marey.configs.load import flat, method_of, presets, read_preset
 from marey.configs.mining import SamplesMining, mining_settings
 from marey.configs.schema import RunConfig
 from marey.configs.tracking import declared_tracker
+from marey.pipeline.cli.declared import all_methods, check_run, method_settings
 from marey.pipeline.evaluate.protocols import find_protocol, protocols
 
 
 def list_methods() -> tuple[str, dict[str, Any]]:
     """All methods by family with their paper and presets, as text and as data."""
-    from marey.models.method import methods
-
     by_method: dict[str, list[str]] = {}
     for preset in presets():
-        by_method.setdefault(read_preset(preset)["name"], []).append(preset)
+        by_method.setdefault(method_of(preset), []).append(preset)
     lines, data, family = [], {}, ""
-    ordered = sorted(methods().items(), key=lambda item: (item[1].__module__, item[0]))
-    for name, method in ordered:
-        folder = method.__module__.split(".")[-2]
-        if folder != family:
-            lines += ["", folder] if family else [folder]
-            family = folder
-        lines.append(f"  {name:<22} {method.paper}")
-        lines.append(f"  {'':<22} presets: {', '.join(by_method.get(name, ['none']))}")
-        data[name] = {
-            "family": folder, "paper": method.paper, "presets": by_method.get(name, []),
-        }  # fmt: skip
+    for one in all_methods():
+        own = by_method.get(one.name, [])
+        if one.family != family:
+            lines += ["", one.family] if family else [one.family]
+            family = one.family
+        lines.append(f"  {one.name:<22} {one.paper}")
+        lines.append(f"  {'':<22} presets: {', '.join(own) or 'none'}")
+        data[one.name] = {"family": one.family, "paper": one.paper, "presets": own}
     lines += ["", "`marey methods PRESET` lists every setting."]
     return "\n".join(lines), data
 
 
 def describe_method(name: str) -> tuple[str, dict[str, Any]]:
     """Every setting of a preset (or method): value, default, bounds, meaning."""
-    from marey.models.method import find_method, methods
-
-    tree = read_preset(name) if name in presets() or name not in methods() else {"name": name}
-    method = find_method(tree["name"], suggest)
-    config = run_config(override(tree, []), method.Config)
-    values = flat(config.model_dump(mode="json"))
-    rows = describe(method.Config, "method.") + [
+    known = {one.name: one for one in all_methods()}
+    tree = {"name": name} if name in known and name not in presets() else read_preset(name)
+    model = method_settings(tree["name"])
+    values = flat(check_run(tree).model_dump(mode="json"))
+    rows = describe(model, "method.") + [
         row for row in describe(RunConfig) if not row.key.startswith(("method", "name"))
     ]
-    text = "\n".join([f"{method.name}: {method.paper}", "", *setting_lines(rows, values)])
-    return text, {"method": method.name, "settings": values}
+    of = f" (method {tree['name']})" if tree["name"] != name else ""
+    title = f"{name}{of}: {known[tree['name']].paper}"
+    text = "\n".join([title, "", *setting_lines(rows, values)])
+    return text, {"method": tree["name"], "settings": values}
 
 
 def describe_protocol(name: str) -> str:

@@ -6,10 +6,13 @@ Each imports only what it needs, so that light commands start at once.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from pathlib import PurePath
 from typing import Any
 
-from marey.configs.errors import UsageError
+from marey.configs.errors import MareyError, UsageError
+from marey.configs.schema import RunConfig
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 """Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
@@ -32,15 +35,50 @@ def help_of(command: str, options: argparse.Namespace) -> str:
         return f"{catalogue.list_trackers()}\n\n{catalogue.describe_tracker(options.tracker)}"
     if command == "mine":
         return catalogue.describe_kind(options.kind)
+    if command == "train" and options.method:
+        return catalogue.describe_method(options.method)[0]
     return ""
+
+
+def setting_for(name: str, options: argparse.Namespace) -> str:
+    """The setting of a command that a word may have meant; "" where there is none."""
+    from marey.configs.describe import describe
+    from marey.configs.nearest import nearest_settings
+
+    known: list[str] = []
+    try:
+        if options.command == "train":
+            from marey.configs.load import read_preset
+            from marey.pipeline.cli.declared import method_settings
+
+            model = method_settings(read_preset(options.method)["name"])
+            known = [row.key for row in describe(model, "method.") + describe(RunConfig)]
+        elif options.command == "eval":
+            from marey.pipeline.evaluate.protocols import find_protocol
+
+            known = [row.key for row in describe(find_protocol(options.protocol).settings)]
+        elif options.command == "mine":
+            from marey.configs.mining import mining_settings
+
+            known = [row.key for row in describe(type(mining_settings(options.kind, [])))]
+        elif options.command == "track":
+            from marey.configs.tracking import declared_tracker
+
+            settings = declared_tracker(options.tracker)
+            known = [row.key for row in describe(type(settings))] if settings else []
+    except MareyError:
+        return ""  # what is wrong with that word is said when it is right
+    return next(iter(nearest_settings(name, known)), "")
 
 
 def index(options: argparse.Namespace) -> Result:
     """Describe a corpus: probe every file, write the index, name what is bad."""
+    from marey.pipeline.cli.locations import check_suffix
+
+    check_suffix(options.out, ".parquet", "an index")
     from marey.pipeline.data.build_index import probe_corpus, summarise, write_index
     from marey.pipeline.runtime.cores import default_workers
     from marey.pipeline.runtime.progress import Progress, print_first
-    from marey.pipeline.runtime.storage import split
 
     if options.sync and not options.views:
         raise UsageError("--sync needs --views, which says which videos show one event")
@@ -49,8 +87,6 @@ def index(options: argparse.Namespace) -> Result:
         if value is not None and not value > 0:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} {value}: a positive number is needed")
-    if not split(options.out)[1].endswith(".parquet"):
-        raise UsageError(f"-o {options.out}: an index is one file whose name ends in .parquet")
     workers = options.workers or default_workers()
     bar = Progress("index", "videos")
     parts = probe_corpus(
@@ -117,8 +153,10 @@ def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple
 def mine(options: argparse.Namespace) -> Result:
     """Store tracks or planned samples as shards."""
     from marey.configs.mining import mining_settings
+    from marey.pipeline.cli.locations import check_data
 
     settings = mining_settings(options.kind, options.settings)
+    check_data(options.data, "DATA")
     from marey.pipeline.mining.mine import mine_corpus
     from marey.pipeline.runtime.progress import Progress, print_first, showing
     from marey.pipeline.video.reasons import FILE_FAULTS
@@ -146,11 +184,14 @@ def track(options: argparse.Namespace) -> Result:
     """Draw what a tracker follows over a video."""
     from marey.configs.load import override, suggest
     from marey.configs.tracking import tracker_options
+    from marey.pipeline.cli.locations import check_suffix, check_there
     from marey.trackers import names
 
     if options.tracker not in names():
         raise UsageError(f"no tracker {options.tracker!r}{suggest(options.tracker, [*names()])}")
     settings = tracker_options(options.tracker, override({}, options.settings))
+    check_suffix(options.out, ".mp4", "what `marey track` draws")
+    check_there(options.video, "VIDEO", "give a video file or a URI")
     boxes = _boxes(options.box) if options.box else None
     from marey.pipeline.mining.follow import follow
 
@@ -189,24 +230,33 @@ def _boxes(words: list[str]) -> Any:
 
 def train(options: argparse.Namespace) -> Result:
     """Train a method, showing how far it is and what it warns of."""
-    from marey.configs.load import override, read_preset, run_config, suggest
+    from marey.configs.load import preset_with, run_config, suggest
+    from marey.pipeline.cli.declared import check_run
+    from marey.pipeline.cli.locations import check_data, check_views
+
+    tree = preset_with(options.method, options.settings)
+    preset = PurePath(options.method).stem
+    checked = check_run(tree)  # what is wrong is said before torch is loaded
+    check_data(options.data)
+    if options.probe:
+        check_data(options.probe, "--probe")
+    check_views(preset, checked, options.data)
     from marey.models.method import find_method
     from marey.pipeline.runtime.progress import Progress, print_first, showing
     from marey.pipeline.training.launch import prepare, run_training
     from marey.pipeline.training.online_probe import DETAILS
     from marey.pipeline.training.record import NOT_SAMPLED, SUMMARY, warnings_in
 
-    tree = override(read_preset(options.method), options.settings)
-    method = find_method(tree["name"], suggest)
-    config = run_config(tree, method.Config)
+    config = run_config(tree, find_method(tree["name"], suggest).Config)
     with showing():
         prepared = prepare(
             config, options.data, options.out, resume=options.resume, probe_data=options.probe
         )
     plan, total = prepared.job.plan, prepared.job.total_steps()
     print(
-        f"{config.name}: {len(plan.events)} events, {plan.samples_per_epoch} samples an epoch, "
-        f"{total} steps" + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items()),
+        f"{preset}: {len(plan.events)} events"
+        + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items())
+        + f"\n{_length(config, plan.samples_per_epoch, prepared.job.samples, total)}",
         file=sys.stderr,
     )
     print_first(
@@ -221,7 +271,7 @@ def train(options: argparse.Namespace) -> Result:
         )
     if options.resume and not prepared.resumed_step:
         print(f"{options.out} has no checkpoint to resume from: a new run", file=sys.stderr)
-    bar = Progress(config.name, "steps", total, prepared.resumed_step)
+    bar = Progress(preset, "steps", total, prepared.resumed_step)
 
     def watch(lines: list[dict[str, Any]]) -> None:
         metrics = [line for line in lines if "loss" in line]
@@ -246,8 +296,28 @@ def train(options: argparse.Namespace) -> Result:
     return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
 
 
+def _length(config: RunConfig, per_epoch: int, samples: int, steps: int) -> str:
+    """How long a run will be, and which setting says so."""
+    trainer = config.trainer
+    key = "steps" if trainer.steps else "epochs"
+    passes = samples / max(1, per_epoch)
+    return (
+        f"length: {steps} steps of {trainer.batch_size} samples = {samples} samples = "
+        f"{passes:.3g} passes over {per_epoch} samples per epoch "
+        f"(trainer.{key}={getattr(trainer, key)})"
+    )
+
+
 def embed(options: argparse.Namespace) -> Result:
     """Write embeddings of a corpus."""
+    from marey.pipeline.cli.locations import check_data, check_encoder
+
+    if not 0 <= options.fps < math.inf:
+        raise UsageError(f"--fps {options.fps} is no rate; 0 embeds every frame, 1 one per second")
+    if options.copies < 0:
+        raise UsageError(f"--copies {options.copies}: a number of copies, or 0 for none")
+    check_encoder(options.encoder)
+    check_data(options.data)
     from marey.pipeline.embedding.embed import embed
     from marey.pipeline.runtime.progress import Progress, print_first
 
@@ -275,6 +345,7 @@ def embed(options: argparse.Namespace) -> Result:
 def evaluate(options: argparse.Namespace) -> Result:
     """Run one protocol and show its figures."""
     from marey.configs.load import override
+    from marey.pipeline.cli.locations import check_there
     from marey.pipeline.evaluate.protocols import LOCATIONS, Inputs, find_protocol
     from marey.pipeline.runtime.progress import showing
 
@@ -292,6 +363,14 @@ def evaluate(options: argparse.Namespace) -> Result:
     protocol.check_needed(inputs)
     protocol.check_unused(inputs)
     protocol.check(settings)
+    made = {
+        "embeddings": "write them with `marey embed RUN --data INDEX -o EMBEDDINGS`",
+        "encoder": "give a run folder or timm:NAME",
+        "run": "give the folder of a run (`marey train ... -o RUN`)",
+        "sequences": "give the folder that holds the sequences",
+    }
+    if protocol.target != "encoder":
+        check_there(options.embeddings, protocol.target.upper(), made[protocol.target])
     from marey.pipeline.evaluate.run import run_eval
 
     with showing():
@@ -302,6 +381,11 @@ def evaluate(options: argparse.Namespace) -> Result:
 
 def report(options: argparse.Namespace) -> Result:
     """Write a page with pictures."""
+    from marey.pipeline.cli.locations import check_suffix, check_there
+
+    check_suffix(options.out, ".html", "a report")
+    made = "train a run, index videos, mine shards or embed first (`marey` lists the commands)"
+    check_there(options.target, "TARGET", made)
     from marey.pipeline.report import write_report
 
     write_report(options.target, options.out, baseline=options.baseline, labels=options.labels)
@@ -319,11 +403,13 @@ def methods(options: argparse.Namespace) -> Result:
 
 
 def doctor(options: argparse.Namespace) -> Result:
-    """Look at what is installed."""
-    from marey.pipeline.cli.doctor import examine, render
+    """Look at what is installed, saying each thing as soon as it is known."""
+    from marey.pipeline.cli.doctor import examine, line_of
 
-    findings = examine()
-    print(render(findings), file=sys.stderr if options.json else sys.stdout)
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        print(line_of(finding), file=sys.stderr if options.json else sys.stdout, flush=True)
     bad = any(finding.state == "missing" for finding in findings)
     return (FAILED if bad else DONE), {
         f.name: {"state": f.state, "found": f.found} for f in findings

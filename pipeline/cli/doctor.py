@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,36 +25,35 @@ class Finding:
     advice: str = ""
 
 
-def examine() -> list[Finding]:
-    """Look at everything that marey uses. Takes seconds: it imports torch."""
-    return [
-        _python(),
-        _cores(),
-        _memory(),
-        *(_needed(name) for name in PACKAGES),
-        _pair(),
-        _gpu(),
-        _decoder("pyav", "av", "python -m pip install av"),
-        _decoder("decord", "decord", "python -m pip install decord"),
-        _decoder(
-            "torchcodec", "torchcodec",
-            "python -m pip install torchcodec, and FFmpeg's shared libraries (apt install ffmpeg)",
-            needed=False,
-        ),
-        _contrib(),
-        _ray(),
-        _shared_memory(),
-    ]  # fmt: skip
+def examine() -> Iterator[Finding]:
+    """Look at everything that marey uses, one thing after the other; some take seconds."""
+    yield _python()
+    yield _cores()
+    yield _memory()
+    for name in PACKAGES:
+        yield _needed(name)
+    yield _pair()
+    yield _gpu()
+    yield _decoder("pyav", "av", "python -m pip install av")
+    yield _decoder("decord", "decord", "python -m pip install decord")
+    yield _decoder(
+        "torchcodec", "torchcodec",
+        "python -m pip install torchcodec, and FFmpeg's shared libraries (apt install ffmpeg)",
+        needed=False,
+    )  # fmt: skip
+    yield _contrib()
+    yield _ray()
+    yield _shared_memory()
 
 
-def render(findings: list[Finding]) -> str:
-    """The findings as a table of lines."""
-    width = max(len(finding.name) for finding in findings)
-    lines = []
-    for finding in findings:
-        advice = f"\n{'':<{width + 12}}{finding.advice}" if finding.advice else ""
-        lines.append(f"{finding.state:<9} {finding.name:<{width}}  {finding.found}{advice}")
-    return "\n".join(lines)
+WIDTH = len("torch with torchvision")
+"""Of the column of names."""
+
+
+def line_of(finding: Finding) -> str:
+    """A finding as a line of the table, advice below it."""
+    advice = f"\n{'':<{WIDTH + 12}}{finding.advice}" if finding.advice else ""
+    return f"{finding.state:<9} {finding.name:<{WIDTH}}  {finding.found}{advice}"
 
 
 def _python() -> Finding:

@@ -21,20 +21,21 @@ from marey.pipeline.evaluate.protocols import Inputs, Protocol, find_protocol
 
 def run_eval(
     protocol: str,
-    target: Location,
+    target: Location | Embeddings,
     /,
     *,
     data: Location | None = None,
     labels: Location | None = None,
-    gallery: Location | None = None,
-    baseline: Location | None = None,
-    baseline_gallery: Location | None = None,
+    gallery: Location | Embeddings | None = None,
+    baseline: Location | Embeddings | None = None,
+    baseline_gallery: Location | Embeddings | None = None,
     **settings: Any,
 ) -> Figures:
     """Figures of `protocol` (knn, linear, progression, alignment, ...) as plain numbers.
 
-    target: what is measured: mostly a folder of embeddings, the test frames; an encoder for
-    finetune and propagation, a run for pretext, a folder of OTB sequences for tracking.
+    target: what is measured: mostly embeddings, the test frames (a folder, or as loaded, as
+    gallery and baseline may be too); an encoder for finetune and propagation, a run for pretext,
+    a folder of OTB sequences for tracking.
     data: the frames, for protocols of encoders and runs.
     gallery: labelled frames to compare with or to train on, of other videos; without it the test
     videos serve each other (kNN leaves a frame's own event out, linear splits by event).
@@ -49,34 +50,43 @@ def run_eval(
     found = find_protocol(protocol)
     checked = found.check(settings)
     given = (data, gallery, labels, baseline, baseline_gallery)
-    inputs = Inputs(str(target), *(None if one is None else str(one) for one in given))
+    inputs = Inputs(_name(target), *(None if one is None else _name(one) for one in given))
     found.check_needed(inputs)
-    if found.target == "embeddings":
-        result = _on_embeddings(found, inputs, checked)
-    else:
+    if found.target != "embeddings":
         result = found.function()(inputs, checked)
+    else:
+        if baseline is not None and gallery is not None and baseline_gallery is None:
+            raise SettingError("a baseline with a gallery needs --baseline-gallery FOLDER too")
+        result = _on_embeddings(found, target, gallery, inputs.labels, checked)
+        if baseline is not None:
+            other = _on_embeddings(found, baseline, baseline_gallery, inputs.labels, checked)
+            result["baseline"] = other["figures"]
     return {"protocol": protocol, "settings": checked.model_dump(mode="json")} | result
 
 
-def _on_embeddings(protocol: Protocol, inputs: Inputs, settings: Settings) -> Figures:
-    """Load the embeddings and run the protocol on them and on the baseline's."""
-    if inputs.baseline is not None and inputs.gallery and inputs.baseline_gallery is None:
-        raise SettingError("a baseline with a gallery needs --baseline-gallery FOLDER too")
-    run, result = protocol.function(), {}
-    sides = {"figures": (inputs.target, inputs.gallery)}
-    if inputs.baseline is not None:
-        sides["baseline"] = (inputs.baseline, inputs.baseline_gallery)
-    for name, (location, other) in sides.items():
-        test = load_embeddings(location)
-        train = None if other is None else load_embeddings(other)
-        if train is not None and not protocol.same_videos:
-            check_disjoint(test, train)
-        result[name] = run(test, train, inputs.labels, settings)
-        if name == "figures":
-            result["embeddings"] = describe(test, location)
-            if train is not None and other is not None:
-                result["gallery"] = describe(train, other)
+def _on_embeddings(
+    protocol: Protocol,
+    target: Location | Embeddings,
+    gallery: Location | Embeddings | None,
+    labels: Location | None,
+    settings: Settings,
+) -> Figures:
+    """The figures of one side, and which embeddings they are of."""
+    test = target if isinstance(target, Embeddings) else load_embeddings(target)
+    train = gallery
+    if train is not None and not isinstance(train, Embeddings):
+        train = load_embeddings(train)
+    if train is not None and not protocol.same_videos:
+        check_disjoint(test, train)
+    result: Figures = {"figures": protocol.function()(test, train, labels, settings)}
+    result["embeddings"] = describe(test, _name(target))
+    if train is not None and gallery is not None:
+        result["gallery"] = describe(train, _name(gallery))
     return result
+
+
+def _name(given: Location | Embeddings) -> str:
+    return "embeddings in memory" if isinstance(given, Embeddings) else str(given)
 
 
 def describe(embeddings: Embeddings, location: Location) -> Figures:

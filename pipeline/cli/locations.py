@@ -1,0 +1,133 @@
+"""Is what a command was given there, and of the right kind? Said before anything heavy is loaded.
+
+What a location really holds is for the room that opens it to say; here is what its name shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from marey.configs.errors import InputError, MareyError, UsageError
+from marey.configs.load import check, method_of, presets, read_preset
+from marey.configs.schema import RunConfig
+from marey.pipeline.cli.declared import method_settings
+
+VIDEOS = frozenset(
+    f".{end}"
+    for end in ["mp4", "mkv", "mov", "avi", "webm", "m4v", "mpg", "mpeg", "ts", "mts", "wmv", "flv"]
+)
+VIEW_RULES = (
+    r"(?P<event>[^/]*)[_.-](?P<view>[^/_.-]+)\.\w+$",
+    r"(?P<event>[^/]+)/(?P<view>[^/]+)\.\w+$",
+    r"(?P<event>[^/]*\d)(?P<view>[a-zA-Z]+)\.\w+$",
+)
+"""How the names of one event's videos mostly differ: take1_left.mp4, take1/left.mp4, take1a.mp4."""
+
+
+def check_data(location: str, option: str = "--data") -> None:
+    """Raises UsageError for a video, InputError for what is not there."""
+    if Path(location).suffix.lower() in VIDEOS:
+        raise UsageError(
+            f"{option} {location} is a video; index it first: "
+            f"marey index {location} -o index.parquet, then give {option} index.parquet"
+        )
+    check_there(location, option, "write one with `marey index FOLDER -o index.parquet`")
+
+
+def check_there(location: str, option: str, advice: str) -> None:
+    """Raises InputError for a local file or folder that does not exist, with what makes one."""
+    if "://" not in location and not Path(location).exists():
+        raise InputError(f"{option} {location}: no such file or folder; {advice}")
+
+
+def check_encoder(location: str) -> None:
+    """Raises InputError for what looks like a folder and is none, UsageError for weights alone."""
+    suffix = Path(location).suffix
+    if suffix in (".safetensors", ".pt", ".pth", ".ckpt"):
+        folder = Path(location).parent
+        raise UsageError(
+            f"{location} is a file of weights: give the folder of the run ({folder}), or "
+            f"timm:NAME@{location} for the weights of a timm model"
+        )
+
+
+def check_suffix(location: str, suffix: str, what: str) -> None:
+    """Raises UsageError for an output whose name does not end as its kind does."""
+    if not location.endswith(suffix):
+        stem = (
+            Path(location).with_suffix(suffix) if Path(location).suffix else f"{location}{suffix}"
+        )
+        raise UsageError(f"-o {location}: {what} is a {suffix} file; for example -o {stem}")
+
+
+def check_views(preset: str, config: RunConfig, data: str) -> None:
+    """Raises InputError where samples pair two cameras and no event of the index has two.
+
+    The message shows how to group the videos, by their own names, and the presets of the method
+    that need one camera only.
+    """
+    kind = getattr(getattr(config.method, "sampling", None), "kind", "")
+    if kind != "view_pairs" or not data.endswith(".parquet") or not Path(data).is_file():
+        return
+    names, events = _videos(data)
+    if not names or max(Counter(events).values()) > 1:
+        return
+    rule = views_rule(names)
+    example = rule or r"(?P<event>take\d+)_(?P<view>\w+)"
+    own = "" if rule else " (here for take1_left.mp4; or a CSV with video_id,event,view)"
+    others = _presets_for_one_camera(config.name)
+    single = f", or train {' or '.join(others)}, for one camera" if others else ""
+    raise InputError(
+        f"{preset} pairs two cameras that saw one event, and all {len(names)} videos of {data} are "
+        f"events of their own (e.g. {', '.join(names[:3])}). Group them: "
+        f"marey index FOLDER -o {data} --views '{example}'{own}{single}"
+    )
+
+
+def _videos(index: str) -> tuple[list[str], list[str]]:
+    """Names and events of the videos of an index; none where the file is something else."""
+    import pyarrow.parquet as pq
+
+    columns = ["video_id", "event"]
+    try:
+        table = pq.read_table(index, columns=columns)
+    except Exception:  # what it is instead, the room that opens it says
+        return [], []
+    if table.column_names != columns:
+        return [], []
+    return table["video_id"].to_pylist(), table["event"].to_pylist()
+
+
+def views_rule(names: Sequence[str]) -> str | None:
+    """A `--views` expression that groups all of these videos, if one of the usual ones does."""
+    from marey.pipeline.data.discover import group_views
+
+    for rule in VIEW_RULES:
+        try:
+            placed = group_views([*names], rule)
+        except MareyError:
+            continue
+        views = Counter(placement.event for placement in placed.values())
+        if views and min(views.values()) > 1:
+            return rule
+    return None
+
+
+def _presets_for_one_camera(method: str) -> list[str]:
+    found = []
+    for preset in presets():
+        if method_of(preset) == method and preset != "demo":
+            tree = read_preset(preset)
+            settings = check(method_settings(method), tree.get("method") or {})
+            kind = getattr(getattr(settings, "sampling", None), "kind", "")
+            if kind != "view_pairs" and _is_for_images(tree):
+                found.append(preset)
+    return found
+
+
+def _is_for_images(tree: dict[str, object]) -> bool:
+    """Whether a preset's encoder sees single frames, as most do."""
+    encoder = tree.get("encoder")
+    return not isinstance(encoder, dict) or encoder.get("clip_frames", 1) == 1

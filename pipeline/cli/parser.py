@@ -1,0 +1,300 @@
+"""Which words the `marey` command understands, and what it answers to those that it does not."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import marey
+from marey.configs.errors import UsageError
+from marey.configs.load import suggest
+from marey.pipeline.cli import commands
+from marey.pipeline.cli.commands import Result
+
+ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
+EXAMPLES = {
+    "index": "marey index videos/ -o index.parquet",
+    "mine": "marey mine index.parquet -o tracks --kind tracks",
+    "track": "marey track video.mp4 -o tracked.mp4",
+    "train": "marey train tcn_single --data index.parquet -o runs/tcn",
+    "embed": "marey embed runs/tcn --data index.parquet -o embeddings",
+    "eval": "marey eval knn embeddings --labels labels/",
+    "report": "marey report runs/tcn -o report.html",
+    "methods": "marey methods tcn",
+    "doctor": "marey doctor",
+    "demo": "marey demo -o demo",
+    "completion": "marey completion bash",
+}
+"""A whole command line for each command, as the end of its help and of its refusals."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose refusals are one sentence that names what to type instead."""
+
+    commands: Mapping[str, Parser] = MappingProxyType({})
+    """The parsers of the commands, by name."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError for what argparse could not read."""
+        raise UsageError(f"{_plain(message)} (for example: {self.example()})")
+
+    def example(self) -> str:
+        """A command line that works."""
+        return EXAMPLES.get(self.prog.split()[-1], "marey --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse's own message lists the choices and no more
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            if isinstance(action, argparse._SubParsersAction):
+                raise UsageError(
+                    f"there is no command {value!r}{suggest(value, choices)} "
+                    "(`marey` alone says what each does)"
+                )
+            name = "/".join(action.option_strings) or action.dest
+            near = suggest(str(value), choices, otherwise="")
+            raise UsageError(f"{name} {value}: it is one of {', '.join(choices)}{near}")
+
+
+def _plain(message: str) -> str:
+    """argparse's message in plainer words."""
+    missing = "the following arguments are required: "
+    if message.startswith(missing):
+        names = message.removeprefix(missing).replace("-o/--out", "-o").split(", ")
+        names = [name for name in names if name != "key=value"]
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
+    return message.removeprefix("argument ")
+
+
+class _Help(argparse.Action):
+    """`--help`: the options, then what can be set for what has been named before it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object
+    ) -> None:
+        more = commands.help_of(parser.prog.split()[-1], namespace)
+        parser.print_help()
+        if more:
+            print(f"\n{more}")
+        parser.exit()
+
+
+def read_words(words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line. Raises UsageError for words that mean nothing."""
+    parser = build_parser()
+    try:
+        options, rest = parser.parse_known_args(words)
+    except UsageError as error:
+        raise UsageError(_misspelt(words, parser) or str(error)) from None
+    # argparse takes positional words only in one run; settings may stand anywhere
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    if wrong or (rest and not hasattr(options, "settings")):
+        raise UsageError(_unread(wrong or rest, rest, parser, options))
+    if rest:
+        options.settings += rest
+    return options
+
+
+def _misspelt(words: Sequence[str], parser: Parser) -> str:
+    """What to type in place of an option that is not there; "" where all are."""
+    own = parser.commands.get(words[0], parser)
+    known = [option for option in own._option_string_actions if option.startswith("--")]
+    for word in words[1:]:
+        name = word.partition("=")[0]
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            near = suggest(name, known, otherwise="")
+            if near:
+                return f"{words[0]} has no option {name}{near}"
+    return ""
+
+
+def _surely(name: str, known: Sequence[str]) -> str:
+    """The one option that a misspelt one is nearly equal to; "" where there is none."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
+
+
+def _unread(wrong: list[str], rest: list[str], parser: Parser, options: argparse.Namespace) -> str:
+    """What to type in place of a word that no command line has."""
+    own = parser.commands[options.command]
+    word = wrong[0]
+    name, _, value = word.partition("=")
+    if name.startswith("-"):
+        known = [option for option in own._option_string_actions if len(option) > 2]
+        near = suggest(name, known, otherwise="")
+        as_setting = commands.setting_for(name.lstrip("-"), options)
+        after = rest[rest.index(word) + 1 :][:1]
+        value = value or (after[0] if after and not after[0].startswith("-") else "VALUE")
+        if as_setting and not _surely(name, known):
+            return f"{options.command} has no option {name}; the setting is {as_setting}={value}"
+        return f"{options.command} has no option {name}{near} (for example: {own.example()})"
+    if hasattr(options, "settings"):
+        return (
+            f"{word!r} is one word too many: settings are typed as key=value "
+            f"(for example: {own.example()})"
+        )
+    return f"{word!r} is one word too many (for example: {own.example()})"
+
+
+def _completion(options: argparse.Namespace) -> Result:
+    """Print what completes the command's words in a shell."""
+    from marey.pipeline.cli.completion import script
+
+    print(script(options.shell, build_parser().commands))
+    return commands.DONE, {"shell": options.shell}
+
+
+def build_parser() -> Parser:
+    """All commands and their options."""
+    parser = Parser(
+        prog="marey",
+        description="Temporal self-supervision from video: index, train, embed, evaluate.",
+        epilog="`marey COMMAND --help` lists the options and settings of a command. "
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with some inputs refused.",
+    )
+    parser.add_argument("--version", action="version", version=f"marey {marey.__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    parser.commands = subparsers.choices
+
+    def command(name: str, run: Callable[[argparse.Namespace], Result], text: str):
+        made = subparsers.add_parser(
+            name, help=text, description=text, add_help=False,
+            epilog=f"Example: {EXAMPLES[name]}",
+        )  # fmt: skip
+        made.set_defaults(run=run)
+        made.add_argument("-h", "--help", action=_Help, help="show this help")
+        made.add_argument(
+            "--json", action="store_true", help="print one line of figures at the end"
+        )
+        return made
+
+    index = command("index", commands.index, "Describe a corpus of videos without decoding it.")
+    index.add_argument("source", nargs="+", help="folder, file, glob or URI (s3://, gs://)")
+    index.add_argument("-o", "--out", required=True, help="index to write (.parquet)")
+    index.add_argument(
+        "--views",
+        help="regular expression with the groups event and view, or label, or a CSV of placements",
+    )
+    index.add_argument(
+        "--motion", choices=("packets", "vectors", "flow", "none"), default="packets",
+        help="how the motion profile is measured (packets: free; the others decode)",
+    )  # fmt: skip
+    index.add_argument(
+        "--sync", choices=("audio", "motion"),
+        help="estimate the clocks of an event's views from what they hear, or from what moves",
+    )  # fmt: skip
+    index.add_argument(
+        "--sync-within", type=float, default=30.0, metavar="SECONDS",
+        help="largest offset that --sync looks for (default 30)",
+    )  # fmt: skip
+    index.add_argument("--workers", type=int, help="processes (default: one a core)")
+    index.add_argument(
+        "--time-limit", type=float, metavar="SECONDS",
+        help="longest time for one file, whose row says so then "
+        "(default 600, or 3600 where --motion decodes)",
+    )  # fmt: skip
+
+    mine = command(
+        "mine", commands.mine, "Store samples as shards: tracked patches, tuples, pairs, ..."
+    )
+    mine.add_argument("data", help="index, image table or image folder")
+    mine.add_argument("-o", "--out", required=True, help="folder of shards")
+    mine.add_argument(
+        "--kind", default="tracks",
+        help="tracks (default), tuples, pairs (or view_pairs), time_pairs, clips, spread or frames",
+    )  # fmt: skip
+    mine.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
+    mine.add_argument("settings", nargs="*", metavar="key=value", help="e.g. proposals.every_s=2")
+
+    track = command("track", commands.track, "Draw what a tracker follows over a video.")
+    track.add_argument("video", help="file or URI")
+    track.add_argument(
+        "--box", action="append",
+        help="x,y,w,h in pixels; repeat for more (default: what moves at the start)",
+    )  # fmt: skip
+    track.add_argument(
+        "--tracker", default="strcf", help="name of the tracker (default strcf); see below"
+    )
+    track.add_argument("--start", type=float, default=0.0, help="seconds (default 0)")
+    track.add_argument("--seconds", type=float, default=20.0, help="length (default 20)")
+    track.add_argument("-o", "--out", required=True, help="video to write (.mp4)")
+    track.add_argument("settings", nargs="*", metavar="key=value", help="e.g. min_score=0.2")
+
+    train = command("train", commands.train, "Train a method on an index, shards or images.")
+    train.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
+    train.add_argument("--data", required=True, help="index, shards, image table or image folder")
+    train.add_argument("-o", "--out", required=True, help="run folder")
+    train.add_argument("--probe", help="held-out index or image table for the online probe")
+    train.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
+    train.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
+    train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
+
+    embed = command("embed", commands.embed, "Write an embedding for every frame of a corpus.")
+    embed.add_argument(
+        "encoder", help="run folder, pixels, histogram, timm:NAME or timm:NAME@WEIGHTS"
+    )
+    embed.add_argument("--data", required=True, help="index, image table or image folder")
+    embed.add_argument("-o", "--out", required=True, help="folder of embeddings")
+    embed.add_argument(
+        "--fps", type=float, default=1.0, help="frames a second (default 1; 0: every frame)"
+    )
+    embed.add_argument(
+        "--copies", type=int, default=0,
+        help="embed this many strongly changed copies of each frame instead (for eval copies)",
+    )  # fmt: skip
+    embed.add_argument(
+        "--dtype", choices=("float32", "float16"), default="float32",
+        help="numbers that embeddings are stored as (default float32)",
+    )  # fmt: skip
+    embed.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
+
+    evaluate = command("eval", commands.evaluate, "Measure how good embeddings are.")
+    evaluate.add_argument("protocol", help="what is measured; see below")
+    evaluate.add_argument(
+        "embeddings",
+        help="folder of embeddings; for propagation and finetune: the encoder (run folder or "
+        "timm:NAME); for pretext: the run folder; for tracking: a folder of OTB sequences",
+    )
+    evaluate.add_argument(
+        "--data",
+        help="finetune, pretext: index or image table; propagation: folder of OTB sequences",
+    )
+    evaluate.add_argument("--gallery", help="training embeddings (finetune: index or image table)")
+    evaluate.add_argument("--labels", help="folder of JSON files, or a CSV or Parquet table")
+    evaluate.add_argument("--baseline", help="the same of another encoder (mostly untrained)")
+    evaluate.add_argument("--baseline-gallery", help="the gallery of the baseline's encoder")
+    evaluate.add_argument("settings", nargs="*", metavar="key=value", help="e.g. k=20")
+
+    report = command(
+        "report", commands.report, "One page with pictures of a run, index, shards or embeddings."
+    )
+    report.add_argument("target", help="run folder, index, shards or folder of embeddings")
+    report.add_argument("--baseline", help="embeddings of another encoder, shown beside")
+    report.add_argument("--labels", help="labels of embeddings, as for `marey eval`")
+    report.add_argument("-o", "--out", required=True, help="page to write (.html)")
+
+    methods = command("methods", commands.methods, "List the methods, or the settings of one.")
+    methods.add_argument("name", nargs="?", help="method or preset")
+
+    command(
+        "doctor",
+        commands.doctor,
+        "Say what is installed, what is missing, and what to do about it.",
+    )
+
+    shell = command("completion", _completion, "Print what completes marey's words in a shell.")
+    shell.add_argument("shell", choices=("bash", "zsh", "fish"), help="your shell")
+
+    demo = command(
+        "demo", commands.demo, "The whole job on a generated corpus, or on your own videos."
+    )
+    demo.add_argument("--videos", help="folder of your own videos")
+    demo.add_argument("--views", help="grouping of your own videos, as for `marey index`")
+    demo.add_argument("-o", "--out", default="demo", help="folder for everything (default: demo)")
+    return parser
