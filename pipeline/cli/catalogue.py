@@ -8,11 +8,8 @@ from typing import Any
 
 from marey.configs.describe import Setting, describe, typed
 from marey.configs.load import flat, method_of, presets, read_preset
-from marey.configs.mining import SamplesMining, mining_settings
 from marey.configs.schema import RunConfig
-from marey.configs.tracking import declared_tracker
-from marey.pipeline.cli.declared import all_methods, check_run, method_settings
-from marey.pipeline.evaluate.protocols import find_protocol, protocols
+from marey.pipeline.cli.declared import all_methods, check_run, declared_method, method_settings
 
 
 def list_methods() -> tuple[str, dict[str, Any]]:
@@ -35,21 +32,24 @@ def list_methods() -> tuple[str, dict[str, Any]]:
 
 def describe_method(name: str) -> tuple[str, dict[str, Any]]:
     """Every setting of a preset (or method): value, default, bounds, meaning."""
-    known = {one.name: one for one in all_methods()}
-    tree = {"name": name} if name in known and name not in presets() else read_preset(name)
+    named = name not in presets() and any(one.name == name for one in all_methods())
+    tree = {"name": name} if named else read_preset(name)
     model = method_settings(tree["name"])
     values = flat(check_run(tree).model_dump(mode="json"))
     rows = describe(model, "method.") + [
         row for row in describe(RunConfig) if not row.key.startswith(("method", "name"))
     ]
     of = f" (method {tree['name']})" if tree["name"] != name else ""
-    title = f"{name}{of}: {known[tree['name']].paper}"
+    found = declared_method(tree["name"]) or {m.name: m for m in all_methods()}[tree["name"]]
+    title = f"{name}{of}: {found.paper}"
     text = "\n".join([title, "", *setting_lines(rows, values)])
     return text, {"method": tree["name"], "settings": values}
 
 
 def describe_protocol(name: str) -> str:
     """What a protocol of `marey eval` measures, and every setting of it."""
+    from marey.pipeline.evaluate.protocols import find_protocol
+
     protocol = find_protocol(name)
     options = [f"--{o} ({'needed' if o in protocol.required else 'may be given'})"
                for o in protocol.options]  # fmt: skip
@@ -65,12 +65,16 @@ def describe_protocol(name: str) -> str:
 
 def list_protocols() -> str:
     """One line for each protocol of `marey eval`."""
+    from marey.pipeline.evaluate.protocols import protocols
+
     lines = [f"  {name:<12} {protocol.about}" for name, protocol in protocols().items()]
     return "\n".join(["protocols:", *lines])
 
 
 def describe_tracker(name: str) -> str:
     """Every setting of a tracker."""
+    from marey.configs.tracking import declared_tracker
+
     settings = declared_tracker(name)
     if settings is None:
         return f"{name}: a tracker that declares no settings"
@@ -82,6 +86,7 @@ def describe_tracker(name: str) -> str:
 
 def list_trackers() -> str:
     """The trackers by kind."""
+    from marey.configs.tracking import declared_tracker
     from marey.trackers import names
 
     kinds: dict[str, list[str]] = {}
@@ -95,6 +100,8 @@ def list_trackers() -> str:
 
 def describe_kind(kind: str) -> str:
     """Every setting of `marey mine --kind KIND`."""
+    from marey.configs.mining import SamplesMining, mining_settings
+
     model = mining_settings(kind, [])
     about = (inspect.getdoc(model) or "").splitlines()[0]
     rows = describe(type(model))

@@ -9,10 +9,12 @@ import argparse
 import math
 import sys
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marey.configs.errors import MareyError, UsageError
-from marey.configs.schema import RunConfig
+
+if TYPE_CHECKING:  # pydantic takes a quarter of a second, which `--help` has no need of
+    from marey.configs.schema import RunConfig
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 """Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
@@ -49,6 +51,7 @@ def setting_for(name: str, options: argparse.Namespace) -> str:
     try:
         if options.command == "train":
             from marey.configs.load import read_preset
+            from marey.configs.schema import RunConfig
             from marey.pipeline.cli.declared import method_settings
 
             model = method_settings(read_preset(options.method)["name"])

@@ -61,6 +61,17 @@ def declared_methods() -> dict[str, Declared]:
     return {one.name: one for one in found}
 
 
+@functools.cache
+def declared_method(name: str) -> Declared | None:
+    """The method of this package with that name; only files that speak of it are parsed."""
+    for path in sorted(MODELS.glob("*/*.py")):
+        if f'name = "{name}"' in path.read_text(encoding="utf-8"):
+            for one in _declared_in(path):
+                if one.name == name:
+                    return one
+    return None
+
+
 def all_methods() -> list[Declared]:
     """The methods of this package, and of the plugins that have been imported."""
     known = declared_methods()
@@ -91,20 +102,19 @@ def method_settings(name: str) -> type[MethodConfig]:
 
     A plugin's method is known once the plugin has been imported.
     """
-    known = declared_methods()
-    if name in known:
-        return known[name].config_model()
+    found = declared_method(name)
+    if found is not None:
+        return found.config_model()
     loaded = sys.modules.get("marey.models.method")
     if loaded is not None and name in loaded.methods():
         return loaded.methods()[name].Config
-    raise SettingError(f"no method {name!r}{suggest(name, [*known])}")
+    raise SettingError(f"no method {name!r}{suggest(name, [*declared_methods()])}")
 
 
 def _declared_in(path: Path) -> Iterator[Declared]:
-    text = path.read_text(encoding="utf-8")
-    if "\n@register\n" not in text:
-        return
-    for node in ast.parse(text).body:
+    # what stands before the method is not needed here, and parsing takes most of the time
+    _, mark, text = path.read_text(encoding="utf-8").partition("\n@register\n")
+    for node in ast.parse(mark + text).body:
         if isinstance(node, ast.ClassDef) and "register" in map(ast.unparse, node.decorator_list):
             said = dict(_assigned(node))
             if {"name", "paper", "Config"} <= said.keys():

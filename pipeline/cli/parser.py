@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import marey
 from marey.configs.errors import UsageError
-from marey.configs.load import suggest
+from marey.configs.nearest import suggest
 from marey.pipeline.cli import commands
 from marey.pipeline.cli.commands import Result
 
