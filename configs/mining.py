@@ -25,38 +25,38 @@ class ProposalConfig(Settings):
     """Where tracks start."""
 
     kind: Literal["moving_objects", "moving_points", "random"] = "moving_objects"
-    """Groups of moving points, windows of fixed size with most of them (the paper's), or
-    anywhere."""
+    """moving_objects: groups of moving points; moving_points: the fixed-size window that holds the
+    most of them (the paper's); random: anywhere."""
     every_s: float = Field(default=1.0, gt=0, le=3600)
-    """Time between two frames in which tracks start."""
+    """Seconds between two frames in which tracks start."""
     max_boxes: int = Field(default=8, ge=1, le=256)
-    """Most boxes started in one frame."""
+    """Maximum number of boxes started per frame."""
 
 
 class QualityConfig(Settings):
     """Which tracks are kept. The first reason that holds is the one that is counted."""
 
     min_score: float | None = 0.3
-    """Response of the tracker below which a track ends; unset takes the tracker's own (correlation
-    filters only)."""
+    """Tracker response below which a track ends; unset: the tracker's own (correlation filters
+    only)."""
     min_fb_iou: float = Field(default=0.6, ge=0, le=1)
-    """Overlap of the start box with the box that tracking backward returns to."""
+    """Minimum IoU of the start box and the box that backward tracking returns to."""
     max_fb_error: float = Field(default=0.2, ge=0)
-    """Distance of those boxes' centres, in box sizes."""
+    """Maximum forward-backward error: distance of those boxes' centres, in box sizes."""
     min_appearance: float = Field(default=0.2, ge=-1, le=1)
-    """Correlation of the first and the last patch; less is another thing."""
+    """Minimum correlation of the first and the last patch; below, it is probably another object."""
     max_appearance: float = Field(default=0.98, ge=-1, le=1)
-    """More is the same picture twice."""
+    """Maximum correlation; above, the two patches are near-duplicates."""
     min_travel: float = Field(default=0.1, ge=0)
-    """Distance between the first and the last centre, in box widths."""
+    """Minimum distance between the first and the last centre, in box widths."""
     max_travel: float = Field(default=2.0, gt=0)
-    """The same, at most: more is probably a failure."""
+    """Maximum distance; above, the tracker has probably drifted."""
     max_scale_rate: float = Field(default=1.5, gt=1)
-    """Largest change of the box's size in one second, as a ratio."""
+    """Maximum change of the box's size per second, as a ratio."""
     min_inside: float = Field(default=0.98, ge=0, le=1)
-    """Share of the last box that lies inside the frame."""
+    """Minimum share of the last box that lies inside the frame."""
     min_frames: int = Field(default=10, ge=2)
-    """Shortest track, in frames."""
+    """Minimum length of a track in frames."""
 
 
 class TracksMining(Settings):
@@ -71,19 +71,19 @@ class TracksMining(Settings):
     device: str = "cpu"
     """Where correlation filters run: cpu, or cuda."""
     height: int = Field(default=448, ge=64, le=2160)
-    """Frames are reduced to this short side for tracking and cutting; never enlarged."""
+    """Short side in pixels that frames are resized to for tracking and cropping; never enlarged."""
     track_s: float = Field(default=1.0, gt=0, le=60)
-    """Length of a track."""
+    """Length of a track in seconds."""
     max_fps: float = Field(default=31.0, gt=0)
-    """Faster videos are tracked on every second (third, ...) frame."""
+    """Maximum frame rate; of faster videos every second (third, ...) frame is used."""
     patches: int = Field(default=2, ge=2, le=64)
-    """Pictures stored of each track, evenly spaced from its first to its last frame."""
+    """Patches stored per track, evenly spaced from its first to its last frame."""
     patch_size: int = Field(default=227, ge=16, le=1024)
     """Side of a stored patch in pixels."""
     context: float = Field(default=0.1, ge=0, le=1)
-    """Share of the box added around it before it is cut."""
+    """Margin around the box, as a share of its size, that is kept in the patch."""
     per_minute: int = Field(default=120, ge=1)
-    """Most tracks kept of a minute of one video, best first."""
+    """Maximum number of tracks kept per minute of a video, best first."""
     window_s: float = Field(default=6.0, gt=0, le=60)
     """Seconds decoded at a time."""
     unit_s: float = Field(default=300.0, gt=0)
@@ -117,7 +117,7 @@ class SamplesMining(Settings):
     data: DataConfig = DataConfig()
     """Size and decoder of the frames."""
     epochs: int = Field(default=1, ge=1, le=1000)
-    """Draws of the plan: each epoch gives other samples of the same videos."""
+    """Epochs that are stored: each draws other samples of the same videos."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the plan."""
     image: ImageConfig = ImageConfig()

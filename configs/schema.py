@@ -18,13 +18,12 @@ class DataConfig(Settings):
     """Decoder of videos; `torchcodec-cuda` decodes on GPUs, which its actors share with the
     trainers."""
     shuffle_buffer: int = Field(default=256, ge=1, le=1_000_000)
-    """Samples held back by the trainer to mix those of one video with others (at most 512 MiB of
-    them); 1 keeps the plan's order."""
+    """Size of the shuffle buffer in samples (at most 512 MiB of them), which mixes samples of one
+    video with others; 1 keeps the planned order."""
     prefetch_batches: int = Field(default=2, ge=1, le=64)
-    """Batches made ready ahead of the step that uses them."""
+    """Batches prefetched ahead of the step that uses them."""
     decode_actors: int | None = Field(default=None, ge=1, le=100_000)
-    """Decoding actors (threads, without Ray); unset takes what the cluster has beside the
-    trainer."""
+    """Number of decoding actors (threads, without Ray); unset: the CPUs that the trainers leave."""
 
     @property
     def frame_shape(self) -> tuple[int, int]:
@@ -45,64 +44,65 @@ class OptimizerConfig(Settings):
     """Optimiser, and the learning rate over the run."""
 
     name: Literal["adamw", "sgd", "lars"] = "adamw"
-    """Update rule."""
+    """Optimiser."""
     lr: float = Field(default=5e-4, gt=0, le=100)
     """Peak learning rate."""
     weight_decay: float = Field(default=1e-4, ge=0, le=10)
-    """Decay; never applied to parameters of one dimension (norms, biases)."""
+    """Weight decay; never applied to one-dimensional parameters (norms, biases)."""
     weight_decay_end: float | None = Field(default=None, ge=0, le=10)
-    """Where the decay goes over the run, along half a cosine; unset, it stays."""
+    """Final weight decay, reached along a half cosine; unset: constant."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Momentum of sgd and lars; first beta of adamw."""
+    """Momentum of sgd and lars; beta1 of adamw."""
     schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
-    """Course of the rate after warm-up: falling as half a cosine, torch's one-cycle, or flat."""
+    """Learning-rate schedule after warm-up: half cosine, torch's one-cycle, or constant."""
     warmup: float = Field(default=0.05, ge=0, le=0.9)
-    """Share of the steps over which the rate rises (one_cycle: share before the peak)."""
+    """Share of the steps used for linear warm-up (one_cycle: share before the peak)."""
     clip_norm: float | None = Field(default=None, gt=0)
-    """Gradients are scaled to at most this norm."""
+    """Gradient clipping: largest norm of the gradient; unset: no clipping."""
 
 
 class TrainerConfig(Settings):
     """The loop."""
 
     epochs: int = Field(default=10, ge=1, le=100_000)
-    """Passes over the corpus; in each, every video gives its samples once."""
+    """Passes over the corpus; every sample is used exactly once per epoch."""
     steps: int | None = Field(default=None, ge=1)
-    """Stop after this many optimiser steps of `batch_size` samples (also sets the length of the
-    schedule); unset runs all epochs."""
+    """Length of the run in optimiser steps of `batch_size` samples, in place of `epochs` (also the
+    length of the schedule); unset runs all epochs."""
     batch_size: int = Field(default=2, ge=1, le=65_536)
-    """Samples in one optimiser step, over all workers and accumulation rounds. Workers that are
-    left of an elastic run take their largest equal shares of it, and more steps where it does
-    not divide."""
+    """Samples per optimiser step, over all workers and accumulation steps. Where an elastic run has
+    lost workers, those left take equal shares of it, and more steps where it does not divide."""
     accumulate: int = Field(default=1, ge=1, le=1024)
-    """Forward-backward rounds in one step (contrastive negatives stay within a round)."""
+    """Gradient accumulation: forward-backward passes per optimiser step (contrastive negatives stay
+    within a pass)."""
     workers: int = Field(default=1, ge=1, le=4096)
     """Training processes (one GPU each where there are GPUs)."""
     min_workers: int | None = Field(default=None, ge=1)
-    """Go on with as few as this when nodes are lost; unset waits for all."""
+    """Minimum number of workers of an elastic run; unset waits until all are there."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model trains."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bfloat16 autocast on CUDA, float32 on the CPU."""
     sync_batch_norm: bool = True
-    """Share batch statistics over all GPUs of a run, so that they do not leak which worker a
+    """Synchronised batch norm over all GPUs of a run, so that statistics do not leak which worker a
     sample is on (never for MoCo 1 and 2, whose shuffled keys need statistics of their own)."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Export an average of the encoder's weights, each step keeping this share of the old ones
-    (0.999 is a usual value); unset exports the weights as trained."""
+    """Decay of an exponential moving average (EMA) of the encoder's weights, which is then exported
+    (0.999 is usual); unset exports the weights as trained."""
     compile: bool = False
     """Compile the training step with torch.compile."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of plans, weights, augmentation and shuffling."""
     log_every: int = Field(default=10, ge=1)
-    """Steps between two lines of metrics."""
+    """Steps between two logged lines of metrics."""
     checkpoint_every: int = Field(default=200, ge=1)
     """Steps between two checkpoints (one is always written at the end)."""
     probe_every: int | None = Field(default=None, ge=1)
     """Steps between two online probes on the held-out data given with --probe; unset: ten a run."""
     max_failures: int = Field(default=3, ge=-1, le=1000)
-    """Times that lost workers are replaced before the run fails; -1 never gives up."""
+    """Worker failures that a run survives before it fails; -1: any number."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser and learning-rate schedule."""
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainerConfig":

@@ -170,7 +170,7 @@ def build_parser() -> Parser:
         made.set_defaults(run=run)
         made.add_argument("-h", "--help", action=_Help, help="show this help")
         made.add_argument(
-            "--json", action="store_true", help="print one line of figures at the end"
+            "--json", action="store_true", help="print the results as one line of JSON at the end"
         )
         return made
 
@@ -183,25 +183,25 @@ def build_parser() -> Parser:
     )
     index.add_argument(
         "--motion", choices=("packets", "vectors", "flow", "none"), default="packets",
-        help="how the motion profile is measured (packets: free; the others decode)",
+        help="how motion is measured (packets: without decoding; vectors and flow decode)",
     )  # fmt: skip
     index.add_argument(
         "--sync", choices=("audio", "motion"),
-        help="estimate the clocks of an event's views from what they hear, or from what moves",
+        help="estimate the clock offsets of an event's views from their sound or their motion",
     )  # fmt: skip
     index.add_argument(
         "--sync-within", type=float, default=30.0, metavar="SECONDS",
         help="largest offset that --sync looks for (default 30)",
     )  # fmt: skip
-    index.add_argument("--workers", type=int, help="processes (default: one a core)")
+    index.add_argument("--workers", type=int, help="number of processes (default: one per core)")
     index.add_argument(
         "--time-limit", type=float, metavar="SECONDS",
-        help="longest time for one file, whose row says so then "
+        help="timeout per file; a file that exceeds it is marked unreadable "
         "(default 600, or 3600 where --motion decodes)",
     )  # fmt: skip
 
     mine = command(
-        "mine", commands.mine, "Store samples as shards: tracked patches, tuples, pairs, ..."
+        "mine", commands.mine, "Write samples to shards: tracked patches, tuples, pairs, clips, ..."
     )
     mine.add_argument("data", help="index, image table or image folder")
     mine.add_argument("-o", "--out", required=True, help="folder of shards")
@@ -212,11 +212,11 @@ def build_parser() -> Parser:
     mine.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
     mine.add_argument("settings", nargs="*", metavar="key=value", help="e.g. proposals.every_s=2")
 
-    track = command("track", commands.track, "Draw what a tracker follows over a video.")
+    track = command("track", commands.track, "Track objects in a video and draw their boxes.")
     track.add_argument("video", help="file or URI")
     track.add_argument(
         "--box", action="append",
-        help="x,y,w,h in pixels; repeat for more (default: what moves at the start)",
+        help="x,y,w,h in pixels; may be repeated (default: what moves at the start)",
     )  # fmt: skip
     track.add_argument(
         "--tracker", default="strcf", help="name of the tracker (default strcf); see below"
@@ -231,7 +231,7 @@ def build_parser() -> Parser:
     train.add_argument("--data", required=True, help="index, shards, image table or image folder")
     train.add_argument("-o", "--out", required=True, help="run folder")
     train.add_argument("--probe", help="held-out index or image table for the online probe")
-    train.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
+    train.add_argument("--resume", action="store_true", help="resume from the latest checkpoint")
     train.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
 
@@ -242,15 +242,15 @@ def build_parser() -> Parser:
     embed.add_argument("--data", required=True, help="index, image table or image folder")
     embed.add_argument("-o", "--out", required=True, help="folder of embeddings")
     embed.add_argument(
-        "--fps", type=float, default=1.0, help="frames a second (default 1; 0: every frame)"
+        "--fps", type=float, default=1.0, help="frames per second (default 1; 0: every frame)"
     )
     embed.add_argument(
         "--copies", type=int, default=0,
-        help="embed this many strongly changed copies of each frame instead (for eval copies)",
+        help="embed N strongly augmented copies of each frame instead (for `marey eval copies`)",
     )  # fmt: skip
     embed.add_argument(
         "--dtype", choices=("float32", "float16"), default="float32",
-        help="numbers that embeddings are stored as (default float32)",
+        help="data type of the stored embeddings (default float32)",
     )  # fmt: skip
     embed.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
 
