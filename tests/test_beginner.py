@@ -49,7 +49,8 @@ MISTAKES = [
     (["train", "tcn", "--data", "x.mp4", "-o", "r"], 2, "marey index x.mp4 -o index.parquet"),
     (["train", "tcn", "--data", "X.MOV", "-o", "r"], 2, "is a video; index it first"),
     (["train", "tcn", "--data", "none.parquet", "-o", "r"], 1, "marey index FOLDER -o"),
-    (["train", "tcn", "--data", "videos", "-o", "r", "--probe", "x.mp4"], 2, "--probe x.mp4"),
+    (["train", "tcn", "--data", "videos", "-o", "r"], 2, "marey index videos -o index.parquet"),
+    (["train", "tcn", *RUN, "--probe", "x.mp4"], 2, "--probe x.mp4"),
     (["train", "tcn", "--dta", "videos", "-o", "r"], 2, "no option --dta; did you mean --data?"),
     (["train", "tcn", *RUN, "--ouput", "r"], 2, "no option --ouput; did you mean --out?"),
     (["train", "tcn", *RUN], 1, r"marey index FOLDER -o index.parquet --views '(?P<event>"),
@@ -127,6 +128,7 @@ def desk(tmp_path, monkeypatch):
     names = [f"pour{n}_{side}.mp4" for n in range(3) for side in ("left", "right")]
     pq.write_table(pa.table({"video_id": names, "event": names}), tmp_path / "index.parquet")
     (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "pour0_left.mp4").touch()
     (tmp_path / "v.mp4").touch()
     (tmp_path / "old_run").mkdir()
     (tmp_path / "old_run" / "config.yaml").write_text("config: {name: tcn}")

@@ -18,6 +18,7 @@ VIDEOS = frozenset(
     f".{end}"
     for end in ["mp4", "mkv", "mov", "avi", "webm", "m4v", "mpg", "mpeg", "ts", "mts", "wmv", "flv"]
 )
+IMAGES = frozenset(f".{end}" for end in ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"])
 VIEW_RULES = (
     r"(?P<event>[^/]*)[_.-](?P<view>[^/_.-]+)\.\w+$",
     r"(?P<event>[^/]+)/(?P<view>[^/]+)\.\w+$",
@@ -34,6 +35,19 @@ def check_data(location: str, option: str = "--data") -> None:
             f"marey index {location} -o index.parquet, then give {option} index.parquet"
         )
     check_there(location, option, "write one with `marey index FOLDER -o index.parquet`")
+    if _holds_videos_alone(Path(location)):
+        raise UsageError(
+            f"{option} {location} is a folder of videos; index it first: "
+            f"marey index {location} -o index.parquet, then give {option} index.parquet"
+        )
+
+
+def _holds_videos_alone(folder: Path) -> bool:
+    """Whether a local folder has videos, and is neither shards nor holds an image."""
+    if not folder.is_dir():
+        return False
+    ends = {path.suffix.lower() for path in folder.rglob("*")}
+    return bool(ends & VIDEOS) and not ends & {*IMAGES, ".parquet"}
 
 
 def check_there(location: str, option: str, advice: str) -> None:
