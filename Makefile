@@ -1,5 +1,10 @@
-# Everything a user or CI runs. Needs only make and CPython 3.11 or 3.12 (`make PYTHON=python3.12`).
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# Everything a user or CI runs. Needs only make and CPython 3.11 to 3.14, on Linux.
+# The first that runs, fits and can make environments; another: `make setup PYTHON=python3.12`.
+PYTHONS := python3 python3.13 python3.12 python3.14 python3.11
+FITS := import ensurepip, sys, sysconfig, venv; \
+	sys.exit(not (3, 11) <= sys.version_info < (3, 15) or bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
+PYTHON ?= $(shell for python in $(PYTHONS); do \
+	$$python -c '$(FITS)' 2>/dev/null && command -v $$python && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 VIDEOS ?=
@@ -9,13 +14,24 @@ OUT ?= demo
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 OPTIONS = $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(VIEWS),--views '$(VIEWS)')
 
-.PHONY: setup demo test test-all lint types lock clean
+define NO_PYTHON
+marey needs CPython 3.11, 3.12, 3.13 or 3.14 (not a free-threaded one) that has the modules venv
+and ensurepip. Looked for: $(PYTHONS).
+Install one (Debian, Ubuntu: apt install python3 python3-venv; anywhere: uv python install 3.13),
+or name one: make setup PYTHON=/path/to/python3
+endef
+export NO_PYTHON
+
+.PHONY: setup demo test test-all test-wheel lint types docs lock clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	@test -n "$(PYTHON)" || { echo "$$NO_PYTHON" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(FITS)' || { echo "$(PYTHON) does not fit. $$NO_PYTHON" >&2; exit 1; }
+	@echo "Python: $(PYTHON), $$("$(PYTHON)" -V), into $(VENV)/"
+	@"$(PYTHON)" -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.txt)
 	$(VENV)/bin/uv pip install --quiet --python $(RUN) -r requirements.txt
 	$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --editable .
 	@touch $@
@@ -29,12 +45,20 @@ test: setup
 test-all: setup
 	$(RUN) -m pytest $(PARALLEL) -m ""
 
+# Builds the wheel and uses it in a new environment, beside projects that have our folders' names.
+test-wheel: setup
+	$(RUN) -m pytest tests/test_wheel.py -m ""
+
 lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 types: setup
 	$(VENV)/bin/pyright
+
+# The site, into site/. Any warning fails: a dead link, a page that is in no part of the navigation.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 # Versions only: the file names no host, so any registry or mirror serves it.
 lock: setup
@@ -43,4 +67,4 @@ lock: setup
 		--custom-compile-command "make lock" --output-file requirements.txt
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo build dist site

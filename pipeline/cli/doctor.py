@@ -58,9 +58,9 @@ def line_of(finding: Finding) -> str:
 
 def _python() -> Finding:
     version = platform.python_version()
-    good = version.startswith(("3.11.", "3.12."))
+    good = version.startswith(("3.11.", "3.12.", "3.13.", "3.14."))
     return Finding(
-        "python", "ok" if good else "missing", version, "" if good else "use CPython 3.11 or 3.12"
+        "python", "ok" if good else "missing", version, "" if good else "use CPython 3.11 to 3.14"
     )
 
 
