@@ -301,7 +301,7 @@ def test_wrong_protocols_and_settings_are_refused(place):
         run_eval("knnn", place / "test")
     with pytest.raises(SettingError, match="no setting 'kk'"):
         run_eval("knn", place / "test", kk=3)
-    with pytest.raises(SettingError, match="k: Input should be a valid integer"):
+    with pytest.raises(SettingError, match="k: must be a valid integer"):
         run_eval("knn", place / "test", k="three")
     with pytest.raises(SettingError, match="--baseline-gallery"):
         run_eval("knn", place / "test", gallery=place / "train", baseline=place / "untrained")
