@@ -82,7 +82,7 @@ def test_the_index_names_what_cannot_be_read(tmp_path):
 
 
 def test_wrong_settings_are_sentences():
-    with pytest.raises(marey.MareyError, match="did you mean trainer.batch_size"):
+    with pytest.raises(marey.MareyError, match=r"did you mean trainer\.batch_size"):
         marey.recipe("tcn", {"trainer.bach_size": 8})
     with pytest.raises(marey.MareyError, match="no method or preset 'tnc'"):
         marey.recipe("tnc")
