@@ -15,6 +15,7 @@ from marey.configs.base import MethodConfig, Settings
 from marey.configs.describe import describe
 from marey.configs.errors import SettingError
 from marey.configs.nearest import nearest_settings, plain, suggest
+from marey.configs.renamed import OLD_PRESETS, renamed
 from marey.configs.schema import RunConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -36,7 +37,8 @@ def method_of(preset: str) -> str:
 def read_preset(name: str) -> dict[str, Any]:
     """A preset by name, or any YAML file by path. Raises SettingError when there is none."""
     own = name.endswith((".yaml", ".yml"))
-    path = Path(name) if own else PRESETS / f"{name}.yaml"
+    stem, said = (name, {}) if own else OLD_PRESETS.get(name, (name, {}))
+    path = Path(name) if own else PRESETS / f"{stem}.yaml"
     if own and not path.is_file():
         raise SettingError(f"no such file: {name}")
     if not path.is_file():
@@ -49,6 +51,9 @@ def read_preset(name: str) -> dict[str, Any]:
         content = content["config"]  # what a run has written beside its provenance
     if not isinstance(content, dict) or "name" not in content:
         raise SettingError(f"{path} must be a mapping with the key `name` (the method)")
+    if said:
+        content["name"] = name
+        content["method"] = {**content["method"], **said}
     return content
 
 
@@ -89,7 +94,10 @@ def preset_with(name: str, words: list[str]) -> dict[str, Any]:
 
 
 def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    """A copy of a tree of settings with `a.b=value` words applied; values are read as YAML."""
+    """A copy of a tree of settings with `a.b=value` words applied; values are read as YAML.
+
+    Names of older versions, in the tree or the words, become today's.
+    """
     result = _copy(tree)
     for word in words:
         key, separator, text = word.partition("=")
@@ -110,7 +118,7 @@ def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
             if not isinstance(branch, dict):
                 raise SettingError(f"{key}: {parent} is a single value, not a group of settings")
         branch[leaf] = value
-    return result
+    return renamed(result)
 
 
 def _one_line(error: yaml.YAMLError) -> str:

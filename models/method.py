@@ -66,9 +66,9 @@ class Method(nn.Module):
     Config: ClassVar[type[MethodConfig]]
     sees_clips: ClassVar[bool] = False
     """Whether the method can train an encoder of clips (`encoder.clip_frames` above 1)."""
-    steady: ClassVar[tuple[str, ...]] = ()
+    constant_lr: ClassVar[tuple[str, ...]] = ()
     """Submodules whose learning rate stays at its peak (SimSiam's predictor)."""
-    own_statistics: ClassVar[bool] = False
+    local_batch_norm: ClassVar[bool] = False
     """Whether batch statistics must be each process's own (MoCo's shuffled keys), so that
     `trainer.sync_batch_norm` does not count."""
 
@@ -134,14 +134,19 @@ class Method(nn.Module):
         return {}
 
     def images(
-        self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None, shared: int = 1
+        self,
+        frames: Tensor,
+        recipe: AugmentConfig,
+        *,
+        size: int | None = None,
+        shared: int = 1,
     ) -> Tensor:
-        """The encoder's input of uint8 frames, varied: see `Encoder.augmented`."""
-        return self.encoder.augmented(frames, varied, size=size, shared=shared)
+        """The encoder's input of uint8 frames, augmented: see `Encoder.augmented`."""
+        return self.encoder.augmented(frames, recipe, size=size, shared=shared)
 
-    def clips(self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None) -> Tensor:
-        """The encoder's input of uint8 clips, varied: see `Encoder.augmented_clips`."""
-        return self.encoder.augmented_clips(frames, varied, size=size)
+    def clips(self, frames: Tensor, recipe: AugmentConfig, *, size: int | None = None) -> Tensor:
+        """The encoder's input of uint8 clips, augmented: see `Encoder.augmented_clips`."""
+        return self.encoder.augmented_clips(frames, recipe, size=size)
 
 
 _FAMILIES = ("temporal", "context", "contrastive")

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from marey.models.objectives.contrast import Partition, nce_terms, softmax_terms, summary
+from marey.models.objectives.info_nce import Terms, info_nce, positive_first, summary
+from marey.models.objectives.noise_contrast import Partition, noise_contrast
+
+
+def softmax_terms(right: Tensor, others: Tensor, negative: Tensor) -> Terms:
+    """InfoNCE of one positive against other candidates: [R], [R, K], bool [R, K]."""
+    return info_nce(*positive_first(right, others, negative))
+
+
+def nce_terms(right: Tensor, others: Tensor, negative: Tensor, log_z: Tensor, places: int) -> Terms:
+    """Noise contrast of the same."""
+    return noise_contrast(*positive_first(right, others, negative), log_z, places)
 
 
 def _scores(rows: int = 5, others: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -17,11 +28,11 @@ def _scores(rows: int = 5, others: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     return right, against, torch.rand(rows, others, generator=generator) < 0.7
 
 
-def test_softmax_is_cross_entropy_over_what_repels() -> None:
-    right, others, repels = _scores()
-    terms = softmax_terms(right, others, repels)
+def test_softmax_is_cross_entropy_over_the_negatives() -> None:
+    right, others, negative = _scores()
+    terms = softmax_terms(right, others, negative)
     for row in range(len(right)):
-        logits = torch.cat([right[row : row + 1], others[row][repels[row]]])
+        logits = torch.cat([right[row : row + 1], others[row][negative[row]]])
         wanted = functional.cross_entropy(logits[None], torch.tensor([0]))
         torch.testing.assert_close(terms.loss[row], wanted)
         assert terms.hit[row] == (logits.argmax() == 0)
@@ -30,13 +41,13 @@ def test_softmax_is_cross_entropy_over_what_repels() -> None:
 
 
 def test_nce_is_two_kinds_of_logistic_loss() -> None:
-    right, others, repels = _scores()
+    right, others, negative = _scores()
     log_z, places, drawn = torch.tensor(1.3, dtype=torch.float64), 50, others.shape[1]
-    terms = nce_terms(right, others, repels, log_z, places)
+    terms = nce_terms(right, others, negative, log_z, places)
     for row in range(len(right)):
         likely = right[row].exp() / log_z.exp()
         wanted = -(likely / (likely + drawn / places)).log()
-        for score in others[row][repels[row]]:
+        for score in others[row][negative[row]]:
             unlikely = score.exp() / log_z.exp()
             wanted = wanted - (1 - unlikely / (unlikely + drawn / places)).log()
         torch.testing.assert_close(terms.loss[row], wanted)
@@ -69,35 +80,35 @@ def test_noise_contrast_comes_near_the_softmax_gradient_with_much_noise() -> Non
         noise = torch.randint(places, (places * 10,), generator=generator)
         scores = bank @ embedding / tau
         log_z = scores.detach().logsumexp(0)
-        repels = torch.ones(1, len(noise), dtype=torch.bool)
-        terms = nce_terms(scores[:1], scores[noise][None], repels, log_z, places)
+        negative = torch.ones(1, len(noise), dtype=torch.bool)
+        terms = nce_terms(scores[:1], scores[noise][None], negative, log_z, places)
         (noisy,) = torch.autograd.grad(terms.loss.sum(), embedding)
         cosines.append(functional.cosine_similarity(whole, noisy, dim=0))
     assert torch.stack(cosines).mean() > 0.99
 
 
 def test_gradients_are_right() -> None:
-    right, others, repels = _scores()
+    right, others, negative = _scores()
     log_z = torch.tensor(0.5, dtype=torch.float64)
     inputs = (right.requires_grad_(), others.requires_grad_())
-    assert torch.autograd.gradcheck(lambda r, o: softmax_terms(r, o, repels).loss, inputs)
-    assert torch.autograd.gradcheck(lambda r, o: nce_terms(r, o, repels, log_z, 50).loss, inputs)
+    assert torch.autograd.gradcheck(lambda r, o: softmax_terms(r, o, negative).loss, inputs)
+    assert torch.autograd.gradcheck(lambda r, o: nce_terms(r, o, negative, log_z, 50).loss, inputs)
 
 
 @pytest.mark.parametrize("kind", ["softmax", "nce"])
-def test_what_does_not_repel_has_no_gradient_and_rows_without_negatives_do_not_count(
+def test_what_is_no_negative_has_no_gradient_and_rows_without_negatives_do_not_count(
     kind: str,
 ) -> None:
-    right, others, repels = _scores()
-    repels[1] = False
+    right, others, negative = _scores()
+    negative[1] = False
     others.requires_grad_()
     if kind == "softmax":
-        terms = softmax_terms(right, others, repels)
+        terms = softmax_terms(right, others, negative)
     else:
-        terms = nce_terms(right, others, repels, torch.tensor(0.5), 50)
+        terms = nce_terms(right, others, negative, torch.tensor(0.5), 50)
     summary(terms)["loss"].backward()
     assert torch.isfinite(others.grad).all()
-    assert (others.grad[~repels] == 0).all()
+    assert (others.grad[~negative] == 0).all()
     assert terms.counted.tolist() == [True, False, True, True, True]
 
 
@@ -121,17 +132,17 @@ def test_z_is_the_mean_of_the_first_batches_and_then_frozen() -> None:
     means = [float(batch.exp().mean()) for batch in batches]
     for step, batch in enumerate(batches):
         so_far = means[: min(step + 1, 3)]
-        log_z = partition.log_z(batch, places=100)
+        log_z = partition.log_z(batch, rows=100)
         assert log_z.item() == pytest.approx(math.log(100 * sum(so_far) / len(so_far)), rel=1e-5)
         partition.write()
     assert partition.seen == 3
-    assert partition.eval().log_z(batches[0] + 50, places=100) == log_z
+    assert partition.eval().log_z(batches[0] + 50, rows=100) == log_z
 
 
 def test_z_is_finite_at_any_temperature() -> None:
     partition = Partition(batches=2)
     scores = torch.tensor([[1.0, 0.5]]) / 0.005
     for _ in range(3):
-        log_z = partition.log_z(scores, places=100)
+        log_z = partition.log_z(scores, rows=100)
         assert log_z.item() == pytest.approx(200 + math.log(100 / 2), rel=1e-6)
         partition.write()

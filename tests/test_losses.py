@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from marey.models.objectives import losses
+from marey.models.objectives.losses import Objective, similarity
 
 
 def _batch(seed: int = 0, rows: int = 8, dim: int = 5, unit: bool = True):
@@ -74,12 +75,17 @@ def _slow_n_pairs(q: Tensor, k: Tensor, positive: Tensor, negative: Tensor, l2: 
     return _slow_info_nce(q, k, positive, negative, 1.0) + 0.25 * l2 * lengths
 
 
+def _info_nce(q: Tensor, k: Tensor, positive: Tensor, negative: Tensor, tau: float) -> Objective:
+    """As TCN takes it: the mean over the batch."""
+    return Objective.mean(losses.info_nce(similarity(q, k, tau), positive, negative), positive)
+
+
 OBJECTIVES = {
     "triplet": (lambda z, p, n: losses.semi_hard_triplet(z, p, n, 0.3),
                 lambda z, p, n: _slow_triplet(z, p, n, 0.3)),
     "lifted": (lambda z, p, n: losses.lifted_structure(z, p, n, 1.0),
                lambda z, p, n: _slow_lifted(z, p, n, 1.0)),
-    "info_nce": (lambda z, p, n: losses.info_nce(z, z, p, n, 0.2),
+    "info_nce": (lambda z, p, n: _info_nce(z, z, p, n, 0.2),
                  lambda z, p, n: _slow_info_nce(z, z, p, n, 0.2)),
     "n_pairs": (lambda z, p, n: losses.n_pairs(z, z, p, n, 0.02),
                 lambda z, p, n: _slow_n_pairs(z, z, p, n, 0.02)),
@@ -192,7 +198,7 @@ def test_the_semi_hard_negative_is_the_nearest_beyond_the_positive() -> None:
 @pytest.mark.parametrize("count", [2, 16, 256])
 def test_nt_xent_of_identical_crops_is_the_log_of_its_candidates(count: int) -> None:
     crops = torch.nn.functional.normalize(torch.ones(count, 8), dim=1)
-    loss = losses.nt_xent(crops, crops, 0.1).loss.item()
+    loss = losses.nt_xent(crops, crops, 0.1).loss.mean().item()
     assert loss == pytest.approx(math.log(2 * count - 1), abs=1e-4)
 
 
@@ -200,29 +206,29 @@ def test_nt_xent_of_orthonormal_pairs_has_its_closed_form() -> None:
     count, tau = 256, 0.1
     crops = torch.eye(count)
     expected = -1 / tau + math.log(math.exp(1 / tau) + 2 * count - 2)
-    assert losses.nt_xent(crops, crops, tau).loss.item() == pytest.approx(expected, abs=1e-5)
+    assert losses.nt_xent(crops, crops, tau).loss.mean().item() == pytest.approx(expected, abs=1e-5)
     assert expected == pytest.approx(0.0229, abs=1e-4)
 
 
 def test_nt_xent_is_symmetric_in_its_crops_and_ignores_self_similarity() -> None:
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)
-    forwards = losses.nt_xent(first, second, 0.5)
-    torch.testing.assert_close(forwards.loss, losses.nt_xent(second, first, 0.5).loss)
+    forwards = losses.nt_xent(first, second, 0.5).loss.mean()
+    torch.testing.assert_close(forwards, losses.nt_xent(second, first, 0.5).loss.mean())
     crops = torch.cat([first, second]).requires_grad_()
     itself = torch.eye(12, dtype=torch.bool)
     logits = (crops @ crops.T / 0.5).masked_fill(itself, -torch.inf)
     target = torch.arange(12).roll(6)
-    torch.testing.assert_close(forwards.loss, torch.nn.functional.cross_entropy(logits, target))
+    torch.testing.assert_close(forwards, torch.nn.functional.cross_entropy(logits, target))
 
 
 def test_the_score_of_info_nce_is_retrieval_accuracy() -> None:
     keys = torch.eye(4)
     queries = keys[[0, 1, 3, 2]]  # the last two find each other's key
     own = torch.eye(4, dtype=torch.bool)
-    objective = losses.info_nce(queries, keys, own, ~own, 0.1)
+    objective = _info_nce(queries, keys, own, ~own, 0.1)
     assert objective.score.item() == 0.5
-    collapsed = losses.info_nce(torch.ones(4, 4), keys, own, ~own, 0.1)
+    collapsed = _info_nce(torch.ones(4, 4), keys, own, ~own, 0.1)
     assert collapsed.score.item() == 0  # ties are no success
 
 
@@ -230,7 +236,18 @@ def test_the_score_of_info_nce_is_retrieval_accuracy() -> None:
 def test_extreme_temperatures_stay_finite(tau: float) -> None:
     embeddings, positive, negative = _batch(0)
     z = embeddings.float().requires_grad_()
-    loss = losses.info_nce(z, z, positive, negative, tau).loss
+    loss = _info_nce(z, z, positive, negative, tau).loss
     loss.backward()
     assert loss.isfinite()
     assert z.grad.isfinite().all()
+
+
+def test_the_column_of_the_positive_and_its_mask_say_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    positive = torch.tensor([3, 0, 6, 1, 1])
+    mask = torch.nn.functional.one_hot(positive, 7).bool()
+    negative = ~mask & (torch.rand(5, 7, generator=generator) < 0.7)
+    by_column = losses.info_nce(scores, positive, negative, 3)
+    for found, wanted in zip(by_column, losses.info_nce(scores, mask, negative, 3), strict=True):
+        assert torch.equal(found, wanted)

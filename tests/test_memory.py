@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from marey.models.objectives.distributed import rank, shuffle_rows, unshuffle_rows
 from marey.models.objectives.fingerprints import UNKNOWN
-from marey.models.objectives.instances import AlikeConfig
+from marey.models.objectives.info_nce import NearDuplicates
 from marey.models.objectives.memory import NOBODY, Bank, Queue
 from tests.moments import unseen
 from tests.two_processes import in_two_processes, own_share, parallel
@@ -49,12 +49,12 @@ def test_near_copies_in_queue_and_bank_do_not_repel_whatever_video_they_are_of()
     # the third is another picture, the fourth was never written
     wanted = [[False, False, True, True], [True, True, True, True]]
     place, chosen = torch.tensor([3, 3]), torch.arange(4).expand(2, -1)
-    assert queue.repels(asked, AlikeConfig()).tolist() == wanted
+    assert queue.negatives(asked, NearDuplicates()).tolist() == wanted
     own = [[*row[:3], False] for row in wanted]  # place 3 is theirs
-    assert bank.repels(place, asked, AlikeConfig()).tolist() == own
-    assert bank.repels(place, asked, AlikeConfig(), chosen).tolist() == own
-    assert queue.repels(asked, AlikeConfig(bits=None)).all()
-    assert queue.repels(asked, AlikeConfig(bits=1)).tolist()[0] == [False, True, True, True]
+    assert bank.negatives(place, asked, NearDuplicates()).tolist() == own
+    assert bank.negatives(place, asked, NearDuplicates(), chosen).tolist() == own
+    assert queue.negatives(asked, NearDuplicates(bits=None)).all()
+    assert queue.negatives(asked, NearDuplicates(bits=1)).tolist()[0] == [False, True, True, True]
 
 
 def test_held_keys_join_only_when_written() -> None:
@@ -82,7 +82,7 @@ def test_keys_of_near_moments_do_not_repel() -> None:
     queue.hold(_unit(3, DIM), where)
     queue.write()
     asked = unseen([3, 9], [5.0, 0.0])
-    assert queue.repels(asked, AlikeConfig()).tolist() == [
+    assert queue.negatives(asked, NearDuplicates()).tolist() == [
         [False, True, True, True],
         [True, True, True, True],
     ]
@@ -132,10 +132,10 @@ def test_a_bank_spares_the_own_row_and_near_moments() -> None:
     bank.hold(torch.tensor([0, 1, 2]), _unit(3, DIM), where)
     bank.write()
     asked = unseen([3, 3], [1.0, 40.0])
-    every = bank.repels(torch.tensor([0, 2]), asked, AlikeConfig())
+    every = bank.negatives(torch.tensor([0, 2]), asked, NearDuplicates())
     assert every.tolist() == [[False, False, True, True], [True, True, False, True]]
     chosen = torch.tensor([[3, 0, 1], [2, 2, 0]])
-    some = bank.repels(torch.tensor([0, 2]), asked, AlikeConfig(), chosen)
+    some = bank.negatives(torch.tensor([0, 2]), asked, NearDuplicates(), chosen)
     assert torch.equal(some, every.gather(1, chosen))
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from marey.models.contrastive.byol import BYOL, BYOLConfig
 from marey.models.encoders.momentum import momentum_at
 from marey.models.method import Progress
-from marey.models.objectives.losses import paired_cosine
+from marey.models.objectives.arithmetic import paired_cosine
 from tests.joint_embedding import COLORS, crops_of_dots, dots, small_encoder, trained_parts
 from tests.learning import train
 

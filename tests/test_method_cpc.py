@@ -13,7 +13,12 @@ from marey.configs.encoder import EncoderConfig
 from marey.configs.errors import SettingError
 from marey.models.batch import Batch
 from marey.models.encoders.encoder import Encoder
-from marey.models.objectives.prediction import Origins, contrast, negative_masks, twin_blocks
+from marey.models.objectives.prediction import (
+    Origins,
+    contrast_predictions,
+    negative_masks,
+    twin_blocks,
+)
 from marey.models.temporal.cpc import CPC, CausalTransformer, CPCConfig
 from tests.learning import draw_dots, train
 
@@ -132,7 +137,7 @@ def test_the_contrast_equals_a_slow_formulation() -> None:
         tops.append(all(scores[own[i]] > scores[j] for j in negatives))
         shares[0] += int(masks["same_clip"][i].sum())
         shares[1] += int(masks["other_videos"][i].sum())
-    found = contrast(predicted, candidates, own, masks)
+    found = contrast_predictions(predicted, candidates, own, masks)
     loss = sum(terms) / 5
     assert found["loss"].item() == pytest.approx(loss, abs=1e-9)
     assert found["information"].item() == pytest.approx(sum(bits) / 5 - loss, abs=1e-5)
@@ -144,10 +149,10 @@ def test_the_contrast_equals_a_slow_formulation() -> None:
 
 def test_predictions_that_say_nothing_hold_no_information() -> None:
     masks = {"other_videos": ~torch.eye(7, dtype=torch.bool)}
-    found = contrast(torch.zeros(7, 3), torch.randn(7, 3), torch.arange(7), masks)
+    found = contrast_predictions(torch.zeros(7, 3), torch.randn(7, 3), torch.arange(7), masks)
     assert found["loss"].item() == pytest.approx(math.log(7))
     assert found["information"].item() == pytest.approx(0, abs=1e-6)
-    sure = contrast(100 * torch.eye(7), torch.eye(7), torch.arange(7), masks)
+    sure = contrast_predictions(100 * torch.eye(7), torch.eye(7), torch.arange(7), masks)
     assert sure["information"].item() == pytest.approx(math.log(7), abs=1e-5)
 
 
@@ -160,7 +165,8 @@ def test_gradients() -> None:
     mask[torch.arange(4), own] = False
     mask[3] = False
     assert torch.autograd.gradcheck(
-        lambda a, b: contrast(a, b, own, {"same_clip": mask})["loss"], (predicted, candidates)
+        lambda a, b: contrast_predictions(a, b, own, {"same_clip": mask})["loss"],
+        (predicted, candidates),
     )
 
 

@@ -12,8 +12,7 @@ from marey.models.batch import Batch
 from marey.models.contrastive.moco import MoCo, MoCoConfig
 from marey.models.encoders.norms import in_groups
 from marey.models.method import Progress
-from marey.models.objectives.contrast import queue_terms
-from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.info_nce import NearDuplicates, against_queue, frame_ids
 from marey.models.objectives.memory import NOBODY
 from tests.joint_embedding import COLORS, dots, small_encoder
 from tests.learning import train
@@ -62,27 +61,27 @@ def test_the_objective_is_cross_entropy_with_the_own_key_first() -> None:
     logits = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], dim=1) / 0.07
     wanted = functional.cross_entropy(logits, torch.zeros(5, dtype=torch.long), reduction="none")
     every = torch.ones(5, 12, dtype=torch.bool)
-    torch.testing.assert_close(queue_terms(queries, keys, queue, every, 0.07).loss, wanted)
+    torch.testing.assert_close(against_queue(queries, keys, queue, every, 0.07).loss, wanted)
 
 
 def test_values_in_closed_form() -> None:
     queue = torch.zeros(65_536, 2, dtype=torch.float64)
     every = torch.ones(1, 65_536, dtype=torch.bool)
     nothing = torch.zeros(1, 2, dtype=torch.float64)
-    uniform = queue_terms(nothing, nothing, queue, every, 0.07)
+    uniform = against_queue(nothing, nothing, queue, every, 0.07)
     assert uniform.loss.item() == pytest.approx(11.0904, abs=1e-4)  # log 65537
     query = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     queue[:, 1] = 1
     for temperature, value in ((0.07, 0.0401), (0.2, 6.0926)):
-        perfect = queue_terms(query, query, queue, every, temperature)
+        perfect = against_queue(query, query, queue, every, temperature)
         assert perfect.loss.item() == pytest.approx(value, abs=1e-4)
 
 
 def test_gradients_are_right() -> None:
     queries, keys, queue = _unit(3, 4).requires_grad_(), _unit(3, 4, seed=1), _unit(6, 4, seed=2)
-    repels = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) < 0.7
+    negative = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) < 0.7
     assert torch.autograd.gradcheck(
-        lambda q: queue_terms(q, keys, queue, repels, 0.2).loss, queries
+        lambda q: against_queue(q, keys, queue, negative, 0.2).loss, queries
     )
 
 
@@ -99,8 +98,8 @@ def test_keys_join_the_queue_after_the_step_and_spare_their_own_images() -> None
     torch.testing.assert_close(keys.norm(dim=1), torch.ones(8))
     assert not torch.equal(keys, before[:8])
     # The same images again: their old keys would be positives among the negatives.
-    repels = method.queue.repels(moments(batch), AlikeConfig(bits=None))
-    assert torch.equal(repels[:, :8], ~torch.eye(8, dtype=torch.bool))
+    negative = method.queue.negatives(frame_ids(batch), NearDuplicates(bits=None))
+    assert torch.equal(negative[:, :8], ~torch.eye(8, dtype=torch.bool))
     assert loss.requires_grad
 
 
@@ -119,7 +118,7 @@ def test_keys_of_near_moments_of_the_video_change_nothing() -> None:
     with torch.no_grad():
         method.queue.rows[:2] = far
     moved = method(batch)
-    row = method.queue.repels(moments(batch), AlikeConfig())
+    row = method.queue.negatives(frame_ids(batch), NearDuplicates())
     assert row[0, :2].tolist() == [False, False]
     assert row[1, :2].tolist() == [True, True]
     assert torch.isfinite(near["loss"])
@@ -232,7 +231,7 @@ def test_it_is_ntxent_of_lightly_with_a_memory_bank() -> None:
     theirs = loss.NTXentLoss(temperature=0.2, memory_bank_size=(16, 8))
     theirs.memory_bank.bank = queue
     every = torch.ones(5, 16, dtype=torch.bool)
-    ours = queue_terms(queries, keys, queue, every, 0.2).loss.mean()
+    ours = against_queue(queries, keys, queue, every, 0.2).loss.mean()
     torch.testing.assert_close(theirs(queries, keys), ours)
 
 

@@ -13,7 +13,7 @@ from marey.models.augmentation.multi_crop import TwoCrops
 from marey.models.contrastive.moco_v3 import MoCoV3, MoCoV3Config, batch_terms
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Progress
-from marey.models.objectives.instances import AlikeConfig
+from marey.models.objectives.info_nce import NearDuplicates
 from tests.joint_embedding import COLORS, dots
 from tests.learning import train
 from tests.moments import unseen
@@ -52,18 +52,18 @@ def test_each_direction_is_cross_entropy_over_the_keys_of_the_batch() -> None:
     queries, keys = _unit(6, 8), _unit(6, 8, seed=1)
     wanted = functional.cross_entropy(queries @ keys.T / 0.2, torch.arange(6), reduction="none")
     torch.testing.assert_close(
-        batch_terms(queries, keys, unseen(range(6)), 0.2, AlikeConfig()).loss, wanted
+        batch_terms(queries, keys, unseen(range(6)), 0.2, NearDuplicates()).loss, wanted
     )
 
 
 def test_gradients_are_right() -> None:
     keys = _unit(4, 3, seed=1)
-    loss = lambda q: batch_terms(q, keys, unseen(range(4)), 0.2, AlikeConfig()).loss  # noqa: E731
+    loss = lambda q: batch_terms(q, keys, unseen(range(4)), 0.2, NearDuplicates()).loss  # noqa: E731
     assert torch.autograd.gradcheck(loss, _unit(4, 3).requires_grad_())
 
 
 def test_the_loss_is_scaled_by_twice_the_temperature_and_symmetric() -> None:
-    method = _method(alike=AlikeConfig(bits=None)).eval()
+    method = _method(alike=NearDuplicates(bits=None)).eval()
     batch = method.augment(dots(torch.Generator().manual_seed(0), 8))
     metrics = method(batch)
     crops = batch["images"]
@@ -80,11 +80,11 @@ def test_the_loss_is_scaled_by_twice_the_temperature_and_symmetric() -> None:
 def test_near_frames_of_one_video_do_not_repel() -> None:
     queries, keys = _unit(4, 8), _unit(4, 8, seed=1)
     where = unseen([3, 3, 3, 9], [0.0, 5.0, 30.0, 0.0])
-    terms = batch_terms(queries, keys, where, 0.2, AlikeConfig())
+    terms = batch_terms(queries, keys, where, 0.2, NearDuplicates())
     kept = [0, 2, 3]
     wanted = functional.cross_entropy((queries[:1] @ keys[kept].T) / 0.2, torch.tensor([0]))
     torch.testing.assert_close(terms.loss[0], wanted)
-    alone = batch_terms(queries, keys, unseen([3] * 4), 0.2, AlikeConfig())
+    alone = batch_terms(queries, keys, unseen([3] * 4), 0.2, NearDuplicates())
     assert not alone.counted.any()
 
 

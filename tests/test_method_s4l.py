@@ -21,7 +21,7 @@ from marey.models.objectives.exemplars import (
     distances,
     draw_hsv_noise,
 )
-from marey.models.objectives.instances import AlikeConfig
+from marey.models.objectives.info_nce import NearDuplicates
 from tests.learning import train
 from tests.pictures import batch_of, noise, smooth
 
@@ -182,7 +182,7 @@ def test_the_hardest_of_each_kind_count_and_the_gradient_is_right() -> None:
 
 
 def test_near_frames_of_one_video_do_not_repel() -> None:
-    method = _method(classes=0, task="exemplar", alike=AlikeConfig(within_s=10.0))
+    method = _method(classes=0, task="exemplar", alike=NearDuplicates(within_s=10.0))
     batch = _stripes(torch.Generator().manual_seed(0), count=4)
     batch["instance"] = torch.tensor([0, 0, 0, 0])
     batch["time_s"] = torch.tensor([[0.0], [3.0], [5.0], [9.0]])

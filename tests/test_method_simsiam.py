@@ -94,6 +94,6 @@ def test_the_projection_ends_in_batch_norm_without_scale() -> None:
 
 def test_the_predictor_keeps_its_rate() -> None:
     method = _method()
-    groups = build_optimizer(method, OptimizerConfig(), method.steady).param_groups
+    groups = build_optimizer(method, OptimizerConfig(), method.constant_lr).param_groups
     steady = {id(p) for group in groups if group["steady"] for p in group["params"]}
     assert steady == {id(p) for p in method.predictor.parameters()}

@@ -10,7 +10,7 @@ from marey.configs.encoder import EncoderConfig
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.augmentation.frame_changes import (
     FrameChanges,
-    varied_frames,
+    augmented_frames,
     without_border_noise,
 )
 from marey.models.augmentation.frame_differences import frame_differences
@@ -111,7 +111,7 @@ class _Bare(Method):
 
 def _varied(changes: FrameChanges, frames: torch.Tensor) -> torch.Tensor:
     method = _Bare(Encoder(EncoderConfig(image_size=20)), MethodConfig())
-    return varied_frames(method.encoder, frames, AugmentConfig(), changes)
+    return augmented_frames(method.encoder, frames, AugmentConfig(), changes)
 
 
 def _still(count: int = 8, side: int = 20) -> torch.Tensor:
@@ -132,7 +132,7 @@ def test_each_frame_is_shifted_alone_and_no_farther_than_told() -> None:
     frames = ramp.expand(64, 6, 40, 40, 3)
     method = _Bare(Encoder(EncoderConfig(image_size=32)), MethodConfig())
     # 32 px and 4 px of room on either side are the frame's 40 px: no scaling
-    images = varied_frames(method.encoder, frames, AugmentConfig(), FrameChanges(shift=0.125))
+    images = augmented_frames(method.encoder, frames, AugmentConfig(), FrameChanges(shift=0.125))
     value = images[:, :, 0, 0] * method.encoder.std[0, 0] + method.encoder.mean[0, 0]
     start = (value[..., 0] * 255).round() - 100
     assert set(start.flatten().tolist()) == set(range(9))

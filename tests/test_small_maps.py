@@ -2,6 +2,7 @@
 
 import copy
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 from marey.configs.encoder import EncoderConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.small_maps import suit_small_maps, taps_met
+from marey.pipeline.embedding.encoder_files import load_encoder
+from marey.pipeline.training import trainer
+from marey.pipeline.training.launch import prepare, run_training
+from tests.corpora import encode_corpus
+from tests.test_train import make_config
 
 
 def foul_memory() -> None:
@@ -115,6 +121,7 @@ def test_encoders_of_clips_are_guarded(backbone: str) -> None:
     """Eight frames come down to two."""
     torch.manual_seed(0)
     encoder = Encoder(EncoderConfig(backbone=backbone, clip_frames=8, image_size=64))
+    suit_small_maps(encoder)
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.ones_(module.weight)  # blocks begin as their shortcuts: with no gradient inside
@@ -126,3 +133,28 @@ def test_encoders_of_clips_are_guarded(backbone: str) -> None:
             assert torch.isfinite(found).all()
             if name.startswith("trunk.3.second"):  # the maps of two frames
                 assert (found - wanted).norm() < 0.3 * wanted.norm(), name
+
+
+def test_an_encoder_has_the_convolutions_of_torch_and_can_be_exported() -> None:
+    """What is off unless training on a CPU asks for it must not stand in anybody's way."""
+    encoder = Encoder(EncoderConfig(stages=2, image_size=32)).eval()
+    kinds = {type(module) for module in encoder.modules() if isinstance(module, nn.Conv2d)}
+    assert kinds == {nn.Conv2d}
+    images = torch.randn(2, 3, 32, 32)
+    program = torch.export.export(encoder, (images,)).module()
+    torch.testing.assert_close(program(images), encoder(images))
+    first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+    torch.testing.assert_close(torch.jit.script(first)(images), first(images))
+    torch.testing.assert_close(torch.jit.trace(encoder, images)(images), encoder(images))
+
+
+def test_training_on_a_cpu_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the trainer's encoder, and in none that a run has written."""
+    suited: list[nn.Module] = []
+    monkeypatch.setattr(trainer, "suit_small_maps", suited.append)
+    index = encode_corpus(tmp_path / "videos", events=2)
+    config = make_config()
+    run_training(prepare(config, str(index), str(tmp_path / "run")), engine="local")
+    assert [type(module) for module in suited] == [Encoder]
+    loaded, _ = load_encoder(str(tmp_path / "run"))
+    assert {type(m) for m in loaded.modules() if isinstance(m, nn.Conv2d)} == {nn.Conv2d}

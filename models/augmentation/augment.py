@@ -24,7 +24,7 @@ Amount = Annotated[float, Field(ge=0, le=2)]
 
 
 class AugmentConfig(Settings):
-    """What is varied, and how much. The defaults vary nothing: the centre square, resized."""
+    """What is augmented, and how much. The defaults change nothing: the centre square, resized."""
 
     crop_scale: tuple[float, float] = (1.0, 1.0)
     """Area of the random crop as share of the frame, smallest and largest; (1, 1) takes the
@@ -53,7 +53,7 @@ class AugmentConfig(Settings):
     """Chance of losing all colour."""
     grayscale_first: bool = False
     """Colour is lost before the jitter (InstDisc's released code) rather than after it, so that
-    what is gray has its brightness and contrast varied, but no hue turned in what becomes gray."""
+    what is gray has brightness and contrast jittered, but no hue turned in what becomes gray."""
     blur: Probability = 0.0
     """Chance of a Gaussian blur, its kernel a tenth of the side."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
@@ -185,7 +185,7 @@ def _zoom_factors(count: int, config: AugmentConfig) -> Tensor:
 
 
 def _lots(count: int, chance: float, shared: int) -> Tensor:
-    """Which images are varied: bool [count shared], on the CPU; `shared` consecutive ones alike."""
+    """Which images are augmented: bool [count shared], on the CPU; `shared` in a row alike."""
     return (torch.rand(count) < chance).repeat_interleave(shared)
 
 

@@ -2,8 +2,9 @@
 
 Frames share one crop, or the crop itself would move. What a network could put frames in order by
 without looking at what happens (drift of the picture by a pixel, colour, how hard a frame was
-compressed) is then varied frame by frame. Black borders are made exactly black before: coded noise
-on black grows and falls with time, and alone tells the direction (arrow of time, section 4.1).
+compressed) is then augmented frame by frame. Black borders are made exactly black before: coded
+noise on black grows and falls with time, and alone tells the direction (arrow of time,
+section 4.1).
 """
 
 from __future__ import annotations
@@ -40,14 +41,19 @@ class Augmenter(Protocol):
     config: EncoderConfig
 
     def augmented(
-        self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None, shared: int = 1
+        self,
+        frames: Tensor,
+        recipe: AugmentConfig,
+        *,
+        size: int | None = None,
+        shared: int = 1,
     ) -> Tensor:
         """See `Encoder.augmented`."""
         ...
 
 
-def varied_frames(
-    encoder: Augmenter, frames: Tensor, varied: AugmentConfig, changes: FrameChanges
+def augmented_frames(
+    encoder: Augmenter, frames: Tensor, recipe: AugmentConfig, changes: FrameChanges
 ) -> Tensor:
     """uint8 [B, F, H, W, 3] -> float32 [B, F, 3, S, S], augmented and normalised.
 
@@ -56,7 +62,7 @@ def varied_frames(
     size = encoder.config.image_size
     margin = round(changes.shift * size)
     images = encoder.augmented(
-        without_border_noise(frames), varied, size=size + 2 * margin, shared=frames.shape[1]
+        without_border_noise(frames), recipe, size=size + 2 * margin, shared=frames.shape[1]
     )
     flat = images.flatten(0, 1)
     flat = _mirror(_shift(flat, size, margin), changes.mirror)

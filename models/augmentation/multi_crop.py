@@ -21,7 +21,7 @@ class TwoCrops(Settings):
     """The two crops that are compared, as large as the encoder's input."""
 
     first: AugmentConfig = AugmentConfig()
-    """How the first crop is varied."""
+    """How the first crop is augmented."""
     second: AugmentConfig | None = None
     """How the second one is; what is not said of it, as the first."""
     others: ClassVar[tuple[str, ...]] = ("second",)
@@ -62,7 +62,7 @@ class MultiCrop(TwoCrops):
 
     others: ClassVar[tuple[str, ...]] = ("second", "small")
     small: AugmentConfig | None = None
-    """How the small crops are varied; what is not said of them, as the first."""
+    """How the small crops are augmented; what is not said of them, as the first."""
     small_crops: int = Field(default=6, ge=0, le=32)
     """Small crops of each image; 0 leaves the two large ones."""
     small_size: int = Field(default=96, ge=8, le=1024)
@@ -72,7 +72,7 @@ class MultiCrop(TwoCrops):
 def two_crops(images: Callable[..., Tensor], frames: Tensor, config: TwoCrops) -> Tensor:
     """frames: uint8 [B, F, H, W, 3] -> float32 [B, 2, F, 3, S, S], drawn independently.
 
-    images: the method's `images`, which crops, varies and normalises.
+    images: the method's `images`, which crops, augments and normalises.
     """
     recipes = (config.first, config.second or config.first)
     return torch.stack([images(frames, recipe) for recipe in recipes], dim=1)

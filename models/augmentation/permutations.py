@@ -46,11 +46,6 @@ def permutation_set(tiles: int, count: int) -> Tensor:
     return torch.from_numpy(_far_apart(family, count))
 
 
-def hamming(permutations: Tensor) -> Tensor:
-    """In how many slots each pair of rows differs: int64 [K, K]. permutations: int64 [K, n]."""
-    return (permutations[:, None] != permutations[None]).sum(dim=2)
-
-
 def affine_maps(order: int) -> np.ndarray:
     """x -> a x + b, a not 0, of the field of `order` elements: int64 [n (n - 1), n].
 

@@ -1,4 +1,10 @@
-"""Colorization: which colours does a picture have whose lightness alone is seen?"""
+"""Colorization: which colours has a picture of which the lightness alone is seen?
+
+    L = - mean over places of  v(q*)  sum_q Z_q log softmax(decoder(f(L)))_q
+
+Z are soft-encoded colour bins, q* the largest, v the weight of rare colours. See
+docs/methods/colorization.md.
+"""
 
 from __future__ import annotations
 

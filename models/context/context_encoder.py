@@ -1,4 +1,9 @@
-"""Context encoders: what belongs into the hole of a picture?"""
+"""Context encoders: reconstruct the hole of a picture.
+
+    L = (1 - w)  weighted mean over the hole of (x - x^)^2  +  w  adversarial
+
+x^ is decoded from the picture with its hole filled. See docs/methods/context_encoder.md.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +23,8 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.map_decoder import ChannelwiseLinear, MapDecoder, map_side
 from marey.models.method import Method, register
 from marey.models.objectives.adversarial import play
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import mean_over_ranks
-from marey.models.objectives.losses import full_precision
 
 _PAPER_SIDE = 128
 _BLOCKS = 4

@@ -1,4 +1,9 @@
-"""Jigsaw: by which of K permutations were the tiles of an image shuffled?"""
+"""Jigsaw: by which of K permutations were the tiles of an image shuffled?
+
+    L = CE( MLP([g(f(tile perm(0))) .. g(f(tile perm(n-1)))]), k ),   k: number of the permutation
+
+f is the encoder, g a shared layer on each tile. See docs/methods/jigsaw.md.
+"""
 
 from __future__ import annotations
 

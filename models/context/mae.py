@@ -1,4 +1,10 @@
-"""MAE: an encoder sees a quarter of the patches, a small decoder paints the others."""
+"""MAE: reconstruct three quarters of the patches from the others.
+
+    L = mean over masked patches of  mean (x^ - y)^2
+
+x^ are the small decoder's pixels, y the patch, normalised by itself. See
+docs/methods/masked_pixels.md.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +46,7 @@ class MAEConfig(MethodConfig):
     norm_pix: bool = True
     """Predict each patch's pixels less their mean and over their deviation (section 4.1)."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.2, 1.0), flip=0.5)
-    """How pictures are varied: crop and flip alone (section 4.1)."""
+    """How pictures are augmented: crop and flip alone (section 4.1)."""
 
 
 @register

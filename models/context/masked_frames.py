@@ -1,4 +1,11 @@
-"""Masked frames: what did the hidden moments of a clip show, judged by the others?"""
+"""Masked frames (VideoBERT, CBT): predict masked frames of a clip from the others.
+
+    L = - w_token  log p(w_t)
+        - w_contrast  log  exp(y_t e_t / tau) / ( exp(y_t e_t / tau) + sum_n exp(y_t e_n / tau) )
+
+w_t is the visual word of masked frame t, e_t its embedding, y_t the prediction, e_n negatives. See
+docs/methods/masked_frames.md.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +27,15 @@ from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.transformer import Blocks, sincos, start, take
 from marey.models.method import Method, register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
-from marey.models.objectives.instances import moments, near
-from marey.models.objectives.losses import full_precision, info_nce_terms
+from marey.models.objectives.info_nce import close_in_time, frame_ids, info_nce, similarity
 from marey.models.objectives.tokens import Tokenizer, normalized_entropy, token_counts
 
 PLACES_PER_SECOND = 10.0
 """Scale of the position embedding: its shortest wave has a period of 0.6 s."""
 DISTINCT = 3
-"""Words that a sequence must hold: one that stands still is told by copying."""
+"""Words that a sequence must hold: a still one is solved by copying."""
 
 
 class MaskedFramesConfig(MethodConfig):
@@ -63,7 +70,7 @@ class MaskedFramesConfig(MethodConfig):
     temperature: float = Field(default=0.1, gt=0, le=10)
     """Temperature of the contrast."""
     instance_s: float | None = Field(default=None, ge=0)
-    """Frames of one video closer than this do not repel; unset: two spacings of the clip."""
+    """Frames of one video closer than this are no negatives; unset: two spacings of the clip."""
     width: int = Field(default=128, ge=16, le=4096)
     """Width of the transformer over time."""
     depth: int = Field(default=2, ge=1, le=48)
@@ -245,28 +252,26 @@ class MaskedFrames(Method):
         within_s = config.instance_s
         if within_s is None:
             within_s = 2 * config.sampling.spacing_s
-        rows = moments(batch)
+        rows = frame_ids(batch)
         columns = rows.gathered()
         # what rounding makes of two spacings is not farther than two spacings
-        close = near(rows, columns, within_s + 1e-3)
+        close = close_in_time(rows, columns, within_s + 1e-3)
         other_video = rows.instance[:, None] != columns.instance[None, :]
         negative = ~close & (~other_video | gather_rows(batch["selected"].flatten().int()).bool())
-        own = own_rows(rows.instance)
-        positive = own[:, None] == torch.arange(close.shape[1], device=close.device)
+        positive = own_rows(rows.instance)
         keys = functional.normalize(full_precision(embeddings.detach()), dim=1)
         queries = functional.normalize(full_precision(predicted).flatten(0, 1), dim=1)
         copies = take(keys.unflatten(0, neighbour.shape), neighbour).flatten(0, 1)
         keys = gather_rows(keys)
-        terms, valid, hit = info_nce_terms(queries, keys, positive, negative, config.temperature)
-        _, _, copied = info_nce_terms(copies, keys, positive, negative, config.temperature)
-        counted = counted.flatten() & valid
-        loss = mean_over_ranks(terms, counted)
-        candidates = torch.log1p(negative.sum(dim=1).float())
+        terms = info_nce(similarity(queries, keys, config.temperature), positive, negative)
+        copied = info_nce(similarity(copies, keys, config.temperature), positive, negative)
+        counted = counted.flatten() & terms.counted
+        loss = mean_over_ranks(terms.loss, counted)
         return loss, {
             "contrast_loss": loss.detach(),
-            "information": mean_over_ranks(candidates, counted) - loss.detach(),
-            "top1": mean_over_ranks(hit.float(), counted),
-            "copy_top1": mean_over_ranks(copied.float(), counted),
+            "information": mean_over_ranks(terms.information, counted),
+            "top1": mean_over_ranks(terms.hit.float(), counted),
+            "copy_top1": mean_over_ranks(copied.hit.float(), counted),
         }
 
 

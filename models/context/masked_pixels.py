@@ -1,4 +1,9 @@
-"""SimMIM: what colour are the pixels of the hidden cells of a picture?"""
+"""SimMIM: reconstruct the pixels of the masked cells of a picture.
+
+    L = sum |x^ - y| m / sum m
+
+m is the mask, x^ the prediction of a linear head, y the pixels. See docs/methods/masked_pixels.md.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,7 @@ class MaskedPixelsConfig(MethodConfig):
     """Predict each cell's pixels less their mean and over their deviation (as MAE), so that flat
     cells say nothing; for frames of compressed video."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.67, 1.0), flip=0.5)
-    """How pictures are varied (section 4.1.1)."""
+    """How pictures are augmented (section 4.1.1)."""
 
 
 @register

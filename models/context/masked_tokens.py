@@ -1,4 +1,9 @@
-"""BEiT and BERT over pictures: which visual word was in the hidden patch?"""
+"""BEiT, BERT over pictures: predict the visual words of masked patches.
+
+    L = - mean over masked patches i of  log p(w_i | picture with masked patches)
+
+w_i is the word of patch i in a k-means vocabulary. See docs/methods/masked_tokens.md.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +24,8 @@ from marey.models.encoders.dense_heads import PlaceHead, require_map
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.patchify import cell_side, hide, learned_tile, patchify, unpatchify
 from marey.models.method import Method, register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import mean_over_ranks
-from marey.models.objectives.losses import full_precision
 from marey.models.objectives.tokens import Tokenizer, leaves, normalized_entropy, token_counts
 
 
@@ -51,7 +56,7 @@ class MaskedTokensConfig(MethodConfig):
     seed: int = Field(default=0, ge=0)
     """Seed of the clustering."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.2, 1.0), flip=0.5)
-    """How pictures are varied, before tokens are taken."""
+    """How pictures are augmented, before tokens are taken."""
 
 
 @register

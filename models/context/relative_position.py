@@ -1,4 +1,9 @@
-"""Relative position: which of the eight neighbours of one patch is another?"""
+"""Relative position: which of the eight neighbours of one patch is another?
+
+    L = CE( MLP([f(first), f(second)]), y ),   y: one of eight positions
+
+f is the encoder. See docs/methods/relative_position.md.
+"""
 
 from __future__ import annotations
 

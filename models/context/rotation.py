@@ -1,4 +1,9 @@
-"""Rotation: by how many quarter turns was the image turned?"""
+"""Rotation: by how many quarter turns was the image turned?
+
+    L = mean over k = 0 .. 3 of  CE( W f(turn(x, k)), k )
+
+f is the encoder, W a linear layer. See docs/methods/rotation.md.
+"""
 
 from __future__ import annotations
 

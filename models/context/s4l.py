@@ -1,4 +1,11 @@
-"""S4L: labels for a few images, a pretext task for all of them."""
+"""S4L: labels for a few images, a pretext task for all of them.
+
+    L = CE over labelled images  +  w  pretext over all images
+    rotation:  CE( W f(turn(x, k)), k )
+    exemplar:  softplus( d(a, farthest crop of the image) - d(a, nearest crop of another) )
+
+d are distances of unit vectors. See docs/methods/s4l.md.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +33,7 @@ from marey.models.objectives.exemplars import (
     draw_hsv_noise,
 )
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, moments, unlike
+from marey.models.objectives.info_nce import NearDuplicates, frame_ids, negative_mask
 
 
 class S4LConfig(MethodConfig):
@@ -36,15 +43,15 @@ class S4LConfig(MethodConfig):
     """Which frames or images are seen, how many labels are used (`labelled_share`), and how many of
     the samples have one (half and half: section 3)."""
     task: Literal["rotation", "exemplar"] = "rotation"
-    """The pretext task: quarter turns (section 3.1), or telling images apart (section 3.2)."""
+    """The pretext task: quarter turns (section 3.1), or instance discrimination (section 3.2)."""
     self_weight: float = Field(default=1.0, ge=0, le=100)
     """Weight w of the pretext task beside the labels (section 3)."""
     crops: int = Field(default=8, ge=2, le=64)
     """exemplar: crops of each image."""
     embedding_dim: int = Field(default=1000, ge=2, le=8192)
     """exemplar: width of the space in which crops are compared."""
-    alike: AlikeConfig = AlikeConfig()
-    """exemplar: frames that do not repel each other."""
+    alike: NearDuplicates = NearDuplicates()
+    """exemplar: near-duplicate frames, which are no negatives of each other."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.08, 1.0), flip=0.5)
     """How crops are drawn; those of `exemplar` then get other hue, saturation and value."""
 
@@ -155,9 +162,9 @@ class S4L(Method):
     def _exemplars(self, embeddings: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         crops = embeddings.shape[1]
         compared = functional.normalize(self.pretext(embeddings.flatten(0, 1)).float(), dim=1)
-        frames = moments(batch)
+        frames = frame_ids(batch)
         known = self._known(batch)
-        negative = unlike(frames, frames.gathered(), self.config.alike)
+        negative = negative_mask(frames, frames.gathered(), self.config.alike)
         negative &= known[:, None] == gather_rows(known)[None, :]  # each half for itself
         negative = negative.repeat_interleave(crops, 0).repeat_interleave(crops, 1)
         # crops of all ranks by number; those of one frame are numbered one after another

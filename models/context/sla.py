@@ -1,4 +1,11 @@
-"""SLA: which class is it, and by which transformation was it changed? One joint question."""
+"""SLA: one joint label of the class and the transformation of an image.
+
+    L_SLA = - 1/M  sum_j log rho(y, j | t_j(x))
+    L = L_SLA + KL( stop(P_agg) || student(f(x)) ) + CE( student(f(x)), y )
+
+t_j are M transformations, P_agg aggregates the joint predictions over them. See
+docs/methods/sla.md.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +24,8 @@ from marey.models.augmentation.augment import AugmentConfig, augment_frames
 from marey.models.augmentation.transformations import COLOR_ORDERS, color_orders, quarter_turns
 from marey.models.batch import Batch, replace_frames
 from marey.models.method import Corpus, Method, register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import mean_over_ranks
-from marey.models.objectives.losses import full_precision
 
 
 class SLAConfig(MethodConfig):

@@ -1,4 +1,10 @@
-"""Barlow Twins: dimensions correlate with themselves across two crops and with no other."""
+"""Barlow Twins: the cross-correlation of two crops' embeddings is drawn to the identity.
+
+    C_ij = sum_b z_b,i z'_b,j / N,   L = sum_i (1 - C_ii)^2 + lambda sum_i sum_j!=i C_ij^2
+
+z and z' are the embeddings of both crops, standardised over the batch. See
+docs/methods/barlow_twins.md.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +14,25 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from marey.configs.base import MethodConfig
-from marey.configs.sampling import FramesSampling
-from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops, as_rows, two_crops
-from marey.models.batch import Batch, replace_frames
+from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops
+from marey.models.batch import Batch
+from marey.models.contrastive.joint_embedding import TwoCropConfig, TwoCropMethod
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import expander
-from marey.models.method import Method, register
+from marey.models.method import register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows
-from marey.models.objectives.losses import full_precision
-from marey.models.objectives.monitors import joint_embedding_metrics
 
 
-class BarlowTwinsConfig(MethodConfig):
+class BarlowTwinsConfig(TwoCropConfig):
     """Barlow Twins."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images crops are taken from."""
     projection_dim: int = Field(default=8192, ge=2, le=65_536)
     """Width of the projector, all three layers (section 2.2)."""
     redundancy: float = Field(default=0.0051, ge=0, le=100)
     """Weight of the squared correlations of different dimensions (section 2.2)."""
     crops: TwoCrops = BYOL_CROPS
-    """How the two crops are varied (section 2.2, that of BYOL)."""
+    """How the two crops are augmented (section 2.2, that of BYOL)."""
 
 
 def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def barlow_twins_terms(correlation: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register
-class BarlowTwins(Method):
+class BarlowTwins(TwoCropMethod):
     """Cross-correlation of two crops' embeddings drawn to the identity; no negatives.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
@@ -80,18 +82,10 @@ class BarlowTwins(Method):
     @property
     def chance(self) -> Mapping[str, float]:
         """Embeddings that say nothing of the image, and so nothing of the other crop."""
-        return {"pair_auc": 0.5, "correlation": 0.0}
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
-        `frames`."""
-        return replace_frames(
-            batch, images=two_crops(self.images, batch["frames"], self.config.crops)
-        )
+        return {**super().chance, "correlation": 0.0}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        projected = full_precision(self.projector(self.encoder(as_rows(batch["images"]))))
+        projected = full_precision(self.projector(self.encoder(self.rows(batch))))
         first, second = projected.chunk(2)
         correlation = cross_correlation(gather_rows(first), gather_rows(second))
         alignment, redundancy = barlow_twins_terms(correlation)
@@ -99,5 +93,5 @@ class BarlowTwins(Method):
             "loss": alignment + self.config.redundancy * redundancy,
             "correlation": correlation.detach().diagonal().mean(),
             "redundancy": redundancy.detach() / (len(correlation) * (len(correlation) - 1)),
-            **joint_embedding_metrics(first.detach(), second.detach(), batch["instance"]),
+            **self.monitors(first, second, batch),
         }

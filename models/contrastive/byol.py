@@ -1,30 +1,30 @@
-"""BYOL: one crop predicts the embedding that a slow copy of the network has of the other."""
+"""BYOL: one crop predicts the momentum encoder's embedding of the other.
+
+    L = 2 - 2 cos( q(g(f(x))), g'(f'(x')) ),   both ways
+    f', g' <- m f', g' + (1 - m) f, g
+
+f is the encoder, g the projector, q the predictor; f', g' stand behind a stop-gradient. See
+docs/methods/byol.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from marey.configs.base import MethodConfig
-from marey.configs.sampling import FramesSampling
-from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops, as_rows, two_crops
-from marey.models.batch import Batch, replace_frames
+from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops
+from marey.models.batch import Batch
+from marey.models.contrastive.joint_embedding import TwoCropConfig, TwoCropMethod
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.encoders.momentum import MomentumCopy, momentum_at
-from marey.models.method import Method, Progress, register
-from marey.models.objectives.losses import paired_cosine
-from marey.models.objectives.monitors import joint_embedding_metrics
+from marey.models.method import Progress, register
+from marey.models.objectives.arithmetic import paired_cosine
 
 
-class BYOLConfig(MethodConfig):
+class BYOLConfig(TwoCropConfig):
     """Bootstrap your own latent."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images crops are taken from."""
     head_dim: int = Field(default=4096, ge=1, le=65_536)
     """Width of the hidden layer of projector and predictor (section 3.3)."""
     projection_dim: int = Field(default=256, ge=2, le=65_536)
@@ -33,11 +33,11 @@ class BYOLConfig(MethodConfig):
     """Share of the target's weights that the first step keeps; it rises to 1 along half a cosine
     (section 3.3; 0.99 for runs of 300 epochs or fewer)."""
     crops: TwoCrops = BYOL_CROPS
-    """How the two crops are varied (appendix B)."""
+    """How the two crops are augmented (appendix B)."""
 
 
 @register
-class BYOL(Method):
+class BYOL(TwoCropMethod):
     """Online network with a predictor, target network that follows it; no negatives.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
@@ -61,27 +61,14 @@ class BYOL(Method):
         self.predictor = mlp(width, hidden, width, norm=True)
         self.target = MomentumCopy(encoder, self.projector)
 
-    @property
-    def chance(self) -> Mapping[str, float]:
-        """Embeddings that say nothing of the image."""
-        return {"pair_auc": 0.5}
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
-        `frames`."""
-        return replace_frames(
-            batch, images=two_crops(self.images, batch["frames"], self.config.crops)
-        )
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        crops = as_rows(batch["images"])
+        crops = self.rows(batch)
         projected = self.projector(self.encoder(crops))
         first, second = projected.detach().chunk(2)
         # rows are first crops, then second ones: each is held against the other
         other = self.target(crops).roll(len(first), dims=0)
         loss = (2 - 2 * paired_cosine(self.predictor(projected), other)).mean()
-        return {"loss": loss, **joint_embedding_metrics(first, second, batch["instance"])}
+        return {"loss": loss, **self.monitors(first, second, batch)}
 
     def after_step(self, progress: Progress) -> None:
         keep = momentum_at(progress.fraction, self.config.momentum)

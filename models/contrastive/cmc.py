@@ -1,4 +1,10 @@
-"""CMC: the lightness of an image and its colour find each other, among those of other images."""
+"""CMC: contrast of the lightness of an image with its colour, among other images.
+
+    L = contrast(f_ab(x), bank of f_L) + contrast(f_L(x), bank of f_ab)
+    contrast = -log  exp(f v_i / tau) / sum_j exp(f v_j / tau),   or its noise-contrastive estimate
+
+v_i is the image's own row of a memory bank, v_j the other rows. See docs/methods/cmc.md.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +23,11 @@ from marey.models.augmentation.augment import AugmentConfig
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Corpus, Method, Progress, register
-from marey.models.objectives.contrast import Partition, bank_terms, summary
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.info_nce import NearDuplicates, frame_ids, summary
 from marey.models.objectives.memory import Bank
 from marey.models.objectives.monitors import spread
+from marey.models.objectives.noise_contrast import Partition, against_bank
 
 
 class CMCConfig(MethodConfig):
@@ -45,12 +51,12 @@ class CMCConfig(MethodConfig):
     min_chroma: float = Field(default=1.0, ge=0, le=100)
     """Images whose mean distance from grey in the ab plane is below this are left out: of grey
     ones all colours are equal. 2 to 3 is just visible."""
-    alike: AlikeConfig = AlikeConfig()
-    """Rows that do not repel each other."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicates, which are no negatives of each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Images left with fewer negatives than this are skipped."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.08, 1.0), flip=0.5)
-    """How each image is varied: jittered colours would change what the two parts have in common."""
+    """How each image is augmented: jittered colours would change what both parts have in common."""
 
 
 @register
@@ -121,22 +127,22 @@ class CMC(Method):
         images = batch["images"]
         lightness, color = self._embed(images.flatten(0, 1))
         place = batch["place"].repeat_interleave(images.shape[1])
-        where = moments(batch)
+        frames = frame_ids(batch)
         noise = batch["noise"].flatten(0, 1) if "noise" in batch else None
         colorful = batch["colorful"].flatten()
         config, nce = self.config, self.config.objective == "nce"
         # each part against the bank of the other
         from_lightness, from_color = (
-            bank_terms(
+            against_bank(
                 embeddings,
                 place,
-                where,
+                frames,
                 bank,
                 temperature=config.temperature,
-                alike=config.alike,
+                near_duplicates=config.alike,
                 noise=noise,
                 partition=partition if nce else None,
-                fewest=config.min_negatives,
+                min_negatives=config.min_negatives,
             )
             for embeddings, bank, partition in (
                 (lightness, self.color_bank, self.color_partition),
@@ -146,8 +152,8 @@ class CMC(Method):
         metrics = summary(
             *(t._replace(counted=t.counted & colorful) for t in (from_lightness, from_color))
         )
-        self.lightness_bank.hold(place, lightness, where)
-        self.color_bank.hold(place, color, where)
+        self.lightness_bank.hold(place, lightness, frames)
+        self.color_bank.hold(place, color, frames)
         return metrics | {
             "spread_lightness": spread(lightness),
             "spread_color": spread(color),

@@ -1,4 +1,11 @@
-"""CPC on images: patches above predict which patches lie below them."""
+"""CPC on images: patches above predict which patches lie below them.
+
+    z = encoder(patch),   c = context(z of rows up to r)
+    L = mean over k of
+        -log  exp(z_r+k W_k c_r) / ( exp(z_r+k W_k c_r) + sum over n in N of exp(z_n W_k c_r) )
+
+N are the other patches of the image and those of other images. See docs/methods/cpc_patches.md.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +26,16 @@ from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.norms import has_batch_norm
 from marey.models.method import Method, register
-from marey.models.objectives.contrast import Terms, summary
 from marey.models.objectives.distributed import gather_rows, own_rows
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, moments, unlike
+from marey.models.objectives.info_nce import (
+    NearDuplicates,
+    Terms,
+    frame_ids,
+    info_nce,
+    negative_mask,
+    summary,
+)
 
 
 class CPCPatchesConfig(MethodConfig):
@@ -49,14 +62,15 @@ class CPCPatchesConfig(MethodConfig):
     """Width of the space in which predictions and patches are compared."""
     prediction_scale: float = Field(default=0.1, gt=0, le=10)
     """Factor of the predictions (version 2, appendix)."""
-    alike: AlikeConfig = AlikeConfig()
-    """Frames whose patches do not repel each other; those of the very same frame do."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicate frames, whose patches are no negatives of each other; those of the very same
+    frame are."""
     min_negatives: int = Field(default=1, ge=1)
     """Predictions left with fewer negatives than this are skipped."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.5, 1.0), flip=0.5, grayscale=0.25)
-    """How each image is varied before it is cut."""
+    """How each image is augmented before it is cut."""
     augment_patches: AugmentConfig = AugmentConfig()
-    """How each patch is varied alone (version 2)."""
+    """How each patch is augmented alone (version 2)."""
     drop_channels: float = Field(default=0.0, ge=0, le=1)
     """Chance that a patch keeps one of its colour channels only, shown in all three (version 2)."""
 
@@ -137,10 +151,10 @@ class CPCPatches(Method):
         embedded = self.encoder(patches.flatten(0, 2)).unflatten(0, patches.shape[:3])
         embedded = embedded.permute(0, 3, 1, 2)
         targets = gather_rows(self.target(embedded).float().flatten(2).transpose(1, 2))
-        where = moments(batch)
-        repels = unlike(where, where.gathered(), self.config.alike)
-        own = own_rows(patches)
-        repels = repels.scatter(1, own[:, None], True)
+        frames, own = frame_ids(batch), own_rows(patches)
+        negative = negative_mask(frames, frames.gathered(), self.config.alike)
+        # the other patches of an image are negatives too
+        negative = negative.scatter(1, own[:, None], True)
         terms = []
         for turn, (context, predictions) in enumerate(
             zip(self.contexts, self.predictions, strict=True)
@@ -150,7 +164,9 @@ class CPCPatches(Method):
                 guess = prediction(seen[:, :, : self.grid - ahead])
                 guess = self.config.prediction_scale * guess.float()
                 label = target_numbers(own, self.grid, ahead, turn)
-                terms.append(patch_terms(guess, targets, label, repels, self.config.min_negatives))
+                terms.append(
+                    patch_terms(guess, targets, label, negative, self.config.min_negatives)
+                )
         metrics = summary(*terms)
         return metrics | {"loss": metrics["loss"] / len(terms)}
 
@@ -219,21 +235,17 @@ def target_numbers(images: Tensor, grid: int, ahead: int, turn: int = 0) -> Tens
 
 
 def patch_terms(
-    guess: Tensor, targets: Tensor, label: Tensor, repels: Tensor, fewest: int = 1
+    guess: Tensor, targets: Tensor, label: Tensor, negative: Tensor, min_negatives: int = 1
 ) -> Terms:
-    """Cross entropy of each prediction over the patches of all images that may repel.
+    """InfoNCE of each prediction over the patches of all images that may be negatives.
 
     guess: [N, D, r, c], predictions; targets: [M, P, D], the P patches of M images; label: int64
-    [N, r, c], the right ones among M P; repels: bool [N, M], whose patches are candidates.
+    [N, r, c], the positives among M P; negative: bool [N, M], images whose patches are candidates.
     """
     with torch.autocast(guess.device.type, enabled=False):
         rows = guess.flatten(2).transpose(1, 2)
-        logits = torch.einsum("nrd,mpd->nrmp", rows, targets)
-    spared = ~repels[:, None, :, None]
-    logits = logits.masked_fill(spared, -1e30).flatten(2).flatten(0, 1)
-    right = label.flatten()
-    loss = functional.cross_entropy(logits, right, reduction="none")
-    candidates = repels.sum(dim=1) * targets.shape[1]
-    candidates = candidates.repeat_interleave(rows.shape[1])
-    information = candidates.float().log() - loss.detach()
-    return Terms(loss, candidates > fewest, information, logits.detach().argmax(dim=1) == right)
+        scores = torch.einsum("nrd,mpd->nrmp", rows, targets)
+    columns = negative[:, None, :, None].expand_as(scores).flatten(2).flatten(0, 1)
+    positive = label.flatten()
+    columns = columns.scatter(1, positive[:, None], False)
+    return info_nce(scores.flatten(2).flatten(0, 1), positive, columns, min_negatives)

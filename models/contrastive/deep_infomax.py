@@ -1,4 +1,13 @@
-"""Deep InfoMax: the summary of an image says as much as it can of the image's parts."""
+"""Deep InfoMax: maximise the mutual information of an image's summary and its local map.
+
+    u(n, m, s) = psi(Y_n) phi(C_m,s) / sqrt(D)
+    jsd       L = mean softplus(-u(n, n, s)) + mean over m != n of softplus(u(n, m, s)) - 2 log 2
+    dv        L = log mean over m != n of exp(u(n, m, s)) - mean u(n, n, s)
+    infonce   L = -log  exp(u(n, n, s)) / ( exp(u(n, n, s)) + sum m != n, r of exp(u(n, m, r)) )
+
+Y_n is the summary of image n, C_m,s place s of the map of image m; a prior on Y beside. See
+docs/methods/deep_infomax.md.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +28,10 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.method import Method, register
 from marey.models.objectives.adversarial import play
+from marey.models.objectives.arithmetic import masked_logsumexp
 from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, moments, unlike
-from marey.models.objectives.losses import masked_logsumexp
+from marey.models.objectives.info_nce import NearDuplicates, frame_ids, info_nce, negative_mask
 from marey.models.objectives.monitors import spread
 
 Estimator = Literal["jsd", "dv", "infonce"]
@@ -51,10 +60,10 @@ class DeepInfoMaxConfig(MethodConfig):
     """Width of the layer before it."""
     score_dim: int = Field(default=2048, ge=2, le=65_536)
     """Width of the space in which summaries and places are compared (encode and dot, appendix)."""
-    alike: AlikeConfig = AlikeConfig()
-    """Frames that do not repel each other."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicate frames, which are no negatives of each other."""
     augment: AugmentConfig = AugmentConfig()
-    """How each image is varied (not at all in section 4)."""
+    """How each image is augmented (not at all in section 4)."""
 
     @model_validator(mode="after")
     def _learns(self) -> DeepInfoMaxConfig:
@@ -109,12 +118,12 @@ class DeepInfoMax(Method):
         return replace_frames(batch, images=images, prior=prior, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        config, where = self.config, moments(batch)
+        config, frames = self.config, frame_ids(batch)
         images = batch["images"].flatten(0, 1).contiguous(memory_format=torch.channels_last)
         maps = self.encoder.trunk.pyramid(images)  # pyright: ignore
         places = maps[self.level]
         summary = self.summary(self.encoder.embed(maps[-1]))
-        repels = unlike(where, where.gathered(), config.alike)
+        negative = negative_mask(frames, frames.gathered(), config.alike)
         parts: list[tuple[float, Tensor]] = []
         if config.local_weight:
             rows = self.local_places(places.permute(0, 2, 3, 1).flatten(0, 2))
@@ -126,12 +135,12 @@ class DeepInfoMax(Method):
             parts.append((config.global_weight, scores))
         loss = sum(
             (
-                weight * information_loss(scores, repels, config.estimator)
+                weight * information_loss(scores, negative, config.estimator)
                 for weight, scores in parts
             ),
             start=summary.new_zeros((), dtype=torch.float32),
         )
-        metrics = {"pair_auc": pair_auc(parts[0][1].detach(), repels), "spread": spread(summary)}
+        metrics = {"pair_auc": pair_auc(parts[0][1].detach(), negative), "spread": spread(summary)}
         if config.prior_weight:
             prior = batch["prior"].flatten(0, 1)
             game = play(self.discriminator, prior, summary.float().sigmoid())
@@ -185,38 +194,40 @@ def score(summaries: Tensor, places: Tensor) -> Tensor:
         return torch.einsum("rd,msd->rms", scaled, gather_rows(places.float()))
 
 
-def information_loss(scores: Tensor, repels: Tensor, estimator: Estimator) -> Tensor:
+def information_loss(scores: Tensor, negative: Tensor, estimator: Estimator) -> Tensor:
     """The negative of a lower bound on mutual information, this rank's share of it (scalar).
 
     scores: float [R, M, S], summaries of this rank's images with the S places of all ranks'
-    images; repels: bool [R, M], whose places are negatives. The right places are the own ones.
+    images; negative: bool [R, M], whose places are negatives. The positives are the own places.
     """
-    own = _own(scores)
     if estimator == "infonce":
-        against = _of_others(scores, repels)[:, None]
-        terms = torch.logaddexp(own, against) - own
-        counted = repels.any(dim=1)[:, None].expand_as(terms)
-        return mean_over_ranks(terms, counted)
+        images = torch.arange(scores.shape[1], device=scores.device)
+        positive = images == own_rows(scores)[:, None]
+        terms = info_nce(
+            scores.flatten(1), _of_places(positive, scores), _of_places(negative, scores)
+        )
+        return terms.mean()
+    own = _own(scores)
     every = torch.ones_like(own, dtype=torch.bool)
-    negative = repels[:, :, None].expand_as(scores)
-    known = gather_rows(repels.any(dim=1)).any()
+    negatives = negative[:, :, None].expand_as(scores)
+    known = gather_rows(negative.any(dim=1)).any()
     if estimator == "jsd":
-        attraction = nn.functional.softplus(-own) - math.log(2)
-        repulsion = nn.functional.softplus(scores) - math.log(2)
-        loss = mean_over_ranks(attraction, every) + mean_over_ranks(repulsion, negative)
+        of_own = nn.functional.softplus(-own) - math.log(2)
+        of_others = nn.functional.softplus(scores) - math.log(2)
+        loss = mean_over_ranks(of_own, every) + mean_over_ranks(of_others, negatives)
     else:
-        rows = gather_rows(_of_others(scores, repels))
-        count = gather_rows(negative.flatten(1).sum(dim=1)).sum()
-        repulsion = rows.logsumexp(dim=0) - count.clamp_min(1).log()
-        loss = repulsion - mean_over_ranks(own, every)
+        rows = gather_rows(_of_others(scores, negative))
+        count = gather_rows(negatives.flatten(1).sum(dim=1)).sum()
+        of_others = rows.logsumexp(dim=0) - count.clamp_min(1).log()
+        loss = of_others - mean_over_ranks(own, every)
     return torch.where(known, loss, 0.0 * loss)
 
 
-def pair_auc(scores: Tensor, repels: Tensor) -> Tensor:
+def pair_auc(scores: Tensor, negative: Tensor) -> Tensor:
     """How often a summary fits its own image better than another, on the mean over places."""
     own, others = _own(scores).mean(dim=1)[:, None], scores.mean(dim=2)
     won = (own > others).float() + 0.5 * (own == others).float()
-    return mean_over_ranks(won, repels)
+    return mean_over_ranks(won, negative)
 
 
 def _own(scores: Tensor) -> Tensor:
@@ -224,7 +235,11 @@ def _own(scores: Tensor) -> Tensor:
     return scores[torch.arange(len(scores), device=scores.device), own_rows(scores)]
 
 
-def _of_others(scores: Tensor, repels: Tensor) -> Tensor:
-    """Log of the summed exponentials over the places of the images that repel: [R]."""
-    places = repels.repeat_interleave(scores.shape[2], dim=1)
-    return masked_logsumexp(scores.flatten(1), places)
+def _of_others(scores: Tensor, negative: Tensor) -> Tensor:
+    """Log of the summed exponentials over the places of the negative images: [R]."""
+    return masked_logsumexp(scores.flatten(1), _of_places(negative, scores))
+
+
+def _of_places(images: Tensor, scores: Tensor) -> Tensor:
+    """A mask of images, bool [R, M], as one of their places: [R, M S]. scores: [R, M, S]."""
+    return images.repeat_interleave(scores.shape[2], dim=1)

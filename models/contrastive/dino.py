@@ -1,4 +1,12 @@
-"""DINO: a student predicts, from other crops, the output distribution of its own slow teacher."""
+"""DINO: a student predicts the output distribution of its EMA teacher for other crops.
+
+    P_t(x) = softmax( (g_t(x) - c) / tau_t ),   P_s(x) = softmax( g_s(x) / tau_s )
+    L = mean over pairs (large crop x, other crop x') of  -sum P_t(x) log P_s(x')
+    t <- m t + (1 - m) s
+
+c is a running mean of the teacher's outputs (centring); the teacher is behind a stop-gradient. See
+docs/methods/dino.md.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +19,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marey.configs.base import MethodConfig
-from marey.configs.sampling import FramesSampling
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.augmentation.multi_crop import (
     BYOL_CROPS,
     MultiCrop,
     as_rows,
     encode_crops,
-    multi_crops,
 )
-from marey.models.batch import Batch, replace_frames
+from marey.models.batch import Batch
+from marey.models.contrastive.joint_embedding import MultiCropConfig, MultiCropMethod
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.encoders.momentum import MomentumCopy, momentum_at
-from marey.models.method import Method, Progress, register
+from marey.models.method import Progress, register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows
-from marey.models.objectives.losses import full_precision
-from marey.models.objectives.monitors import joint_embedding_metrics
 from marey.models.objectives.prototypes import Prototypes, cross_prediction, usage
 
 _FIRST = BYOL_CROPS.first.model_copy(update={"crop_scale": (0.4, 1.0)})
@@ -38,11 +43,9 @@ def _varied(**changes: object) -> AugmentConfig:
     return _FIRST.model_copy(update=changes)
 
 
-class DINOConfig(MethodConfig):
+class DINOConfig(MultiCropConfig):
     """Self-distillation without labels."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images crops are taken from."""
     head_dim: int = Field(default=2048, ge=1, le=65_536)
     """Width of the head's two hidden layers (appendix C)."""
     head_norm: bool = False
@@ -72,7 +75,7 @@ class DINOConfig(MethodConfig):
         small=_varied(blur=0.5, crop_scale=(0.05, 0.4)),
         small_crops=8,
     )
-    """How the large and small crops are varied (section 3.1; released code: eight small ones)."""
+    """How large and small crops are augmented (section 3.1; released code: eight small ones)."""
 
 
 class _Head(nn.Module):
@@ -93,7 +96,7 @@ class _Head(nn.Module):
 
 
 @register
-class DINO(Method):
+class DINO(MultiCropMethod):
     """Student and momentum teacher; centring and sharpening keep the teacher from collapse.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
@@ -122,19 +125,12 @@ class DINO(Method):
     @property
     def chance(self) -> Mapping[str, float]:
         """A student that finds every output as likely, whatever the image."""
-        return {"pair_auc": 0.5, "loss": math.log(self.config.outputs)}
+        return {**super().chance, "loss": math.log(self.config.outputs)}
 
     @property
     def exported(self) -> Encoder:
         """The teacher's encoder, which is the better one throughout training (section 5.2)."""
         return cast(Encoder, self.teacher[0])
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
-        place of `frames`."""
-        crops = multi_crops(self.images, batch["frames"], self.config.crops)
-        return replace_frames(batch, **crops)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images, small = batch["images"], batch["small"]
@@ -154,7 +150,7 @@ class DINO(Method):
             "loss": loss,
             "teacher_entropy": entropy,
             "usage": usage(sharpened),
-            **joint_embedding_metrics(first, second, batch["instance"]),
+            **self.monitors(first, second, batch),
         }
 
     def before_epoch(self, progress: Progress) -> None:

@@ -1,4 +1,10 @@
-"""InstDisc: each image is a class of its own, and a memory bank holds the classes' weights."""
+"""InstDisc: each image is a class of its own, and a memory bank holds the classes' weights.
+
+    P(i | f) = exp(v_i f / tau) / Z,   L = -log P(i | f),   or its noise-contrastive estimate
+    v_i <- normalize(keep v_i + (1 - keep) f)
+
+f is the unit embedding of a crop of image i, v_i row i of the bank. See docs/methods/instdisc.md.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +22,19 @@ from marey.models.augmentation.augment import INSTDISC, AugmentConfig
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Corpus, Method, Progress, register
-from marey.models.objectives.contrast import Partition, bank_terms, summary
 from marey.models.objectives.distributed import mean_over_ranks
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.info_nce import NearDuplicates, frame_ids, summary
 from marey.models.objectives.memory import Bank
 from marey.models.objectives.monitors import spread
+from marey.models.objectives.noise_contrast import Partition, against_bank
 
 
 class InstDiscConfig(MethodConfig):
     """Instance discrimination with a memory bank."""
 
     sampling: FramesSampling = FramesSampling()
-    """Which frames or images are told apart; each has one row of the bank."""
+    """Which frames or images are discriminated; each has one row of the bank."""
     objective: Literal["nce", "sampled_softmax", "softmax"] = "nce"
     """Noise-contrastive estimation (section 3.3), or cross entropy against as many rows drawn at
     random, or against the whole bank (best where it is small, section 4.1)."""
@@ -44,12 +50,12 @@ class InstDiscConfig(MethodConfig):
     """Batches over which NCE's constant Z is estimated (1 in the paper)."""
     proximal: float = Field(default=0.0, ge=0, le=1000)
     """Weight of the squared distance between an embedding and its row (lambda, section 3.4)."""
-    alike: AlikeConfig = AlikeConfig()
-    """Rows that do not repel each other."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicates, which are no negatives of each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Images left with fewer negatives than this are skipped."""
     augment: AugmentConfig = INSTDISC
-    """How each image is varied (released code)."""
+    """How each image is augmented (released code)."""
 
 
 @register
@@ -100,19 +106,19 @@ class InstDisc(Method):
         projected = self.projection(self.encoder(images.flatten(0, 1)))
         embeddings = functional.normalize(projected.float())
         place = batch["place"].repeat_interleave(images.shape[1])
-        where = moments(batch)
+        frames = frame_ids(batch)
         noise = batch["noise"].flatten(0, 1) if "noise" in batch else None
         config = self.config
-        terms = bank_terms(
+        terms = against_bank(
             embeddings,
             place,
-            where,
+            frames,
             self.bank,
             temperature=config.temperature,
-            alike=config.alike,
+            near_duplicates=config.alike,
             noise=noise,
             partition=self.partition if config.objective == "nce" else None,
-            fewest=config.min_negatives,
+            min_negatives=config.min_negatives,
         )
         metrics = summary(terms)
         if config.proximal:
@@ -124,7 +130,7 @@ class InstDisc(Method):
         metrics["spread"] = spread(embeddings)
         metrics["bank_age"] = self.bank.age()
         metrics["bank_agreement"] = self.bank.agreement(place, embeddings)
-        self.bank.hold(place, embeddings, where)
+        self.bank.hold(place, embeddings, frames)
         return metrics
 
     def after_step(self, progress: Progress) -> None:

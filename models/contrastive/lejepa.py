@@ -1,35 +1,35 @@
-"""LeJEPA: crops of one image agree, and embeddings of images are drawn to a standard Gaussian."""
+"""LeJEPA: crops of one image agree, and embeddings are drawn to a standard Gaussian.
+
+    L = (1 - lambda)  mean_v |z_v - (z_1 + z_2) / 2|^2  +  lambda  mean_v SIGReg(z_v)
+    SIGReg(Z) = mean over a of  N int |mean_n exp(i t a z_n) - exp(-t^2/2)|^2 exp(-t^2/2) dt
+
+z_v are the projections of crop v; a are random directions. See docs/methods/lejepa.md.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from marey.configs.base import MethodConfig
-from marey.configs.sampling import FramesSampling
-from marey.models.augmentation.multi_crop import BYOL_CROPS, MultiCrop, encode_crops, multi_crops
-from marey.models.batch import Batch, replace_frames
+from marey.models.augmentation.multi_crop import BYOL_CROPS, MultiCrop, encode_crops
+from marey.models.batch import Batch
+from marey.models.contrastive.joint_embedding import MultiCropConfig, MultiCropMethod
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
-from marey.models.method import Method, Progress, register
+from marey.models.method import Progress, register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows
-from marey.models.objectives.losses import full_precision
-from marey.models.objectives.monitors import joint_embedding_metrics
 
 _LARGE = BYOL_CROPS.first.model_copy(
     update={"crop_scale": (0.3, 1.0), "blur": 0.5, "solarize": 0.2}
 )
 
 
-class LeJEPAConfig(MethodConfig):
+class LeJEPAConfig(MultiCropConfig):
     """LeJEPA: a joint embedding with sketched isotropic Gaussian regularisation."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images crops are taken from."""
     head_dim: int = Field(default=2048, ge=1, le=65_536)
     """Width of the projector's two hidden layers."""
     projection_dim: int = Field(default=64, ge=2, le=65_536)
@@ -41,7 +41,7 @@ class LeJEPAConfig(MethodConfig):
     crops: MultiCrop = MultiCrop(
         first=_LARGE, small=_LARGE.model_copy(update={"crop_scale": (0.05, 0.3)})
     )
-    """How the large and small crops are varied."""
+    """How the large and small crops are augmented."""
 
 
 def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
 
 
 @register
-class LeJEPA(Method):
+class LeJEPA(MultiCropMethod):
     """Agreeing crops and Gaussian embeddings: no stop-gradient, teacher or schedule.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
@@ -101,18 +101,6 @@ class LeJEPA(Method):
         shape = (self.config.directions, self.config.projection_dim)
         return functional.normalize(torch.randn(shape, generator=generator), dim=1)
 
-    @property
-    def chance(self) -> Mapping[str, float]:
-        """Embeddings that say nothing of the image."""
-        return {"pair_auc": 0.5}
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
-        place of `frames`."""
-        crops = multi_crops(self.images, batch["frames"], self.config.crops)
-        return replace_frames(batch, **crops)
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         features = encode_crops(self.encoder, batch["images"], batch["small"])
         places = (2 + batch["small"].shape[1], -1)
@@ -127,7 +115,7 @@ class LeJEPA(Method):
             "loss": (1 - weight) * invariance + weight * gaussianity,
             "invariance": invariance.detach(),
             "sigreg": gaussianity.detach(),
-            **joint_embedding_metrics(first, second, batch["instance"]),
+            **self.monitors(first, second, batch),
         }
 
     @torch.no_grad()

@@ -1,4 +1,10 @@
-"""Local Aggregation: an image moves to those of its neighbours that share its cluster."""
+"""Local Aggregation: an image moves to those of its neighbours that share its cluster.
+
+    L = -log  sum over B and C of exp(v f / tau) / sum over B of exp(v f / tau)
+
+B are the bank's rows nearest to the embedding f, C those that share a cluster with its own row. See
+docs/methods/local_aggregation.md.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +22,19 @@ from marey.models.augmentation.augment import INSTDISC, AugmentConfig
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Corpus, Method, Progress, register
+from marey.models.objectives.arithmetic import full_precision, masked_logsumexp
 from marey.models.objectives.clustering import cluster_rows
-from marey.models.objectives.contrast import Partition, Terms, bank_terms, summary
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, Moments, moments
-from marey.models.objectives.losses import full_precision, masked_logsumexp
+from marey.models.objectives.info_nce import (
+    FrameIds,
+    NearDuplicates,
+    Terms,
+    frame_ids,
+    summary,
+)
 from marey.models.objectives.memory import Bank
 from marey.models.objectives.monitors import spread
+from marey.models.objectives.noise_contrast import Partition, against_bank
 
 
 class LocalAggregationConfig(MethodConfig):
@@ -54,10 +66,10 @@ class LocalAggregationConfig(MethodConfig):
     """Share of its old row that an image's new one keeps (section 3.3)."""
     z_batches: int = Field(default=10, ge=1, le=100_000)
     """Batches over which noise contrast's constant Z is estimated."""
-    alike: AlikeConfig = AlikeConfig()
-    """Rows that are left out: neither neighbours nor background."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicates, whose rows are left out: neither neighbours nor background."""
     augment: AugmentConfig = INSTDISC
-    """How each image is varied (released code)."""
+    """How each image is augmented (released code)."""
 
 
 @register
@@ -103,7 +115,7 @@ class LocalAggregation(Method):
         self.labels = nn.Parameter(labels, requires_grad=False)
 
     def before_epoch(self, progress: Progress) -> None:
-        """Cluster the bank anew, once an epoch: a run that goes on keeps the labels it had."""
+        """Cluster the bank anew, once per epoch: a run that goes on keeps the labels it had."""
         epoch = progress.epoch
         if progress.fraction < self.config.warm_share or epoch == int(self.clustered):
             return
@@ -128,23 +140,23 @@ class LocalAggregation(Method):
         projected = self.projection(self.encoder(images.flatten(0, 1)))
         embeddings = functional.normalize(projected.float())
         place = batch["place"].repeat_interleave(images.shape[1])
-        where = moments(batch)
+        frames = frame_ids(batch)
         if int(self.clustered) < 0:
             close_share = embeddings.new_zeros(())
             warm = self.config.warm_objective
-            terms = bank_terms(
+            terms = against_bank(
                 embeddings,
                 place,
-                where,
+                frames,
                 self.bank,
                 temperature=self.config.temperature,
-                alike=self.config.alike,
+                near_duplicates=self.config.alike,
                 noise=batch["noise"].flatten(0, 1),
                 partition=self.partition if warm == "nce" else None,
             )
         else:
-            terms, close_share = self._aggregate(embeddings, place, where)
-        self.bank.hold(place, embeddings, where)
+            terms, close_share = self._aggregate(embeddings, place, frames)
+        self.bank.hold(place, embeddings, frames)
         return {
             **summary(terms),
             "close_share": close_share,
@@ -153,11 +165,14 @@ class LocalAggregation(Method):
             "bank_agreement": self.bank.agreement(place, embeddings),
         }
 
-    def _aggregate(self, embeddings: Tensor, place: Tensor, where: Moments) -> tuple[Terms, Tensor]:
+    def _aggregate(
+        self, embeddings: Tensor, place: Tensor, frames: FrameIds
+    ) -> tuple[Terms, Tensor]:
         places = len(self.bank.rows)
         background = self.config.background or max(16, min(4096, places // 50))
-        own, scores = self.bank.scores(embeddings, place, self.config.temperature)
-        allowed = self.bank.repels(place, where, self.config.alike)
+        scores = self.bank.scores(embeddings, self.config.temperature)
+        own = scores.detach().gather(1, place[:, None])[:, 0]
+        allowed = self.bank.negatives(place, frames, self.config.alike)
         neighbours = nearest_rows(scores.detach(), place, allowed, min(background, places))
         found = scores.gather(1, neighbours)
         mine = neighbours == place[:, None]
@@ -167,7 +182,7 @@ class LocalAggregation(Method):
         terms = aggregation_terms(found, close, near)
         others = torch.where(mine, -torch.inf, found.detach()).amax(dim=1)
         share = (close.sum(dim=1) / near.sum(dim=1)).mean()
-        return terms._replace(hit=own.detach() > others), share
+        return terms._replace(hit=own > others), share
 
     def after_step(self, progress: Progress) -> None:
         """The bank takes up the embeddings that the step was computed from."""

@@ -1,4 +1,11 @@
-"""MoCo, versions 1 and 2: a crop finds its partner among a queue of keys from earlier batches."""
+"""MoCo, versions 1 and 2: contrast of a query with its key and a queue of earlier keys.
+
+    L = -log  exp(q k+ / tau) / ( exp(q k+ / tau) + sum over k in queue of exp(q k / tau) )
+    f_k <- m f_k + (1 - m) f_q
+
+q is a crop's unit query, k+ the momentum encoder's key of the other crop of the image. See
+docs/methods/moco.md.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +27,9 @@ from marey.models.encoders.heads import mlp
 from marey.models.encoders.momentum import MomentumCopy
 from marey.models.encoders.norms import in_groups
 from marey.models.method import Method, Progress, register
-from marey.models.objectives.contrast import queue_terms, summary
 from marey.models.objectives.distributed import shuffle_rows, unshuffle_rows
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, moments
+from marey.models.objectives.info_nce import NearDuplicates, against_queue, frame_ids, summary
 from marey.models.objectives.memory import NOBODY, Queue
 from marey.models.objectives.monitors import spread
 
@@ -49,12 +55,12 @@ class MoCoConfig(MethodConfig):
     norm_groups: int = Field(default=1, ge=1, le=64)
     """Parts of a process's batch with batch statistics of their own, as on so many GPUs. With one
     process and one group, a query and its key share all statistics (section 3.3)."""
-    alike: AlikeConfig = AlikeConfig()
-    """Keys that do not repel a frame."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicates, whose keys are no negatives of a frame."""
     min_negatives: int = Field(default=1, ge=1)
     """Frames left with fewer negatives than this are skipped."""
     crops: TwoCrops = TwoCrops(first=INSTDISC)
-    """How query and key crops are varied (version 1; version 2 jitters less and blurs)."""
+    """How query and key crops are augmented (version 1; version 2 jitters less and blurs)."""
 
 
 @register
@@ -76,7 +82,7 @@ class MoCo(Method):
     )
     Config = MoCoConfig
     config: MoCoConfig
-    own_statistics = True
+    local_batch_norm = True
 
     def __init__(self, encoder: Encoder, config: MoCoConfig) -> None:
         super().__init__(encoder, config)
@@ -101,14 +107,14 @@ class MoCo(Method):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         crops, config = batch["images"], self.config
-        where = moments(batch)
+        frames = frame_ids(batch)
         queries = self._queries(crops[:, 0].flatten(0, 1))
         keys = self._keys(crops[:, 1].flatten(0, 1), batch["draws"].flatten())
-        repels = self.queue.repels(where, config.alike)
-        terms = queue_terms(
-            queries, keys, self.queue.rows, repels, config.temperature, config.min_negatives
+        negative = self.queue.negatives(frames, config.alike)
+        terms = against_queue(
+            queries, keys, self.queue.rows, negative, config.temperature, config.min_negatives
         )
-        self.queue.hold(keys, where)
+        self.queue.hold(keys, frames)
         known = self.queue.instance != NOBODY
         return {
             **summary(terms),

@@ -1,4 +1,11 @@
-"""MoCo v3: each crop predicts the momentum encoder's key of the other, among those of the batch."""
+"""MoCo v3: a query predicts the momentum encoder's key of the other crop.
+
+    ctr(q, k) = -log  exp(q k+ / tau) / sum over keys k of the batch of exp(q k / tau)
+    L = 2 tau ( ctr(q_1, k_2) + ctr(q_2, k_1) )
+
+q = predictor(projector(f(x))); k comes from the momentum encoder, behind a stop-gradient. See
+docs/methods/moco.md.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +26,18 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.encoders.momentum import MomentumCopy, momentum_at
 from marey.models.method import Method, Progress, register
-from marey.models.objectives.contrast import Terms, softmax_terms, summary
 from marey.models.objectives.distributed import gather_rows, own_rows
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, Moments, moments, unlike
+from marey.models.objectives.info_nce import (
+    FrameIds,
+    NearDuplicates,
+    Terms,
+    frame_ids,
+    info_nce,
+    negative_mask,
+    similarity,
+    summary,
+)
 from marey.models.objectives.monitors import spread
 
 
@@ -46,12 +61,12 @@ class MoCoV3Config(MethodConfig):
     frozen_patches: bool = False
     """Leave a transformer's patch projection as it was initialised, against instability
     (section 4.1)."""
-    alike: AlikeConfig = AlikeConfig()
-    """Frames that do not repel each other."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicate frames, which are no negatives of each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Crops left with fewer negatives than this are skipped."""
     crops: TwoCrops = BYOL_CROPS
-    """How the two crops are varied (section 5; there with crop_scale from 0.2 for ResNet)."""
+    """How the two crops are augmented (section 5; there with crop_scale from 0.2 for ResNet)."""
 
 
 @register
@@ -94,11 +109,11 @@ class MoCoV3(Method):
         return replace_frames(batch, images=crops, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        config, where = self.config, moments(batch)
+        config, frames = self.config, frame_ids(batch)
         crops = [crop.flatten(0, 1) for crop in batch["images"].unbind(1)]
         queries = [functional.normalize(self._query(crop).float()) for crop in crops]
         keys = [functional.normalize(self.key_encoder(crop).float()) for crop in crops]
-        settings = (where, config.temperature, config.alike, config.min_negatives)
+        settings = (frames, config.temperature, config.alike, config.min_negatives)
         metrics = summary(
             batch_terms(queries[0], keys[1], *settings), batch_terms(queries[1], keys[0], *settings)
         )
@@ -117,20 +132,18 @@ class MoCoV3(Method):
 def batch_terms(
     queries: Tensor,
     keys: Tensor,
-    where: Moments,
+    frames: FrameIds,
     temperature: float,
-    alike: AlikeConfig,
-    fewest: int = 1,
+    near_duplicates: NearDuplicates,
+    min_negatives: int = 1,
 ) -> Terms:
     """Each query against the key of its own image and those of all other images of all ranks.
 
-    queries, keys: [R, D] of length 1, of the other crop; where: the moments of the R frames.
+    queries, keys: [R, D] of length 1, of the other crop; frames: the R frames.
     """
-    own = own_rows(queries)
-    with torch.autocast(queries.device.type, enabled=False):
-        scores = queries @ gather_rows(keys).T / temperature
-    right = scores.gather(1, own[:, None])[:, 0]
-    return softmax_terms(right, scores, unlike(where, where.gathered(), alike), fewest)
+    scores = similarity(queries, gather_rows(keys), temperature)
+    negative = negative_mask(frames, frames.gathered(), near_duplicates)
+    return info_nce(scores, own_rows(queries), negative, min_negatives)
 
 
 def freeze_patches(encoder: Encoder) -> None:

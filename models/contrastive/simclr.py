@@ -1,4 +1,10 @@
-"""SimCLR: two augmented crops of one image attract, crops of other images repel."""
+"""SimCLR: two crops of one image are positives, crops of other images negatives.
+
+    L = mean over 2N crops i of  -log  exp(z_i z_j / tau) / sum over k != i of exp(z_i z_k / tau)
+
+z are unit projections, j is the other crop of i's image (`nt_xent`, equation 1). See
+docs/methods/simclr.md.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +19,19 @@ from torch.nn import functional
 from marey.configs.base import MethodConfig
 from marey.configs.sampling import FramesSampling
 from marey.models.augmentation.augment import SIMCLR, AugmentConfig
+from marey.models.augmentation.multi_crop import as_rows
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.method import Method, register
-from marey.models.objectives.distributed import gather_rows, mean_over_ranks
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.instances import AlikeConfig, Moments, moments, partners, unlike
-from marey.models.objectives.losses import info_nce_terms
+from marey.models.objectives.info_nce import (
+    NearDuplicates,
+    frame_ids,
+    negative_mask,
+    nt_xent,
+    summary,
+)
 
 
 class SimCLRConfig(MethodConfig):
@@ -36,12 +47,12 @@ class SimCLRConfig(MethodConfig):
     """Width of the space in which crops are compared."""
     temperature: float = Field(default=0.1, gt=0, le=10)
     """Temperature of the softmax (0.5 for CIFAR, appendix B.9)."""
-    alike: AlikeConfig = AlikeConfig()
-    """Frames that do not repel each other."""
+    alike: NearDuplicates = NearDuplicates()
+    """Near-duplicate frames, which are no negatives of each other."""
     min_negatives: int = Field(default=1, ge=1)
     """Crops left with fewer negatives than this are skipped."""
     augment: AugmentConfig = SIMCLR
-    """How each crop is varied (appendix A)."""
+    """How each crop is augmented (appendix A)."""
 
 
 @register
@@ -81,34 +92,11 @@ class SimCLR(Method):
         return replace_frames(batch, images=images, dhash=dhash(batch["frames"]))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        crops = batch["images"].transpose(0, 1).flatten(0, 2)
-        projected = functional.normalize(self.projector(self.encoder(crops)).float())
-        positive, negative = crop_masks(moments(batch), self.config.alike)
-        enough = negative.sum(dim=1) >= self.config.min_negatives
-        terms, counted, hit = info_nce_terms(
-            projected, gather_rows(projected), positive, negative, self.config.temperature
-        )
-        counted = counted & enough
-        loss = mean_over_ranks(terms, counted)
-        candidates = torch.log1p(negative.sum(dim=1).float())
-        return {
-            "loss": loss,
-            "top1": mean_over_ranks(hit.float(), counted),
-            "information": mean_over_ranks(candidates, counted) - loss.detach(),
-            "embedding_std": projected.detach().std(dim=0).mean(),
-            "valid": counted.float().mean(),
-        }
-
-
-def crop_masks(frames: Moments, alike: AlikeConfig) -> tuple[Tensor, Tensor]:
-    """Which crops of all ranks attract and repel this rank's: (positive, negative).
-
-    Both bool [2R, W 2R]. frames: the moments of this rank's R frames; crops are all first ones,
-    then all second. A crop's partner attracts it; crops of something `alike`, among them itself,
-    are neither.
-    """
-    rows = frames.repeat(2)
-    columns = rows.gathered()
-    partner = partners(rows.instance)
-    place = torch.arange(len(columns.instance), device=partner.device)
-    return place[None, :] == partner[:, None], unlike(rows, columns, alike)
+        config = self.config
+        crops = as_rows(batch["images"])
+        z = functional.normalize(self.projector(self.encoder(crops)).float())
+        frames = frame_ids(batch).repeat(2)
+        negative = negative_mask(frames, frames.gathered(), config.alike)
+        first, second = z.chunk(2)
+        terms = nt_xent(first, second, config.temperature, negative, config.min_negatives)
+        return {**summary(terms), "embedding_std": z.detach().std(dim=0).mean()}

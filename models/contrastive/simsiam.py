@@ -1,30 +1,28 @@
-"""SimSiam: the predictor of one crop's embedding matches the other crop's, which stands still."""
+"""SimSiam: a predictor of one crop's embedding matches the other's, behind a stop-gradient.
+
+    L = - cos( h(z), stop(z') ),   both ways
+
+z = projector(f(x)), h is the predictor. See docs/methods/simsiam.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from marey.configs.base import MethodConfig
-from marey.configs.sampling import FramesSampling
 from marey.models.augmentation.augment import AugmentConfig
-from marey.models.augmentation.multi_crop import TwoCrops, as_rows, two_crops
-from marey.models.batch import Batch, replace_frames
+from marey.models.augmentation.multi_crop import TwoCrops
+from marey.models.batch import Batch
+from marey.models.contrastive.joint_embedding import TwoCropConfig, TwoCropMethod
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
-from marey.models.method import Method, register
-from marey.models.objectives.losses import paired_cosine
-from marey.models.objectives.monitors import joint_embedding_metrics
+from marey.models.method import register
+from marey.models.objectives.arithmetic import paired_cosine
 
 
-class SimSiamConfig(MethodConfig):
+class SimSiamConfig(TwoCropConfig):
     """SimSiam."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images crops are taken from."""
     projection_dim: int = Field(default=2048, ge=2, le=65_536)
     """Width of the projector, all three layers (section 3)."""
     predictor_dim: int = Field(default=512, ge=1, le=65_536)
@@ -42,11 +40,11 @@ class SimSiamConfig(MethodConfig):
             blur=0.5,
         )
     )
-    """How the two crops are varied (that of MoCo v2, section 3)."""
+    """How the two crops are augmented (that of MoCo v2, section 3)."""
 
 
 @register
-class SimSiam(Method):
+class SimSiam(TwoCropMethod):
     """Siamese network with a predictor and a stop-gradient; no negatives, no momentum encoder.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
@@ -60,7 +58,7 @@ class SimSiam(Method):
     )
     Config = SimSiamConfig
     config: SimSiamConfig
-    steady = ("predictor",)
+    constant_lr = ("predictor",)
 
     def __init__(self, encoder: Encoder, config: SimSiamConfig) -> None:
         super().__init__(encoder, config)
@@ -70,27 +68,14 @@ class SimSiam(Method):
         )
         self.predictor = mlp(width, config.predictor_dim, width, norm=True)
 
-    @property
-    def chance(self) -> Mapping[str, float]:
-        """Embeddings that say nothing of the image."""
-        return {"pair_auc": 0.5}
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
-        `frames`."""
-        return replace_frames(
-            batch, images=two_crops(self.images, batch["frames"], self.config.crops)
-        )
-
     def targets(self, projected: Tensor) -> Tensor:
         """What the predictor must reach: the projections themselves, without their gradient."""
         return projected.detach()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        projected = self.projector(self.encoder(as_rows(batch["images"])))
+        projected = self.projector(self.encoder(self.rows(batch)))
         first, second = projected.detach().chunk(2)
         # rows are first crops, then second ones: each is held against the other
         other = self.targets(projected).roll(len(first), dims=0)
         loss = -paired_cosine(self.predictor(projected), other).mean()
-        return {"loss": loss, **joint_embedding_metrics(first, second, batch["instance"])}
+        return {"loss": loss, **self.monitors(first, second, batch)}

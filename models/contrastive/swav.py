@@ -1,4 +1,11 @@
-"""SwAV: which prototype one crop falls to is predicted from the other crops of the image."""
+"""SwAV: predict the prototypes assigned to one crop from the other crops of the image.
+
+    Q = sinkhorn(Z C / epsilon)
+    L = mean over (large crop v, other crop w) of  -sum Q_v log softmax(z_w C / tau)
+
+C are unit prototypes, Q codes without gradient that use all prototypes equally. See
+docs/methods/swav.md.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +17,23 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from marey.configs.base import MethodConfig
-from marey.configs.sampling import FramesSampling
 from marey.models.augmentation.augment import SIMCLR
-from marey.models.augmentation.multi_crop import MultiCrop, encode_crops, multi_crops
-from marey.models.batch import Batch, replace_frames
+from marey.models.augmentation.multi_crop import MultiCrop, encode_crops
+from marey.models.batch import Batch
+from marey.models.contrastive.joint_embedding import MultiCropConfig, MultiCropMethod
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
-from marey.models.method import Method, Progress, register
+from marey.models.method import Progress, register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows, own_rows
-from marey.models.objectives.losses import full_precision
-from marey.models.objectives.monitors import joint_embedding_metrics
 from marey.models.objectives.prototypes import Prototypes, cross_prediction, sinkhorn, usage
 
 _LARGE = SIMCLR.model_copy(update={"crop_scale": (0.14, 1.0)})
 
 
-class SwAVConfig(MethodConfig):
+class SwAVConfig(MultiCropConfig):
     """Swapping assignments between views."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images crops are taken from."""
     head_dim: int = Field(default=2048, ge=1, le=65_536)
     """Width of the projector's hidden layer (section 4)."""
     projection_dim: int = Field(default=128, ge=2, le=65_536)
@@ -53,11 +56,11 @@ class SwAVConfig(MethodConfig):
     crops: MultiCrop = MultiCrop(
         first=_LARGE, small=_LARGE.model_copy(update={"crop_scale": (0.05, 0.14)})
     )
-    """How the large and small crops are varied (appendix A)."""
+    """How the large and small crops are augmented (appendix A)."""
 
 
 @register
-class SwAV(Method):
+class SwAV(MultiCropMethod):
     """Online clustering of crops, its codes swapped between them; no negatives.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
@@ -90,14 +93,7 @@ class SwAV(Method):
     @property
     def chance(self) -> Mapping[str, float]:
         """Embeddings that say nothing of the image: every prototype is as likely."""
-        return {"pair_auc": 0.5, "loss": math.log(self.config.prototypes)}
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
-        place of `frames`."""
-        crops = multi_crops(self.images, batch["frames"], self.config.crops)
-        return replace_frames(batch, **crops)
+        return {**super().chance, "loss": math.log(self.config.prototypes)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         features = encode_crops(self.encoder, batch["images"], batch["small"])
@@ -110,7 +106,7 @@ class SwAV(Method):
         return {
             "loss": loss,
             "usage": usage(scores[0].detach()),
-            **joint_embedding_metrics(large[0], large[1], batch["instance"]),
+            **self.monitors(large[0], large[1], batch),
         }
 
     @torch.no_grad()

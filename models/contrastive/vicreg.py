@@ -1,30 +1,31 @@
-"""VICReg: crops of one image agree, while every dimension varies and none repeats another."""
+"""VICReg: crops of one image agree; each dimension varies and none covaries with another.
+
+    L = lambda |z - z'|^2 + mu sum over branches of v(z) + nu sum over branches of c(z)
+    v(z) = mean_j max(0, 1 - sqrt(var(z_j) + eps)),   c(z) = sum over i != j of cov(z)_ij^2 / D
+
+z and z' are the embeddings of both crops; |.|^2 and v are means here, as in the released code. See
+docs/methods/vicreg.md.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from marey.configs.base import MethodConfig
-from marey.configs.sampling import FramesSampling
-from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops, as_rows, two_crops
-from marey.models.batch import Batch, replace_frames
+from marey.models.augmentation.multi_crop import BYOL_CROPS, TwoCrops
+from marey.models.batch import Batch
+from marey.models.contrastive.joint_embedding import TwoCropConfig, TwoCropMethod
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import expander
-from marey.models.method import Method, register
+from marey.models.method import register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows
-from marey.models.objectives.losses import full_precision
-from marey.models.objectives.monitors import joint_embedding_metrics
 
 
-class VICRegConfig(MethodConfig):
+class VICRegConfig(TwoCropConfig):
     """Variance-invariance-covariance regularisation."""
 
-    sampling: FramesSampling = FramesSampling()
-    """Which frames or images crops are taken from."""
     projection_dim: int = Field(default=8192, ge=2, le=65_536)
     """Width of the projector, all three layers (section 4.2)."""
     invariance: float = Field(default=25.0, ge=0, le=1e4)
@@ -34,7 +35,7 @@ class VICRegConfig(MethodConfig):
     covariance: float = Field(default=1.0, ge=0, le=1e4)
     """Weight of the squared covariances of different dimensions (section 4.2)."""
     crops: TwoCrops = BYOL_CROPS
-    """How the two crops are varied (appendix C)."""
+    """How the two crops are augmented (appendix C)."""
 
 
 def variance_hinge(embeddings: Tensor, epsilon: float = 1e-4) -> Tensor:
@@ -62,7 +63,7 @@ def squared_covariances(embeddings: Tensor) -> Tensor:
 
 
 @register
-class VICReg(Method):
+class VICReg(TwoCropMethod):
     """Two branches held together by distance and apart by statistics; no negatives.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
@@ -83,22 +84,9 @@ class VICReg(Method):
         super().__init__(encoder, config)
         self.projector = expander(encoder.out_dim, config.projection_dim)
 
-    @property
-    def chance(self) -> Mapping[str, float]:
-        """Embeddings that say nothing of the image."""
-        return {"pair_auc": 0.5}
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
-        `frames`."""
-        return replace_frames(
-            batch, images=two_crops(self.images, batch["frames"], self.config.crops)
-        )
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config = self.config
-        projected = full_precision(self.projector(self.encoder(as_rows(batch["images"]))))
+        projected = full_precision(self.projector(self.encoder(self.rows(batch))))
         mine, partners = projected.chunk(2)
         first, second = gather_rows(mine), gather_rows(partners)
         invariance = (first - second).square().mean()
@@ -115,5 +103,5 @@ class VICReg(Method):
             "variance": variance.detach(),
             "covariance": covariance.detach(),
             "embedding_std": first.detach().std(dim=0, correction=0).mean(),
-            **joint_embedding_metrics(mine.detach(), partners.detach(), batch["instance"]),
+            **self.monitors(mine, partners, batch),
         }

@@ -14,7 +14,6 @@ from marey.models.encoders.backbones import build_trunk
 from marey.models.encoders.heads import SpatialSoftmax, mlp
 from marey.models.encoders.lab_trunk import LabTrunk
 from marey.models.encoders.norms import layer_norms
-from marey.models.encoders.small_maps import suit_small_maps
 from marey.models.encoders.trunk import Trunk
 from marey.models.encoders.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
@@ -52,7 +51,6 @@ class Encoder(nn.Module):
             self.out_dim = config.embedding_dim
         if config.norm == "layer":
             layer_norms(self)
-        suit_small_maps(self)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -88,24 +86,29 @@ class Encoder(nn.Module):
         return self.normalize(images[..., top : top + size, left : left + size])
 
     def augmented(
-        self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None, shared: int = 1
+        self,
+        frames: Tensor,
+        recipe: AugmentConfig,
+        *,
+        size: int | None = None,
+        shared: int = 1,
     ) -> Tensor:
         """uint8 [..., H, W, 3] -> float32 [..., 3, S, S], augmented and normalised.
 
         S is `size`, or the encoder's image size; `shared` consecutive frames get one crop and flip.
         """
         size = size or self.config.image_size
-        images = augment_frames(frames.flatten(0, -4), size, varied, shared=shared)
+        images = augment_frames(frames.flatten(0, -4), size, recipe, shared=shared)
         return self.normalize(images).unflatten(0, frames.shape[:-3])
 
     def augmented_clips(
-        self, frames: Tensor, varied: AugmentConfig, *, size: int | None = None
+        self, frames: Tensor, recipe: AugmentConfig, *, size: int | None = None
     ) -> Tensor:
         """uint8 [..., T, H, W, 3] -> float32 [..., 3, T, S, S], one crop and flip for each clip.
 
-        Whether its frames share their colours too is `varied.colors`.
+        Whether its frames share their colours too is `recipe.colors`.
         """
-        images = self.augmented(frames, varied, size=size, shared=frames.shape[-4])
+        images = self.augmented(frames, recipe, size=size, shared=frames.shape[-4])
         return images.transpose(-4, -3)
 
     def features(self, images: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""How a slowly moving copy of a network follows the one that is trained.
+"""Momentum (EMA) encoders: how a copy of a network follows the one that is trained.
 
-Such copies give the targets of MoCo, BYOL and DINO: after every optimiser step each weight of the
-copy moves a little towards the trained one. Nothing but this update changes its weights.
+    theta' <- m theta' + (1 - m) theta
+
+They give the targets of MoCo, BYOL and DINO, behind a stop-gradient. Nothing but this update
+changes their weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""How are convolutions of small maps computed on CPUs?
+"""How are convolutions of small maps trained on CPUs?
 
-Where oneDNN (as in torch 2.15) would do worse on its own:
+Off unless training on a CPU asks for it (`suit_small_maps`): an encoder that is loaded or exported
+has the convolutions of torch. Where oneDNN (as in torch 2.15) would do worse on its own:
 
 - A tap of the kernel that meets nothing but padding is left out. Of a 3x3 kernel on a map of one
   place, as the last maps of a stride of 32 are for pictures of 32 px, one tap of nine counts.
@@ -29,7 +30,7 @@ LAID_OUT = 2
 
 
 def suit_small_maps(network: nn.Module) -> None:
-    """Make every convolution of a network treat small maps on CPUs as they need.
+    """Make every convolution of a network that is to be trained on a CPU treat small maps so.
 
     The class of a convolution alone is exchanged: its parameters stay, and so does what it computes
     on other devices; on CPUs sums are taken in another order.

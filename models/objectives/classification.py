@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import mean_over_ranks
-from marey.models.objectives.losses import full_precision
 
 
 def guess(logits: Tensor, label: Tensor, usable: Tensor) -> dict[str, Tensor]:

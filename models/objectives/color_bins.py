@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from marey.models.augmentation.color import rgb_to_lab
-from marey.models.objectives.losses import full_precision
+from marey.models.objectives.arithmetic import full_precision
 
 
 def gamut_bins(step: float = 10.0) -> Tensor:

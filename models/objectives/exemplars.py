@@ -1,4 +1,4 @@
-"""How one image is varied into exemplars, and how their embeddings are held together.
+"""How one image is augmented into exemplars, and how their embeddings are held together.
 
 S4L-Exemplar (Zhai et al., ICCV 2019, arXiv 1905.03670, section 3.2), after Dosovitskiy et al. 2014.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from marey.models.augmentation import color
-from marey.models.objectives.losses import squared_distances
+from marey.models.objectives.arithmetic import squared_distances
 
 
 class HSVNoise(NamedTuple):

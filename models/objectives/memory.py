@@ -17,14 +17,19 @@ from torch.nn import functional
 from marey.configs.errors import SettingError
 from marey.models.objectives.distributed import gather_rows
 from marey.models.objectives.fingerprints import UNKNOWN
-from marey.models.objectives.instances import AlikeConfig, Moments, unlike
+from marey.models.objectives.info_nce import (
+    FrameIds,
+    NearDuplicates,
+    negative_mask,
+    similarity,
+)
 
 NOBODY = -1
-"""Instance of a row that no sample has been written to yet: it is like no other."""
+"""Instance of a row that no sample has been written to yet: no near-duplicate of any other."""
 
 
 class _Memory(nn.Module):
-    """Unit rows, each with the moment that it shows."""
+    """Unit rows, each with the frame that it shows."""
 
     rows: Tensor
     """float32 [K, D], of length 1; random before something is written."""
@@ -41,34 +46,34 @@ class _Memory(nn.Module):
         self.instance = _kept(torch.full((size,), NOBODY))
         self.time_s = _kept(torch.zeros(size))
         self.dhash = _kept(torch.full((size,), UNKNOWN))
-        self._held: list[tuple[Tensor, Moments, Tensor]] = []
+        self._held: list[tuple[Tensor, FrameIds, Tensor]] = []
 
     @property
-    def moments(self) -> Moments:
+    def frames(self) -> FrameIds:
         """What each row shows: [K]."""
-        return Moments(self.instance, self.time_s, self.dhash)
+        return FrameIds(self.instance, self.time_s, self.dhash)
 
-    def _note(self, rows: Tensor, where: Moments) -> None:
+    def _note(self, rows: Tensor, shown: FrameIds) -> None:
         """What the rows numbered `rows`, int64 [R], show from now on."""
-        for kept, new in zip(self.moments, where, strict=True):
+        for kept, new in zip(self.frames, shown, strict=True):
             kept[rows] = new
 
-    def _hold(self, rows: Tensor, where: Moments, place: Tensor) -> None:
+    def _hold(self, rows: Tensor, shown: FrameIds, place: Tensor) -> None:
         if self.training:
-            self._held.append((rows.detach().float(), where, place))
+            self._held.append((rows.detach().float(), shown, place))
 
-    def _take(self) -> tuple[Tensor, Moments, Tensor] | None:
+    def _take(self) -> tuple[Tensor, FrameIds, Tensor] | None:
         """What all ranks hold, round after round, each in rank order; then nothing is held."""
         if not self._held:
             return None
         rounds = [
-            (gather_rows(rows), where.gathered(), gather_rows(place))
-            for rows, where, place in self._held
+            (gather_rows(rows), shown.gathered(), gather_rows(place))
+            for rows, shown, place in self._held
         ]
         self._held.clear()
-        rows, where, place = zip(*rounds, strict=True)
-        moments = Moments(*(torch.cat(keys) for keys in zip(*where, strict=True)))
-        return torch.cat(rows), moments, torch.cat(place)
+        rows, shown, place = zip(*rounds, strict=True)
+        frames = FrameIds(*(torch.cat(keys) for keys in zip(*shown, strict=True)))
+        return torch.cat(rows), frames, torch.cat(place)
 
 
 class Queue(_Memory):
@@ -81,9 +86,9 @@ class Queue(_Memory):
         super().__init__(size, dim)
         self.head = _kept(torch.tensor(0))
 
-    def hold(self, keys: Tensor, where: Moments) -> None:
+    def hold(self, keys: Tensor, shown: FrameIds) -> None:
         """Note unit keys, float [R, D], of this step; `write` makes them the newest ones."""
-        self._hold(keys, where, torch.arange(len(keys), device=keys.device))
+        self._hold(keys, shown, torch.arange(len(keys), device=keys.device))
 
     @torch.no_grad()
     def write(self) -> None:
@@ -91,17 +96,17 @@ class Queue(_Memory):
         taken = self._take()
         if taken is None:
             return
-        rows, where, _ = taken
+        rows, shown, _ = taken
         count, size = len(rows), len(self.rows)
         slot = (self.head + torch.arange(count, device=rows.device)) % size
         last = slice(max(0, count - size), None)
         self.rows[slot[last]] = rows[last]
-        self._note(slot[last], where.at(last))
+        self._note(slot[last], shown.at(last))
         self.head.copy_((self.head + count) % size)
 
-    def repels(self, where: Moments, alike: AlikeConfig) -> Tensor:
-        """bool [R, K]: keys that do not show what row r does, nor anything `alike`."""
-        return unlike(where, self.moments, alike)
+    def negatives(self, frames: FrameIds, near_duplicates: NearDuplicates) -> Tensor:
+        """bool [R, K]: the keys that are negatives of frame r: all but near-duplicates."""
+        return negative_mask(frames, self.frames, near_duplicates)
 
 
 class Bank(_Memory):
@@ -123,9 +128,9 @@ class Bank(_Memory):
         self.written = _kept(torch.full((places,), -1))
         self.writes = _kept(torch.tensor(0))
 
-    def hold(self, place: Tensor, rows: Tensor, where: Moments) -> None:
+    def hold(self, place: Tensor, rows: Tensor, shown: FrameIds) -> None:
         """Note unit embeddings, float [R, D], of the samples numbered `place`, int64 [R]."""
-        self._hold(rows, where, place)
+        self._hold(rows, shown, place)
 
     @torch.no_grad()
     def write(self) -> None:
@@ -136,46 +141,50 @@ class Bank(_Memory):
         taken = self._take()
         if taken is None:
             return
-        rows, where, place = taken
+        rows, shown, place = taken
         # Rows of one place all become what its last one says, so that none need be picked out: on
         # a GPU the host would have to wait for how many there are.
         number = torch.arange(len(place), device=place.device)
         last = torch.zeros_like(self.written).scatter_reduce(0, place, number, "amax")[place]
         mixed = torch.lerp(rows[last], self.rows[place], self.keep)
         self.rows[place] = functional.normalize(mixed)
-        self._note(place, where.at(last))
+        self._note(place, shown.at(last))
         self.written[place] = self.writes.expand(len(place))
         self.writes.add_(1)
 
-    def repels(
-        self, place: Tensor, where: Moments, alike: AlikeConfig, chosen: Tensor | None = None
+    def negatives(
+        self,
+        place: Tensor,
+        frames: FrameIds,
+        near_duplicates: NearDuplicates,
+        chosen: Tensor | None = None,
     ) -> Tensor:
-        """bool [R, N], or [R, M] for rows `chosen`, int64 [R, M]: which may repel sample r.
+        """bool [R, N], or [R, M] for rows `chosen`, int64 [R, M]: the negatives of sample r.
 
-        Neither its own row does nor those that show something `alike`.
+        Neither its own row nor those of near-duplicates.
         """
         if chosen is None:
             other = place[:, None] != torch.arange(len(self.rows), device=place.device)
-            return other & unlike(where, self.moments, alike)
-        return (chosen != place[:, None]) & unlike(where, self.moments.at(chosen), alike)
+            return other & negative_mask(frames, self.frames, near_duplicates)
+        other = chosen != place[:, None]
+        return other & negative_mask(frames, self.frames.at(chosen), near_duplicates)
 
     def draw(self, shape: torch.Size, count: int) -> Tensor:
         """Numbers of rows, uniform and with replacement: int64 [*shape, count], on the CPU."""
         return torch.randint(len(self.rows), (*shape, count))
 
     def scores(
-        self, embeddings: Tensor, place: Tensor, temperature: float, chosen: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Cosines over the temperature: with their own rows [R], with all [R, N] or chosen [R, M].
+        self, embeddings: Tensor, temperature: float, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Cosines over the temperature with all rows, [R, N], or with chosen ones, [R, M].
 
-        embeddings: float [R, D], of length 1; place: int64 [R]; chosen: int64 [R, M].
+        embeddings: float [R, D], of length 1; chosen: int64 [R, M].
         """
+        if chosen is None:
+            return similarity(embeddings, self.rows, temperature)
         with torch.autocast(embeddings.device.type, enabled=False):
             scaled = embeddings.float() / temperature
-            own = (scaled * self.rows[place]).sum(dim=1)
-            if chosen is None:
-                return own, scaled @ self.rows.T
-            return own, torch.einsum("rd,rmd->rm", scaled, self.rows[chosen])
+            return torch.einsum("rd,rmd->rm", scaled, self.rows[chosen])
 
     def age(self) -> Tensor:
         """Mean steps since the written rows were last changed; 0 when none is (float scalar)."""

@@ -1,4 +1,7 @@
-"""What is a prediction along a clip compared with, and how? (CPC, dense CPC)"""
+"""Contrastive prediction along a clip: what are the positives and negatives of a prediction?
+
+Shared by CPC and dense CPC.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from marey.configs.base import MethodConfig
 from marey.configs.sampling import ClipsSampling
@@ -18,7 +20,7 @@ from marey.models.batch import Batch
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.frame_stacks import check_stacks
 from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
-from marey.models.objectives.losses import full_precision
+from marey.models.objectives.info_nce import info_nce, similarity, summary
 
 Kind = Literal["same_clip", "same_video", "other_videos"]
 """Negatives of the clip itself, of other clips of its video (or of another view of its event), and
@@ -35,10 +37,11 @@ class PredictionConfig(MethodConfig):
     block_frames: int = Field(default=1, ge=1, le=64)
     """Frames of one block: averaged after an encoder of images, seen at once by one of clips."""
     negatives: tuple[Kind, ...] = ("same_clip", "same_video", "other_videos")
-    """What a prediction must tell the true block from: others of its clip, other clips of its
-    video (also other views), other videos."""
+    """Negatives of a prediction: other blocks of its clip, other clips of its video (also other
+    views), other videos."""
     instance_s: float | None = Field(default=None, ge=0)
-    """Blocks of one video nearer than this are too alike to repel; unset: one block."""
+    """Blocks of one video nearer in time than this are no negatives of each other; unset: one
+    block."""
     similarity: Literal["dot", "cosine"] = "dot"
     """How predictions are compared: products as in the paper, or directions."""
     temperature: float = Field(default=1.0, gt=0, le=10)
@@ -74,11 +77,11 @@ class PredictionConfig(MethodConfig):
 
     @property
     def apart_s(self) -> float:
-        """Least time between a block and one of its video that repels it."""
+        """Least time between a block and a negative of its own video."""
         return self.block_s if self.instance_s is None else self.instance_s
 
-    def rivals(self, block: int, among: range) -> int:
-        """How many blocks of `among` repel a block of their own clip (of one without copies)."""
+    def negatives_in_clip(self, block: int, among: range) -> int:
+        """How many blocks of `among` are negatives of a block of their clip (without copies)."""
         apart = [abs(other - block) * self.block_s for other in among if other != block]
         return sum(time_s >= self.apart_s - FORGIVEN_S for time_s in apart)
 
@@ -112,8 +115,8 @@ def check_blocks(encoder: Encoder, config: PredictionConfig) -> None:
 def chance_level(config: PredictionConfig, guesses: Sequence[float]) -> dict[str, float]:
     """Metrics of predictions that say nothing: no information, and a guess within the clip.
 
-    guesses: for each prediction along a clip, the share of right guesses among its own target and
-    what repels it in its clip.
+    guesses: for each prediction along a clip, the share of right guesses among its positive and
+    its negatives in the clip.
     """
     level = {"information": 0.0}
     if "same_clip" in config.negatives:
@@ -157,11 +160,11 @@ def block_origins(batch: Batch, config: PredictionConfig) -> Origins:
 def negative_masks(
     rows: Origins, columns: Origins, kinds: Sequence[Kind], apart_s: float, twins: Tensor
 ) -> dict[str, Tensor]:
-    """Kind -> which columns repel each row, bool [R, C]; the masks do not overlap.
+    """Kind -> the negatives of each row, bool [R, C]; the masks do not overlap.
 
-    rows: what is predicted; columns: the candidates. Never among them: the predicted vector itself,
+    rows: what is predicted; columns: the candidates. Never negatives: the predicted vector itself,
     and what shows the same: frames of the same video nearer than `apart_s` (other cells of the very
-    same block do repel), and blocks of the clip that `twins`, bool [clips, T, T], calls alike.
+    same block are negatives), and copies among the clip's blocks by `twins`, bool [clips, T, T].
     """
     clip = rows.clip[:, None] == columns.clip
     video = rows.instance[:, None] == columns.instance
@@ -186,50 +189,41 @@ def negatives_of(
     return negative_masks(rows, own.gathered(), config.negatives, config.apart_s, twins)
 
 
-def contrast(
+def contrast_predictions(
     predicted: Tensor,
     candidates: Tensor,
-    own: Tensor,
+    positive: Tensor,
     negatives: Mapping[str, Tensor],
+    temperature: float = 1.0,
     wanted: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """InfoNCE of predictions, with what one wants to watch beside it; scalars.
 
-    predicted: [R, D], already divided by the temperature; candidates: [C, D]; own: int64 [R], each
-    row's column; negatives: as of `negative_masks`; wanted: bool [R], rows that count (all, if they
-    have a negative). Returns `loss` (with gradient, this rank's
-    share of the mean over ranks), `top1`, `clip_top1` (among those of the own clip only),
-    `information` (log of the candidates minus the loss, in nats: a lower bound), `valid`, and for
-    each kind `share_KIND` of the negatives.
+        L = -log  exp(z^ z+ / tau) / ( exp(z^ z+ / tau) + sum over negatives of exp(z^ z / tau) )
+
+    predicted: [R, D]; candidates: [C, D]; positive: int64 [R], the column of what is predicted;
+    negatives: as of `negative_masks`; wanted: bool [R], rows that count (all, if they have a
+    negative). Returns `loss` (with gradient, this rank's share of the mean over ranks), `top1`,
+    `clip_top1` (among those of the own clip only), `information` (log of the candidates minus the
+    loss, in nats: a lower bound), `valid`, and for each kind `share_KIND` of the negatives.
     """
-    with torch.autocast(predicted.device.type, enabled=False):
-        logits = full_precision(predicted) @ full_precision(candidates).T
-    negative = torch.zeros_like(logits, dtype=torch.bool)
+    scores = similarity(predicted, candidates, temperature)
+    negative = torch.zeros_like(scores, dtype=torch.bool)
     for mask in negatives.values():
         negative |= mask
-    target = functional.one_hot(own, len(candidates)).bool()
-    # A finite floor: a gradient through -inf is NaN.
-    kept = torch.where(target | negative, logits, torch.full_like(logits, -1e30))
-    terms = kept.logsumexp(dim=1) - logits.gather(1, own[:, None])[:, 0]
-    counted = negative.any(dim=1)
+    terms = info_nce(scores, positive, negative)
     if wanted is not None:
-        counted &= wanted
-    loss = mean_over_ranks(terms, counted)
+        terms = terms._replace(counted=terms.counted & wanted)
+    metrics = summary(terms)
     with torch.no_grad():
-        candidates_log = torch.log1p(negative.sum(dim=1).float())
-        total = mean_over_ranks(negative.sum(dim=1).float(), counted)
-        metrics = {
-            "loss": loss,
-            "top1": mean_over_ranks(_wins(logits, own, negative), counted),
-            "information": mean_over_ranks(candidates_log, counted) - loss.detach(),
-            "valid": counted.float().mean(),
-        }
+        total = mean_over_ranks(negative.sum(dim=1).float(), terms.counted)
         for kind, mask in negatives.items():
-            part = mean_over_ranks(mask.sum(dim=1).float(), counted)
+            part = mean_over_ranks(mask.sum(dim=1).float(), terms.counted)
             metrics[f"share_{kind}"] = part / total.clamp_min(1e-9)
         if "same_clip" in negatives:
-            clip = negatives["same_clip"]
-            metrics["clip_top1"] = mean_over_ranks(_wins(logits, own, clip), counted & clip.any(1))
+            clip = info_nce(scores.detach(), positive, negatives["same_clip"])
+            counted = terms.counted & clip.counted
+            metrics["clip_top1"] = mean_over_ranks(clip.hit.float(), counted)
     return metrics
 
 
@@ -243,8 +237,3 @@ def twin_blocks(frames: Tensor, config: PredictionConfig, least: float = 0.5) ->
     last = frames.unflatten(1, (config.sampling.clips, -1, config.block_frames))[:, :, :, -1]
     small = thumbnails(last)
     return torch.cdist(small, small, p=1) / small.shape[-1] < least
-
-
-def _wins(logits: Tensor, own: Tensor, negative: Tensor) -> Tensor:
-    best = torch.where(negative, logits, torch.full_like(logits, -torch.inf)).amax(dim=1)
-    return (logits.gather(1, own[:, None])[:, 0] > best).float()

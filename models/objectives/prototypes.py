@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from marey.models.objectives.losses import full_precision
+from marey.models.objectives.arithmetic import full_precision
 
 
 class Prototypes(nn.Module):

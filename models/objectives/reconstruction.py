@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from marey.models.encoders.patchify import normalize_patches, visible_mean
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import mean_over_ranks
-from marey.models.objectives.losses import full_precision
 
 
 def reconstruction(

@@ -1,4 +1,9 @@
-"""The arrow of time: does a clip run forwards or backwards?"""
+"""The arrow of time: does a clip run forwards or backwards?
+
+    L = CE( g(v(x)), y ),   x: the clip (y = 0) or its reversal (y = 1)
+
+v is the encoder's vector of a clip, g the classifier. See docs/methods/arrow_of_time.md.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from torch import Tensor
 from marey.configs.base import MethodConfig
 from marey.configs.sampling import ClipsSampling
 from marey.models.augmentation.augment import AugmentConfig
-from marey.models.augmentation.frame_changes import FrameChanges, varied_frames
+from marey.models.augmentation.frame_changes import FrameChanges, augmented_frames
 from marey.models.augmentation.frame_differences import frame_differences
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.clip_vectors import clip_vectors, clip_width
@@ -35,7 +40,7 @@ class ArrowOfTimeConfig(MethodConfig):
     """Clips in which no frame differs by this on average, of 255, from the frame in its place when
     the clip runs backwards are left out: they are still, or symmetric in time."""
     changes: FrameChanges = FrameChanges()
-    """What is varied for each frame alone."""
+    """Augmentation of each frame alone."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.6, 0.9), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3
     )
@@ -81,7 +86,7 @@ class ArrowOfTime(Method):
         those that run backwards; `usable`, bool [B]: the direction shows."""
         frames = batch["frames"]
         count, length = frames.shape[:2]
-        images = varied_frames(self.encoder, frames, self.config.augment, self.config.changes)
+        images = augmented_frames(self.encoder, frames, self.config.augment, self.config.changes)
         label = torch.randint(2, (count,))
         forward = torch.arange(length).expand(count, -1)
         backward = forward.flip(1)

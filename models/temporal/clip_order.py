@@ -1,4 +1,9 @@
-"""Clip order prediction (VCOP): which order were the shuffled clips of a video in?"""
+"""Clip order prediction (VCOP): in which order were the shuffled clips of a video?
+
+    L = CE( h( pair(v_i, v_j) for all i < j ), k ),   k: number of the order
+
+v_i is the encoder's vector of the clip in slot i. See docs/methods/clip_order.md.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from torch import Tensor
 from marey.configs.base import MethodConfig
 from marey.configs.sampling import ClipsSampling
 from marey.models.augmentation.augment import AugmentConfig
-from marey.models.augmentation.frame_changes import FrameChanges, varied_frames
+from marey.models.augmentation.frame_changes import FrameChanges, augmented_frames
 from marey.models.augmentation.frame_differences import frame_differences
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.clip_vectors import clip_vectors, clip_width
@@ -34,7 +39,7 @@ class ClipOrderConfig(MethodConfig):
     """Samples with two clips whose frames all differ by less than this on average, of 255, are left
     out: they have no order."""
     changes: FrameChanges = FrameChanges()
-    """What is varied for each frame alone."""
+    """Augmentation of each frame alone."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.5, 1.0), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3
     )
@@ -84,7 +89,7 @@ class ClipOrder(Method):
         """Puts in place of `frames`: `clips`, float32 [B, n, 3, T, S, S], shuffled; `label`, int64
         [B], the number of their order; `usable`, bool [B]: no two clips are alike."""
         frames = batch["frames"]
-        images = varied_frames(self.encoder, frames, self.config.augment, self.config.changes)
+        images = augmented_frames(self.encoder, frames, self.config.augment, self.config.changes)
         clips = images.unflatten(1, (self.config.sampling.clips, -1)).transpose(2, 3)
         order, label = draw_orders(self.orders, len(frames))
         return replace_frames(

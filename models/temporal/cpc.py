@@ -1,4 +1,12 @@
-"""CPC: which frames come next? Contrastive prediction along a clip."""
+"""CPC: contrastive prediction of the next frames of a clip.
+
+    z_t = encoder(x_t),   c_t = context(z_1 .. z_t)
+    L = -log  exp(z_t+k W_k c_t / tau) / ( exp(z_t+k W_k c_t / tau) + sum over n in N of
+        exp(z_n W_k c_t / tau) )
+
+N are the negatives: other times of the clip, other clips of the video, other videos. See
+docs/methods/cpc.md.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +31,7 @@ from marey.models.objectives.prediction import (
     block_origins,
     chance_level,
     check_blocks,
-    contrast,
+    contrast_predictions,
     negatives_of,
 )
 
@@ -101,7 +109,7 @@ class CPC(Method):
         else:
             self.context = CausalTransformer(encoder.out_dim, width, config.layers, config.blocks)
         ahead = config.last_step - config.first_step + 1
-        # One matrix a step ahead, side by side.
+        # One matrix per step ahead, side by side.
         self.predict = nn.Linear(width, ahead * encoder.out_dim, bias=False)
 
     @property
@@ -109,7 +117,7 @@ class CPC(Method):
         """Predictions that say nothing: no information, and a guess among the steps of the clip."""
         blocks = range(self.config.blocks)
         guesses = [
-            1 / (1 + self.config.rivals(seen + ahead, blocks))
+            1 / (1 + self.config.negatives_in_clip(seen + ahead, blocks))
             for seen, ahead in self.config.predictions
         ]
         return chance_level(self.config, guesses)
@@ -137,11 +145,12 @@ class CPC(Method):
         wanted = torch.arange(clips, device=seen.device)[:, None] * config.blocks + seen + step
         wanted = wanted.flatten()
         rows = Origins(*(key[wanted] for key in origins))
-        metrics = contrast(
-            predicted / config.temperature,
+        metrics = contrast_predictions(
+            predicted,
             gather_rows(targets),
             own_rows(targets)[wanted],
             negatives_of(batch, rows, origins, config),
+            config.temperature,
         )
         return {**metrics, "embedding_std": targets.detach().std(dim=0).mean()}
 

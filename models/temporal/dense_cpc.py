@@ -1,4 +1,11 @@
-"""Dense CPC (DPC): what will the map of the next blocks look like, place by place?"""
+"""Dense CPC (DPC): contrastive prediction of the maps of a clip's next blocks, place by place.
+
+    h = ConvGRU(relu(z_1) .. relu(z_s)),   z^_s+1 = phi(h),   h = ConvGRU(relu(z^_s+1), h), ..
+    L = -log  exp(z^_p z_p) / ( exp(z^_p z_p) + sum over n in N of exp(z^_p z_n) )
+
+p is one place of one predicted block; N are other places, times and clips. See
+docs/methods/dense_cpc.md.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +30,7 @@ from marey.models.objectives.prediction import (
     block_origins,
     chance_level,
     check_blocks,
-    contrast,
+    contrast_predictions,
     negatives_of,
 )
 
@@ -96,9 +103,11 @@ class DenseCPC(Method):
     @property
     def chance(self) -> Mapping[str, float]:
         """Predictions that say nothing: no information, and a guess among the clip's cells."""
-        # the other cells of the very block repel always
+        # the other cells of the very block are always negatives
         blocks, cells = range(self.config.predicted), self.config.grid**2
-        guesses = [1 / (cells * (1 + self.config.rivals(block, blocks))) for block in blocks]
+        guesses = [
+            1 / (cells * (1 + self.config.negatives_in_clip(block, blocks))) for block in blocks
+        ]
         return chance_level(self.config, guesses)
 
     @torch.no_grad()
@@ -120,11 +129,12 @@ class DenseCPC(Method):
         if config.similarity == "cosine":
             rows, targets = functional.normalize(rows, dim=1), functional.normalize(targets, dim=1)
         origins = self._origins(batch)
-        metrics = contrast(
-            rows / config.temperature,
+        metrics = contrast_predictions(
+            rows,
             gather_rows(targets),
             own_rows(targets),
             negatives_of(batch, origins, origins, config),
+            config.temperature,
             wanted=self._textured(batch["images"]),
         )
         return {**metrics, "feature_std": targets.detach().std(dim=0).mean()}

@@ -1,4 +1,12 @@
-"""Monodepth2: depth of one frame and the camera's motion to its neighbours, from video alone."""
+"""Monodepth2: depth of a frame and camera motion to its neighbours, from video alone.
+
+    p' = K T ( depth(p) K^-1 p ),   I~(p) = I'(p')
+    pe(I, I~) = 0.85 (1 - SSIM(I, I~)) / 2 + 0.15 |I - I~|
+    L = mean over scales s of  mean min over neighbours of pe  +  w / 2^s  smoothness(d / mean d)
+
+I' is a neighbouring frame, K the camera's intrinsics, T its predicted motion, d the disparity. See
+docs/methods/mono_depth.md.
+"""
 
 from __future__ import annotations
 

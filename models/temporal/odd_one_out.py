@@ -1,4 +1,9 @@
-"""Odd one out (O3N): which of a video's clips has its frames out of order?"""
+"""Odd one out (O3N): which of a video's clips has its frames out of order?
+
+    o = sum over i < j of (v_i - v_j),   L = CE( g(o), number of the odd clip )
+
+v_i is the encoder's vector of clip i; `fusion` has another form. See docs/methods/odd_one_out.md.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from torch import Tensor
 from marey.configs.base import MethodConfig
 from marey.configs.sampling import ClipsSampling
 from marey.models.augmentation.augment import AugmentConfig
-from marey.models.augmentation.frame_changes import FrameChanges, varied_frames
+from marey.models.augmentation.frame_changes import FrameChanges, augmented_frames
 from marey.models.augmentation.frame_differences import frame_differences
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.clip_vectors import clip_vectors, clip_width
@@ -40,7 +45,7 @@ class OddOneOutConfig(MethodConfig):
     """Samples whose odd clip shows no picture that differs by this on average, of 255, from the one
     in its place in the true order are left out."""
     changes: FrameChanges = FrameChanges()
-    """What is varied for each frame alone."""
+    """Augmentation of each frame alone."""
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.7, 1.0), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3
     )
@@ -93,7 +98,7 @@ class OddOneOut(Method):
         number of the shuffled one; `usable`, bool [B]: the shuffling shows."""
         frames, sampling = batch["frames"], self.config.sampling
         count = len(frames)
-        images = varied_frames(self.encoder, frames, self.config.augment, self.config.changes)
+        images = augmented_frames(self.encoder, frames, self.config.augment, self.config.changes)
         label = torch.randint(sampling.clips, (count,))
         order = torch.arange(sampling.num_frames).repeat(count, sampling.clips, 1)
         order[torch.arange(count), label] = disorders(sampling.num_frames, count)

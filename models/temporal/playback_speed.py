@@ -1,4 +1,10 @@
-"""Playback speed (SpeedNet): does a clip play at its speed, or twice as fast?"""
+"""Playback speed (SpeedNet): does a clip play at its speed, or twice as fast?
+
+    s = w . mean over t of max over space of f(x)
+    L = ( softplus(s_normal) + softplus(-s_double) ) / 2
+
+f is the encoder's map of a clip. See docs/methods/playback_speed.md.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +27,8 @@ from marey.models.encoders.clip_inputs import require_spacing
 from marey.models.encoders.dense_heads import require_map
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Method, register
+from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import mean_over_ranks
-from marey.models.objectives.losses import full_precision
 
 
 class PlaybackSpeedConfig(MethodConfig):
@@ -44,7 +50,7 @@ class PlaybackSpeedConfig(MethodConfig):
         crop_scale=(0.3, 1.0), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3,
         colors="shared",
     )  # fmt: skip
-    """How each of the two versions is varied, alone: they differ in size (the paper's random
+    """How each of the two versions is augmented, alone: they differ in size (the paper's random
     resizing, section 3.2), so that how far things move in pixels does not tell the speed."""
 
     @model_validator(mode="after")

@@ -1,4 +1,11 @@
-"""Contrastive random walk: does a walk over patches, there and back in time, end where it began?"""
+"""Contrastive random walk: a walk over patches, there and back in time, ends where it began.
+
+    A_t = softmax(q_t q_t+1^T / tau),   B_t = softmax(q_t+1 q_t^T / tau)
+    W(s, e) = A_s .. A_e-1 B_e-1 .. B_s,   L = mean over s, e of  -mean_n log W(s, e)_nn
+
+q_t are the unit embeddings of the patches of frame t; a part of the edges is dropped. See
+docs/methods/random_walk.md.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +23,7 @@ from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.method import Method, register
-from marey.models.objectives.losses import full_precision
+from marey.models.objectives.arithmetic import full_precision
 
 FLOOR = 1e-20
 """Added to a walk's chance of coming back, whose logarithm is taken."""

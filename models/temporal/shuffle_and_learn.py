@@ -1,4 +1,10 @@
-"""Shuffle and Learn: is a tuple of three frames in valid temporal order?"""
+"""Shuffle and Learn: is a tuple of three frames in temporal order?
+
+    L = CE( g([f(x_1), f(x_2), f(x_3)]), y ),   y: in order or not
+
+f is the encoder, g the classifier on the three embeddings side by side. See
+docs/methods/shuffle_and_learn.md.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +49,7 @@ class ShuffleAndLearnConfig(MethodConfig):
     augment: AugmentConfig = AugmentConfig(
         crop_scale=(0.7, 1.0), jitter=0.8, brightness=0.3, contrast=0.3, saturation=0.3, blur=0.3
     )
-    """How frames are varied; colours and blur for each frame alone: compression varies with a
+    """How frames are augmented; colours and blur for each frame alone: compression varies with a
     frame's place among the keyframes, and must not give the order away. Black borders, whose coded
     noise varies with time, are made exactly black before."""
 

@@ -1,4 +1,9 @@
-"""Sorting frames (OPN): which order were the shuffled frames of a clip in?"""
+"""Sorting frames (OPN): in which order were the shuffled frames of a clip?
+
+    L = CE( h( pair(f(x_i), f(x_j)) for all i < j ), k ),   k: class of the order
+
+f is the encoder; an order and its reversal are one class. See docs/methods/sort_frames.md.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from torch import Tensor
 from marey.configs.base import MethodConfig
 from marey.configs.sampling import ClipsSampling
 from marey.models.augmentation.augment import AugmentConfig
-from marey.models.augmentation.frame_changes import FrameChanges, varied_frames
+from marey.models.augmentation.frame_changes import FrameChanges, augmented_frames
 from marey.models.augmentation.frame_differences import frame_differences
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
@@ -36,7 +41,7 @@ class SortFramesConfig(MethodConfig):
     """Samples with two frames that differ by less than this on average, of 255, are left out: they
     have no order."""
     changes: FrameChanges = FrameChanges(shift=5 / 80, channel_split=1.0)
-    """What is varied for each frame alone: spatial jitter and channel splitting (section 3.2)."""
+    """Augmentation of each frame alone: spatial jitter and channel splitting (section 3.2)."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.7, 1.0), blur=0.3)
     """One crop for the frames, blur (and colours) for each."""
 
@@ -83,7 +88,7 @@ class SortFrames(Method):
         """Puts in place of `frames`: `images`, float32 [B, n, 3, S, S], shuffled; `label`, int64
         [B], the class of their order; `usable`, bool [B]: no two frames are alike."""
         frames = batch["frames"]
-        images = varied_frames(self.encoder, frames, self.config.augment, self.config.changes)
+        images = augmented_frames(self.encoder, frames, self.config.augment, self.config.changes)
         order, label = draw_orders(self.orders, len(frames), either_way=True)
         apart = frame_differences(frames)
         apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)

@@ -1,4 +1,12 @@
-"""Monodepth: from one picture of a stereo pair, the disparities that turn each into the other."""
+"""Monodepth: from one picture of a stereo pair, the disparities that turn each into the other.
+
+    I~l(x) = Ir(x - dl(x)),   I~r(x) = Il(x + dr(x))
+    L = sum over scales and sides of  mean 0.85 (1 - SSIM(I, I~)) / 2 + 0.15 |I - I~|
+        + mean |dl(x) - dr(x - dl(x))|  +  w / 2^s  smoothness(d)
+
+d are disparities of left and right in shares of the width, s the scale. See
+docs/methods/stereo_depth.md.
+"""
 
 from __future__ import annotations
 

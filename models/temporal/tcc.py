@@ -1,4 +1,12 @@
-"""TCC: does a frame's nearest neighbour in another video lead back to the frame?"""
+"""TCC: a frame's nearest neighbour in another video leads back to the frame.
+
+    v~ = sum_j softmax_j(-|u_i - v_j|^2 / (D tau)) v_j,   beta = softmax_k(-|v~ - u_k|^2 / (D tau))
+    mu = sum_k beta_k p_k,   s2 = sum_k beta_k (p_k - mu)^2
+    L = (p_i - mu)^2 / s2 + lambda log s2     (classification: L = -log beta_i)
+
+u and v are the embeddings of two videos, p places in the video from 0 to 1. See
+docs/methods/tcc.md.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +27,9 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.frame_stacks import as_stacks, check_stacks, last_of_stacks
 from marey.models.method import Corpus, Method, register
 from marey.models.objectives import losses
+from marey.models.objectives.arithmetic import full_precision, masked_mean
 from marey.models.objectives.distributed import gather_rows
-from marey.models.objectives.instances import equal_pairs
-from marey.models.objectives.losses import full_precision
+from marey.models.objectives.info_nce import equal_pairs
 
 
 class TCCConfig(MethodConfig):
@@ -51,13 +59,13 @@ class TCCConfig(MethodConfig):
     """Share of a time-contrastive (n-pairs) term in the loss, 0.5 in the paper's combination;
     needs `sampling.positive_s`."""
     tcn_negative_s: float = Field(default=0.4, gt=0, le=3600)
-    """Frames of the sample farther than this repel in that term."""
+    """Frames of the sample farther than this are negatives in that term."""
     l2: float = Field(default=0.002, ge=0, le=1)
     """Weight of the squared lengths in that term."""
     crops: Literal["shared", "each_frame"] = "shared"
     """One crop and mirror image for a sample, or for each of its frames (or stacks)."""
     augment: AugmentConfig = AugmentConfig(flip=0.5, jitter=1.0, brightness=0.125, contrast=0.5)
-    """How frames are varied."""
+    """How frames are augmented."""
 
     @model_validator(mode="after")
     def _term(self) -> TCCConfig:
@@ -199,7 +207,7 @@ class TCC(Method):
         logits = cycle_logits(
             sequences[:, None], sequences[None], config.temperature, config.similarity
         )
-        loss = losses.masked_mean(self._terms(logits, progress).mean(dim=-1), compared)
+        loss = masked_mean(self._terms(logits, progress).mean(dim=-1), compared)
         if config.tcn_weight:
             times = gather_rows(last_of_stacks(batch["time_s"], stack))
             term = time_contrast(embeddings, times, config.tcn_negative_s, config.l2)
@@ -210,8 +218,8 @@ class TCC(Method):
             error = cycle_regression(logits, progress[:, None], plain=True).sqrt().mean(dim=-1)
             return {
                 "loss": loss,
-                "cycle_accuracy": losses.masked_mean(closed, compared),
-                "cycle_error": losses.masked_mean(error, compared),
+                "cycle_accuracy": masked_mean(closed, compared),
+                "cycle_error": masked_mean(error, compared),
                 "embedding_std": sequences.flatten(0, 1).std(dim=0).mean(),
                 "valid": compared.any(dim=1).float().mean(),
             }

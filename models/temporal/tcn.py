@@ -1,4 +1,13 @@
-"""TCN: frames of one instant attract, frames of other instants of the same sequence repel."""
+"""TCN: frames of one instant are positives, other instants of the same sequence negatives.
+
+    triplet   L = max(0, |z_a - z_p|^2 - |z_a - z_n|^2 + margin),   n: the semi-hard negative
+    infonce   L = -log  exp(z_a z_p / tau) / ( exp(z_a z_p / tau) + sum_n exp(z_a z_n / tau) )
+    npairs    infonce of free embeddings, tau = 1, and an L2 term
+    lifted    L = max(0, |z_a - z_p| + log sum over n in N_a, N_p of exp(margin - |z - z_n|))^2 / 2
+
+Anchor a and positive p show one instant from two cameras, or two near times of one camera. See
+docs/methods/tcn.md.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +27,9 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.frame_stacks import as_stacks, check_stacks, last_of_stacks
 from marey.models.method import Method, register
 from marey.models.objectives import losses
+from marey.models.objectives.arithmetic import squared_distances
 from marey.models.objectives.distributed import gather_rows, own_rows
-from marey.models.objectives.instances import equal_pairs
+from marey.models.objectives.info_nce import equal_pairs, info_nce, similarity
 
 
 class TCNConfig(MethodConfig):
@@ -43,17 +53,17 @@ class TCNConfig(MethodConfig):
     """infonce and npairs: an anchor looks among positives and a positive among anchors (of the
     other view, for pairs of one ordered pair of views), or both among all frames."""
     other_samples: bool = False
-    """Frames of other samples of the batch repel too; else only those of the same sample."""
+    """Frames of other samples of the batch are negatives too; else only those of the sample."""
     same_s: float = Field(default=0.02, ge=0, le=10)
-    """Multi-view: frames of one event closer than this show one instant and never repel (stacks
-    that share frames do not either)."""
+    """Multi-view: frames of one event closer than this show one instant and are never negatives
+    (nor are stacks that share frames)."""
     augment: AugmentConfig = AugmentConfig(zoom=1.0, jitter=1.0, brightness=0.125, saturation=0.5)
-    """Varied for each frame (or stack) alone, every one of them zoomed, half in and half out
+    """Augmented for each frame (or stack) alone, every one of them zoomed, half in and half out
     (released code); no flip, since left and right are part of the state."""
 
 
 class FrameKeys(NamedTuple):
-    """What decides which rows attract and repel; each [R], one entry a frame."""
+    """What decides which rows are positives and negatives; each [R], one entry per frame."""
 
     sample: Tensor
     """int64, number of the sample in the whole batch."""
@@ -72,10 +82,10 @@ class FrameKeys(NamedTuple):
 def view_pair_masks(
     keys: FrameKeys, same_s: float, other_samples: bool, look_back_s: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """(positive, negative), bool [R, R]: the pair attracts, every other instant repels.
+    """(positive, negative), bool [R, R]: the other frame of the pair, and every other instant.
 
     look_back_s: the length of a stack; stacks whose ends are no farther apart than that share
-    frames or lie side by side, and do not repel.
+    frames or lie side by side, and are no negatives.
     """
     paired = equal_pairs(keys.pair)
     positive = paired & ~_itself(keys.pair)
@@ -89,7 +99,7 @@ def view_pair_masks(
 def time_pair_masks(
     keys: FrameKeys, positive_s: float, negative_s: float, other_samples: bool
 ) -> tuple[Tensor, Tensor]:
-    """(positive, negative), bool [R, R]: near times of one view attract, far ones repel.
+    """(positive, negative), bool [R, R]: near times of one view, and far ones.
 
     The band between `positive_s` and `negative_s`, a second copy of the same frame, and other
     views of the same instance are in neither.
@@ -128,7 +138,9 @@ class TCN(Method):
         sampling = config.sampling
         check_stacks(encoder.config, stack=sampling.stack, stack_s=sampling.stack_s)
         if sampling.pairs < 2:
-            raise SettingError("method.sampling.pairs must be at least 2: other times repel")
+            raise SettingError(
+                "method.sampling.pairs must be at least 2: negatives are other times"
+            )
         unit = config.loss in ("triplet", "infonce")
         if encoder.config.unit_norm != unit:
             raise SettingError(
@@ -188,7 +200,8 @@ class TCN(Method):
             return losses.lifted_structure(embeddings, positive, negative, config.lifted_margin)
         if config.loss == "npairs":
             return losses.n_pairs(embeddings, embeddings, positive, negative, config.l2)
-        return losses.info_nce(embeddings, embeddings, positive, negative, config.temperature)
+        scores = similarity(embeddings, embeddings, config.temperature)
+        return losses.Objective.mean(info_nce(scores, positive, negative), positive)
 
 
 def frame_keys(batch: Batch, stack: int = 1) -> FrameKeys:
@@ -216,7 +229,7 @@ def _retrieval(embeddings: Tensor, keys: FrameKeys, negative: Tensor) -> dict[st
     any negative there do not count. `retrieval_top1`: share of frames whose pair is nearer than all
     of them; `ordering`: share of them that are farther than the pair, ties half.
     """
-    distance = losses.squared_distances(embeddings, embeddings)
+    distance = squared_distances(embeddings, embeddings)
     positive = equal_pairs(keys.pair) & ~_itself(keys.pair)
     candidates = negative & equal_pairs(keys.sample) & ~equal_pairs(keys.side)
     own = torch.where(positive, distance, torch.inf).amin(dim=1, keepdim=True)

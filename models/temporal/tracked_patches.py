@@ -1,4 +1,10 @@
-"""Tracked patches: two ends of one track attract, patches of other videos repel."""
+"""Tracked patches: both ends of one track are positives, patches of other videos negatives.
+
+    L = mean over pairs (a, p) of  1 / 2K  sum over K selected n of
+        max(0, D(a, p) - D(a, n) + M) + max(0, D(a, p) - D(p, n) + M),   D = 1 - cos
+
+`loss: infonce` has InfoNCE over all negatives instead. See docs/methods/tracked_patches.md.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +24,9 @@ from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.method import Method, Progress, register
+from marey.models.objectives.arithmetic import masked_mean
 from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows
-from marey.models.objectives.instances import partners
-from marey.models.objectives.losses import info_nce_terms, masked_mean
+from marey.models.objectives.info_nce import info_nce, partners, similarity
 
 MEMORY = 0.95
 """Share of the running violation rate that each step keeps: about the last twenty count."""
@@ -62,7 +68,7 @@ class TrackedPatchesConfig(MethodConfig):
     projection_hidden: tuple[int, ...] = (256,)
     """Widths of the projector's hidden layers."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.9, 1.0), crop_ratio=(1.0, 1.0), flip=0.5)
-    """Varied for each patch alone (a crop and a mirror image in the paper)."""
+    """Augmented for each patch alone (a crop and a mirror image in the paper)."""
 
 
 class PairScores(NamedTuple):
@@ -146,7 +152,9 @@ class TrackedPatches(Method):
         first, last = patches.chunk(2)
         metrics: dict[str, Tensor] = {}
         if config.loss == "infonce":
-            terms, counted = _info_nce(patches, rows, negative, config.temperature)
+            scores = similarity(patches, rows, config.temperature)
+            contrast = info_nce(scores, partners(patches), negative.repeat(2, 1))
+            terms, counted = contrast.loss, contrast.counted
         else:
             scores = PairScores(
                 hinges(first, last, rows, config.margin, config.both_ends), negative
@@ -237,16 +245,6 @@ def draw(mask: Tensor, count: Tensor, noise: Tensor) -> Tensor:
     """
     place = noise.masked_fill(~mask, 2).argsort(dim=1).argsort(dim=1)
     return mask & (place < count.expand(len(mask))[:, None])
-
-
-def _info_nce(
-    patches: Tensor, rows: Tensor, negative: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Each patch looks for its partner among the patches of other videos: [2 B], bool [2 B]."""
-    columns = torch.arange(len(rows), device=rows.device)
-    positive = columns[None, :] == partners(patches)[:, None]
-    terms, counted, _ = info_nce_terms(patches, rows, positive, negative.repeat(2, 1), temperature)
-    return terms, counted
 
 
 def _retrieval(first: Tensor, last: Tensor, rows: Tensor, negative: Tensor) -> dict[str, Tensor]:

@@ -1,4 +1,10 @@
-"""V-JEPA: what would a slowly moving encoder say of the hidden blocks of a clip?"""
+"""V-JEPA: predict the EMA encoder's features of masked space-time blocks.
+
+    L = mean over masked patches of  | P(E(x visible)) - norm(E'(x)) |
+
+E is the encoder, P the predictor, E' the EMA of E, behind a stop-gradient. See
+docs/methods/masked_clips.md.
+"""
 
 from __future__ import annotations
 

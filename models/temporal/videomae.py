@@ -1,4 +1,10 @@
-"""VideoMAE: from one tube in ten, a small decoder paints the rest of a clip."""
+"""VideoMAE: reconstruct nine tenths of a clip from the other tubes.
+
+    L = mean over masked cubes of  mean (x^ - y)^2
+
+x^ are the decoder's pixels, y those of the clip, each cube normalised by itself. See
+docs/methods/masked_clips.md.
+"""
 
 from __future__ import annotations
 

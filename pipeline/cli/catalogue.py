@@ -8,6 +8,7 @@ from typing import Any
 
 from marey.configs.describe import Setting, describe, typed
 from marey.configs.load import flat, method_of, presets, read_preset
+from marey.configs.renamed import renamed
 from marey.configs.schema import RunConfig
 from marey.pipeline.cli.declared import all_methods, check_run, declared_method, method_settings
 
@@ -33,7 +34,7 @@ def list_methods() -> tuple[str, dict[str, Any]]:
 def describe_method(name: str) -> tuple[str, dict[str, Any]]:
     """Every setting of a preset (or method): value, default, bounds, meaning."""
     named = name not in presets() and any(one.name == name for one in all_methods())
-    tree = {"name": name} if named else read_preset(name)
+    tree = {"name": name} if named else renamed(read_preset(name))
     model = method_settings(tree["name"])
     values = flat(check_run(tree).model_dump(mode="json"))
     rows = describe(model, "method.") + [

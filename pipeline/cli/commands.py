@@ -51,10 +51,11 @@ def setting_for(name: str, options: argparse.Namespace) -> str:
     try:
         if options.command == "train":
             from marey.configs.load import read_preset
+            from marey.configs.renamed import renamed
             from marey.configs.schema import RunConfig
             from marey.pipeline.cli.declared import method_settings
 
-            model = method_settings(read_preset(options.method)["name"])
+            model = method_settings(renamed(read_preset(options.method))["name"])
             known = [row.key for row in describe(model, "method.") + describe(RunConfig)]
         elif options.command == "eval":
             from marey.pipeline.evaluate.protocols import find_protocol

@@ -25,6 +25,7 @@ from marey.models.augmentation.augment import AugmentConfig
 from marey.models.encoders.decay import decay_groups
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.modes import evaluating
+from marey.models.encoders.small_maps import suit_small_maps
 from marey.pipeline.evaluate.linear import classification_figures
 from marey.pipeline.runtime.progress import each
 
@@ -150,6 +151,8 @@ def _tuned(
 ) -> Classifier:
     device = next(encoder.parameters()).device
     network = Classifier(encoder, classes).to(device).train()
+    if device.type == "cpu":
+        suit_small_maps(network)
     optimizer = torch.optim.SGD(network.groups(rate), lr=rate, momentum=MOMENTUM, nesterov=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ import yaml
 
 from marey.configs.errors import InputError, MareyError, SettingError, UsageError, error_named
 from marey.configs.load import flat
+from marey.configs.renamed import renamed
 from marey.configs.schema import RunConfig, TrainerConfig
 from marey.models.method import methods
 from marey.pipeline.data.source import open_source
@@ -110,7 +111,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
             "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
             "trainer.probe_every", "trainer.max_failures", "data.decode_actors",
             "data.prefetch_batches", "data.backend", *LENGTH}  # fmt: skip
-    old, new = flat(before["config"]), flat(now["config"])
+    old, new = flat(renamed(before["config"])), flat(now["config"])
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in free]
     if changed:
         key = changed[0]

@@ -16,6 +16,7 @@ import yaml
 from marey.configs.errors import InputError
 from marey.configs.evaluation import PretextSettings
 from marey.configs.load import run_config
+from marey.configs.renamed import renamed
 from marey.configs.schema import RunConfig
 from marey.models.encoders.modes import evaluating
 from marey.models.method import Corpus, Method, methods
@@ -78,8 +79,9 @@ def pretext(
     if state is None:
         raise InputError(f"{run} holds no checkpoint; is it the folder of a marey run?")
     settings = yaml.safe_load(folder.read("config.yaml"))
-    name = settings["config"]["name"]
-    config = run_config(settings["config"], methods()[name].Config)
+    tree = renamed(settings["config"])
+    name = tree["name"]
+    config = run_config(tree, methods()[name].Config)
     source = open_source(absolute(data))
     sampling = methods()[name].samples(config.method)
     plan = make_plan(source, sampling, seed=seed, epochs=1)

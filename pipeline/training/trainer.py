@@ -23,6 +23,7 @@ from marey.configs.errors import InputError, MareyError
 from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.modes import evaluating
+from marey.models.encoders.small_maps import suit_small_maps
 from marey.models.method import Corpus, Method, Progress, methods
 from marey.models.objectives.distributed import alone, world_size
 from marey.models.objectives.distributed import rank as own_rank
@@ -76,7 +77,7 @@ def build_method(config: RunConfig) -> Method:
 
 def synchronised(method: Method) -> Method:
     """The method with batch statistics of all processes, unless it needs each one's own."""
-    if method.own_statistics:
+    if method.local_batch_norm:
         return method
     return cast(Method, nn.SyncBatchNorm.convert_sync_batchnorm(method))
 
@@ -104,7 +105,11 @@ def train(
     if world > 1 and device.type == "cuda" and trainer.sync_batch_norm:
         method = synchronised(method)
     method = method.to(device).train()
-    optimizer = build_optimizer(method, trainer.optimizer, method.steady)
+    if device.type == "cpu":
+        for part in method.modules():
+            if isinstance(part, Encoder):
+                suit_small_maps(part)
+    optimizer = build_optimizer(method, trainer.optimizer, method.constant_lr)
     average = _average(method.encoder, trainer.ema)
     encoder = method.exported if average is None else cast(Encoder, average.module)
     state = load_state(Folder(job.run))

@@ -1,6 +1,8 @@
-"""Do clips of one video attract each other, by each objective, against slow formulations?"""
+"""Are clips of one video each other's positives, by each of three losses, against slow forms?"""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +12,18 @@ from torch.nn import functional
 
 from marey.configs.encoder import EncoderConfig
 from marey.configs.errors import SettingError
+from marey.configs.load import override, read_preset, run_config
+from marey.configs.renamed import renamed
+from marey.configs.schema import RunConfig
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.batch import Batch
 from marey.models.encoders.encoder import Encoder
-from marey.models.method import Progress
-from marey.models.objectives.instances import AlikeConfig
-from marey.models.temporal.clip_contrast import ClipContrast, ClipContrastConfig, clip_masks
+from marey.models.method import Progress, methods
+from marey.models.objectives.info_nce import NearDuplicates
+from marey.models.temporal.clip_byol import ClipBYOL
+from marey.models.temporal.clip_moco import ClipMoCo, ClipMoCoConfig
+from marey.models.temporal.clip_pairs import ClipPairs
+from marey.models.temporal.clip_simclr import ClipSimCLR, ClipSimCLRConfig, clip_masks
 from tests.dot_clips import as_batch, dot_videos
 from tests.learning import train
 from tests.moments import unseen
@@ -23,14 +31,18 @@ from tests.moments import unseen
 CLIPS = EncoderConfig(backbone="tiny_r3d", stages=2, image_size=32, clip_frames=2)
 
 
-def method(objective: str, encoder: EncoderConfig = CLIPS, **settings) -> ClipContrast:
+METHODS: dict[str, type[ClipPairs]] = {"simclr": ClipSimCLR, "moco": ClipMoCo, "byol": ClipBYOL}
+
+
+def method(objective: str, encoder: EncoderConfig = CLIPS, **settings) -> Any:
     torch.manual_seed(0)
+    kind = METHODS[objective]
     clips = settings.pop("clips", 2)
     sampling = {"kind": "clips", "num_frames": encoder.clip_frames, "clips": clips}
     given = {"sampling": sampling, "head_dim": 32, "projection_dim": 16, "queue": 64}
-    given |= {"objective": objective, "augment": AugmentConfig(), **settings}
-    config = ClipContrastConfig.model_validate(given)
-    return ClipContrast(Encoder(encoder), config)
+    given |= {"augment": AugmentConfig(), **settings}
+    known = {key: value for key, value in given.items() if key in kind.Config.model_fields}
+    return kind(Encoder(encoder), kind.Config.model_validate(known))
 
 
 def batch(count: int = 6, clips: int = 2, length: int = 2, seed: int = 0) -> Batch:
@@ -44,7 +56,7 @@ def noise(clips: int) -> Batch:
     return as_batch(torch.randint(0, 256, (6, 2 * clips, 32, 32, 3), dtype=torch.uint8))
 
 
-def _apart(contrast: ClipContrast) -> ClipContrast:
+def _apart(contrast: Any) -> Any:
     """In evaluation mode, with a copy that is no longer equal to the encoder."""
     with torch.no_grad():
         for weight in contrast.target.parameters():
@@ -52,7 +64,7 @@ def _apart(contrast: ClipContrast) -> ClipContrast:
     return contrast.eval()
 
 
-def _embedded(of: ClipContrast, given: Batch) -> Tensor:
+def _embedded(of: Any, given: Batch) -> Tensor:
     """Projections, float64 [rho, B, D]."""
     clips = given["clips"].transpose(0, 1)
     return torch.stack([of.projector(of.encoder(one)) for one in clips]).double()
@@ -135,15 +147,15 @@ def test_byol_predicts_the_copys_embedding_of_the_other_clips(clips: int) -> Non
     assert contrast(given)["loss"].item() == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_clips_of_one_video_in_other_samples_neither_attract_nor_repel() -> None:
+def test_clips_of_one_video_in_other_samples_are_neither_positives_nor_negatives() -> None:
     sample = torch.tensor([0, 1, 2, 0, 1, 2])
     where = unseen([7, 7, 8, 7, 7, 8], [0.0, 2, 0, 5, 30, 1])
-    positive, negative = clip_masks(sample, where, alike=AlikeConfig())
+    positive, negative = clip_masks(sample, where, NearDuplicates())
     assert positive[0].tolist() == [False, False, False, True, False, False]
     assert positive.sum(1).tolist() == [1] * 6
     # 1 is of the same video and near; 4 is far enough to be something else
     assert negative[0].tolist() == [False, False, True, False, True, True]
-    _, negative = clip_masks(sample, where, alike=AlikeConfig(within_s=3600.0))
+    _, negative = clip_masks(sample, where, NearDuplicates(within_s=3600.0))
     assert negative[0].tolist() == [False, False, True, False, False, True]
 
 
@@ -189,8 +201,8 @@ def test_every_trainable_weight_is_trained(objective: str) -> None:
     assert missing == []
 
 
-def test_clips_are_varied_alone_and_their_frames_alike() -> None:
-    varied = ClipContrastConfig().augment
+def test_clips_are_augmented_apart_and_their_frames_together() -> None:
+    varied = ClipSimCLRConfig().augment
     contrast = method("simclr", augment=varied)
     one = batch()["frames"][:, :1].expand(-1, 4, -1, -1, -1)
     clips = contrast.augment(as_batch(one))["clips"]
@@ -198,7 +210,7 @@ def test_clips_are_varied_alone_and_their_frames_alike() -> None:
     assert not any(torch.equal(first, second) for first, second in clips)
 
 
-def test_single_frames_of_one_video_attract_each_other_too() -> None:
+def test_single_frames_of_one_video_are_positives_too() -> None:
     images = EncoderConfig(stages=2, image_size=32)
     contrast = method("moco", images)
     metrics = contrast(contrast.augment(batch(length=1)))
@@ -208,6 +220,42 @@ def test_single_frames_of_one_video_attract_each_other_too() -> None:
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValidationError, match="2 or more"):
-        ClipContrastConfig.model_validate({"sampling": {"kind": "clips", "clips": 1}})
+        ClipSimCLRConfig.model_validate({"sampling": {"kind": "clips", "clips": 1}})
     with pytest.raises(SettingError, match="clip_frames"):
-        ClipContrast(Encoder(CLIPS), ClipContrastConfig())
+        ClipMoCo(Encoder(CLIPS), ClipMoCoConfig())
+
+
+OLD = """
+name: clip_contrast
+method: {objective: OBJECTIVE, head_dim: 32, queue: 64, alike: {within_s: 60.0}}
+encoder: {backbone: tiny_r3d, clip_frames: 8, clip_step_s: 0.27, image_size: 32}
+"""
+
+
+@pytest.mark.parametrize("objective", ["simclr", "moco", "byol"])
+def test_settings_of_older_versions_still_open(objective: str, tmp_path: Path) -> None:
+    """As a file of a user's own, and by the old preset's name."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(OLD.replace("OBJECTIVE", objective))
+    tree = override(read_preset(str(file)), ["method.projection_dim=64"])
+    config = run_config(tree, methods()[tree["name"]].Config)
+    assert config.name == f"clip_{objective}"
+    assert (config.method.head_dim, config.method.projection_dim) == (32, 64)
+    words = [f"method.objective={objective}", "method.momentum=0.9"]
+    tree = override(read_preset("clip_contrast"), words)
+    preset = run_config(tree, methods()[tree["name"]].Config)
+    assert preset.name == f"clip_{objective}"
+    assert preset.method.sampling == read_settings("clip_simclr").method.sampling
+    assert getattr(preset.method, "momentum", 0.9) == 0.9
+
+
+def read_settings(preset: str) -> RunConfig:
+    tree = read_preset(preset)
+    return run_config(tree, methods()[tree["name"]].Config)
+
+
+def test_what_was_not_said_keeps_the_value_that_it_had() -> None:
+    """clip_contrast had one default of momentum and width for all objectives."""
+    byol = renamed({"name": "clip_contrast", "method": {"objective": "byol"}})["method"]
+    assert byol == {"momentum": 0.994, "projection_dim": 128}
+    assert renamed({"name": "clip_contrast"})["name"] == "clip_moco"

@@ -1,0 +1,89 @@
+"""What methods share that compare crops of one image without negatives: crops, chance, monitors.
+
+    L = l(z, z'),   z = projector(encoder(x)),   x and x' two augmentations of one image
+
+`TwoCropMethod` is the base of BYOL, SimSiam, Barlow Twins and VICReg, which differ in the loss l
+and in what keeps z from collapse; `MultiCropMethod`, with small crops beside, of SwAV, DINO and
+LeJEPA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import FramesSampling
+from marey.models.augmentation.multi_crop import (
+    BYOL_CROPS,
+    MultiCrop,
+    TwoCrops,
+    as_rows,
+    multi_crops,
+    two_crops,
+)
+from marey.models.batch import Batch, replace_frames
+from marey.models.method import Method
+from marey.models.objectives.monitors import joint_embedding_metrics
+
+
+class TwoCropConfig(MethodConfig):
+    """Joint embedding of two crops."""
+
+    sampling: FramesSampling = FramesSampling()
+    """Which frames or images crops are taken from."""
+    crops: TwoCrops = BYOL_CROPS
+    """How the two crops are augmented."""
+
+
+class TwoCropMethod(Method):
+    """Base of methods that compare two crops of every frame.
+
+    Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
+    """
+
+    config: TwoCropConfig
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Embeddings that say nothing of the image."""
+        return {"pair_auc": 0.5}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
+        `frames`."""
+        crops = two_crops(self.images, batch["frames"], self.config.crops)
+        return replace_frames(batch, images=crops)
+
+    def rows(self, batch: Batch) -> Tensor:
+        """What the encoder gets, [2 B F, 3, S, S]: all first crops, then all second ones."""
+        return as_rows(batch["images"])
+
+    def monitors(self, first: Tensor, second: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`spread` (0 is collapse) and `pair_auc` of both crops' embeddings, [B F, D] each."""
+        return joint_embedding_metrics(first.detach(), second.detach(), batch["instance"])
+
+
+class MultiCropConfig(TwoCropConfig):
+    """Joint embedding of two large crops and some small ones."""
+
+    crops: MultiCrop = MultiCrop(first=BYOL_CROPS.first)
+    """How the large and small crops are augmented."""
+
+
+class MultiCropMethod(TwoCropMethod):
+    """Base of methods that compare two large crops, and small ones of small parts, of every frame.
+
+    Batch: as for two crops.
+    """
+
+    config: MultiCropConfig
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
+        place of `frames`."""
+        return replace_frames(batch, **multi_crops(self.images, batch["frames"], self.config.crops))

@@ -1,0 +1,110 @@
+"""What the methods share that hold the clips of one video together (clip_simclr, -moco, -byol).
+
+Temporally persistent embeddings (Feichtenhofer et al., CVPR 2021, section 3): of each video rho
+clips are drawn, and each is the positive of the others:
+
+    L = mean over ordered pairs (i, j), i != j, of the rho clips of  l(z_i, z_j)
+
+The three methods differ in l alone. With clips of one frame and an encoder of images, the same for
+frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from marey.configs.base import MethodConfig
+from marey.configs.sampling import ClipsSampling
+from marey.models.augmentation.augment import AugmentConfig
+from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.clip_inputs import require_clips
+from marey.models.encoders.encoder import Encoder
+from marey.models.method import Method
+from marey.models.objectives.fingerprints import dhash
+from marey.models.objectives.info_nce import FrameIds
+from marey.models.objectives.monitors import joint_embedding_metrics
+
+
+class ClipPairsConfig(MethodConfig):
+    """rho clips of a video are each other's positives."""
+
+    sampling: ClipsSampling = ClipsSampling(num_frames=8, spacing_s=0.27, clips=2)
+    """The rho clips of a video: drawn uniformly from its whole length (section 3); nearer ones by
+    `interval_power` (CVRL)."""
+    head_dim: int = Field(default=2048, ge=1, le=65_536)
+    """Width of the hidden layers of projector and predictor."""
+    projection_dim: int = Field(default=128, ge=2, le=65_536)
+    """Width of the space in which clips are compared."""
+    augment: AugmentConfig = AugmentConfig(
+        crop_scale=(0.2, 0.77), flip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4,
+        hue=0.1, grayscale=0.2, blur=0.5, colors="shared",
+    )  # fmt: skip
+    """How each clip is augmented: one draw for all of its frames, or motion would no longer be that
+    of things (CVRL, section 3.2)."""
+
+    @model_validator(mode="after")
+    def _several(self) -> ClipPairsConfig:
+        if self.sampling.clips < 2:
+            raise ValueError(f"sampling.clips must be 2 or more, not {self.sampling.clips}")
+        return self
+
+
+class ClipPairs(Method):
+    """Base of the three methods: their batch, its rows and its monitors.
+
+    Batch: `frames` uint8 [B, rho T, H, W, 3], clip after clip; `time_s` float32 [B, rho T];
+    `instance` int64 [B]. Rows count clips first: all first clips, then all second ones, and so on.
+    """
+
+    config: ClipPairsConfig
+    sees_clips = True
+
+    def __init__(self, encoder: Encoder, config: ClipPairsConfig) -> None:
+        super().__init__(encoder, config)
+        require_clips(encoder, config.sampling, self.name)
+
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """Clips that say nothing of their video."""
+        return {"pair_auc": 0.5}
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts in place of `frames`: `clips`, float32 [B, rho, 3, T, S, S], each with a crop of its
+        own; `draws`, float32 [B, rho], by which keys are shuffled (clip_moco)."""
+        frames = self._clips(batch)
+        draws = torch.rand(frames.shape[:2]).to(frames.device, non_blocking=True)
+        return replace_frames(batch, clips=self.clips(frames, self.config.augment), draws=draws)
+
+    def _clips(self, batch: Batch) -> Tensor:
+        """The frames, uint8 [B, rho, T, H, W, 3]."""
+        return batch["frames"].unflatten(1, (self.config.sampling.clips, -1))
+
+    def first_hashes(self, batch: Batch) -> Tensor:
+        """Difference hashes of the clips' first frames, before `augment`: int64 [B, rho]."""
+        return dhash(self._clips(batch)[:, :, 0])
+
+    def rows(self, batch: Batch) -> Tensor:
+        """What the encoder gets: float32 [rho B, 3, T, S, S], of one frame [rho B, 3, S, S]."""
+        clips = batch["clips"].transpose(0, 1).flatten(0, 1)
+        return clips[:, :, 0] if self.encoder.config.clip_frames == 1 else clips
+
+    def clip_ids(self, batch: Batch) -> FrameIds:
+        """Where each row comes from, [rho B]: that of its first frame. Needs `dhash`."""
+        time_s = batch["time_s"].unflatten(1, (self.config.sampling.clips, -1))[:, :, 0]
+        instance = batch["instance"].repeat(time_s.shape[1])
+        return FrameIds(instance, time_s.T.flatten(), batch["dhash"].T.flatten())
+
+    def others(self, rows: Tensor) -> list[Tensor]:
+        """The rows rolled by 1 to rho - 1 clips: every clip meets each other one of its sample."""
+        clips = self.config.sampling.clips
+        return [rows.roll(offset * (len(rows) // clips), dims=0) for offset in range(1, clips)]
+
+    def monitors(self, projected: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """`spread` and `pair_auc` of the first two clips. projected: [rho B, D]."""
+        first, second = projected.detach().unflatten(0, (self.config.sampling.clips, -1))[:2]
+        return joint_embedding_metrics(first, second, batch["instance"])
