@@ -12,6 +12,7 @@ import pytest
 
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data import build_index as indexing
+from marey.pipeline.data import discover
 from marey.pipeline.data.build_index import (
     StoredParts,
     make_index,
@@ -22,7 +23,7 @@ from marey.pipeline.data.build_index import (
 from marey.pipeline.data.discover import find_videos, group_views
 from marey.pipeline.data.index import SCHEMA, Index
 from tests.corpora import make_video
-from tests.videos import encode_video
+from tests.videos import encode_video, picture
 
 
 @pytest.fixture
@@ -112,6 +113,43 @@ def test_every_video_stream_is_a_row_and_the_first_keeps_the_files_name(tmp_path
            for r in table.to_pylist()]  # fmt: skip
     assert got == [
         ("two.mkv", "two.mkv", "tw", 0, 48, 12), ("two.mkv#1", "two.mkv#1", "tw", 1, 64, 8),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_thumbnail_without_its_flag_is_no_stream(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    tags = {"NUMBER_OF_FRAMES": "1"}
+    with av.open(str(path), "w") as container:
+        still = container.add_stream("mjpeg", rate=25)
+        still.width, still.height, still.pix_fmt = 64, 48, "yuvj420p"
+        still.metadata.update(tags)
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        video.metadata.update({"NUMBER_OF_FRAMES": "12"})
+        for stream, count in ((still, 1), (video, 12)):
+            for number in range(count):
+                frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    (row,) = make_index([str(path)]).to_pylist()
+    assert (row["video_id"], row["codec"], row["frames"]) == (path.name, "h264", 12)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_leavings_of_macos_and_typescript_are_no_videos(remote, tmp_path, monkeypatch):
+    encode_video(tmp_path / "a.mp4", 2)
+    (tmp_path / "._a.mp4").write_bytes(b"\0\5\x16\7" + bytes(200))
+    (tmp_path / "main.ts").write_text("export const zoë = 'a';\n", encoding="utf-8")
+    (tmp_path / "mod.mts").write_text("// module\r\nimport x from './x';\n" * 200)
+    encode_video(tmp_path / "b.ts", 2)
+    (tmp_path / "cut.ts").write_bytes((tmp_path / "b.ts").read_bytes()[:501])
+    (tmp_path / "empty.ts").write_bytes(b"")
+    if remote:  # the way of object stores, to a local folder
+        monkeypatch.setattr(discover, "is_remote", lambda uri: uri.startswith("file://"))
+    source = tmp_path.as_uri() if remote else str(tmp_path)
+    assert [file.video_id for file in find_videos([source])] == [
+        "a.mp4", "b.ts", "cut.ts", "empty.ts",
     ]  # fmt: skip
 
 

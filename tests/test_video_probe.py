@@ -8,12 +8,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from marey.configs.errors import SettingError
 from marey.pipeline.video import display, probe, read
 from marey.pipeline.video.bitstream import restarts_at_once, scene_grid
 from marey.pipeline.video.container import ANY_TAGS, open_video
 from marey.pipeline.video.packet_plan import Run, plan_runs
+from marey.pipeline.video.profile import _usual_cost
 from marey.pipeline.video.timeline import MISSING, Timeline
 from tests.videos import cut_short, encode_video, make_odd, picture
 
@@ -220,3 +222,16 @@ def test_tags_that_are_no_utf_8_do_not_make_a_video_unreadable(tmp_path: Path) -
     info = probe(str(path))
     assert (info.status, info.frames) == ("ok", 12)
     assert len(read(str(path), [0.0, 0.2], None)) == 2
+
+
+@pytest.mark.parametrize("keys", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("frames", [1, 2, 24, 49, 5000])
+def test_what_is_usual_around_a_frame_is_the_75th_percentile_bit_for_bit(
+    frames: int, keys: float
+) -> None:
+    rng = np.random.default_rng(frames)
+    size, key = np.floor(rng.lognormal(6, 2, frames)), rng.random(frames) < keys
+    padded = np.pad(np.where(key, np.nan, size), 24, constant_values=np.nan)
+    windows = [row[~np.isnan(row)] for row in sliding_window_view(padded, 49)]
+    slow = np.array([np.percentile(row, 75) if len(row) else 1.0 for row in windows])
+    assert np.array_equal(_usual_cost(size, key), np.maximum(slow, 1.0))

@@ -22,6 +22,10 @@ SUFFIXES = frozenset(
     ]
 )  # fmt: skip
 """File endings that a folder is searched for; a file named outright may have any."""
+HEAD_BYTES = 2048
+"""So much of a file is read to tell a transport stream from TypeScript."""
+TS_PACKET_BYTES = 188
+"""A file in a store of a multiple of this size is taken for a transport stream unread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def _videos_below(root: Path) -> Iterator[Path]:
                     continue
                 seen.add(real)
                 links += [link for n in inner if os.path.islink(link := os.path.join(folder, n))]
-                yield from (Path(folder, n) for n in files if Path(n).suffix.lower() in SUFFIXES)
+                yield from (path for n in files if _is_video(path := Path(folder, n)))
         yield from (Path(error.filename) for error in closed)
         starts = sorted(links)
 
@@ -119,11 +123,47 @@ def _find_remote(source: str) -> Iterator[Found]:
             yield Found(info.base_name, source, info.size)
             return
         for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
-            if item.is_file and PurePosixPath(item.path).suffix.lower() in SUFFIXES:
+            if item.is_file and _may_be_video(item.path):
+                if _may_be_text(item.path) and item.size % TS_PACKET_BYTES:
+                    with filesystem.open_input_stream(item.path) as stream:
+                        if _is_text(stream.read(HEAD_BYTES)):
+                            continue
                 name = PurePosixPath(item.path).relative_to(base).as_posix()
                 yield Found(name, join(source, name), item.size)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot list {source}: {error}") from error
+
+
+def _may_be_video(path: str) -> bool:
+    """Whether a file of a folder is taken for a video, by its name.
+
+    `._name.mp4` is what macOS leaves beside `name.mp4` on foreign disks: no video.
+    """
+    name = PurePosixPath(path)
+    return name.suffix.lower() in SUFFIXES and not name.name.startswith("._")
+
+
+def _is_video(path: Path) -> bool:
+    """Whether a file of a local folder is taken for a video."""
+    if not _may_be_video(path.as_posix()):
+        return False
+    try:
+        if not _may_be_text(path.name):
+            return True
+        with path.open("rb") as file:
+            return not _is_text(file.read(HEAD_BYTES))
+    except OSError:
+        return True  # a row that says so
+
+
+def _may_be_text(name: str) -> bool:
+    """Whether a file may be TypeScript, by its name."""
+    return PurePosixPath(name).suffix.lower() in (".ts", ".mts")
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file that begins so is text: no control characters but those of lines."""
+    return bool(head) and not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import av
 from av.container import InputContainer
@@ -18,9 +19,11 @@ from av.video.stream import VideoStream
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.runtime.storage import as_utf8
 from marey.pipeline.video import display
+from marey.pipeline.video.mp4_boxes import EditList, read_edit_list
 from marey.pipeline.video.reasons import VideoError
 from marey.pipeline.video.remote import RemoteFile
 
+T = TypeVar("T")
 MAX_PIXELS = 2**26
 """Largest coded picture that is opened, in pixels: twice 8K UHD. Larger ones are refused."""
 
@@ -72,10 +75,22 @@ class VideoSource:
 
         Upright for other formats.
         """
-        if self.file is not None:
-            return self._orientation_in(cast(BinaryIO, self.file))
-        with open(local_path(self.uri), "rb") as file:
-            return self._orientation_in(file)
+        return self._in_file(self._orientation_in)
+
+    def edits(self) -> EditList:
+        """The edit list of an MP4 or MOV file's track."""
+        return self._in_file(lambda file: read_edit_list(file, self.stream.id))
+
+    def _in_file(self, look: Callable[[BinaryIO], T]) -> T:
+        """What `look` finds in the file's bytes; the demuxer goes on where it was."""
+        if self.file is None:
+            with open(local_path(self.uri), "rb") as file:
+                return look(file)
+        place = self.file.tell()
+        try:
+            return look(cast(BinaryIO, self.file))
+        finally:
+            self.file.seek(place)
 
     def _orientation_in(self, file: BinaryIO) -> display.Orientation:
         name = self.container.format.name
@@ -211,6 +226,8 @@ def _choose_stream(
     context = video.codec_context
     if context is None:
         raise InputError(f"{uri}: no decoder for its codec is built into this libav")
+    if "enc_key_id" in video.metadata:
+        raise InputError(f"{uri}: is encrypted; decrypt it to have it read")
     if context.width * context.height > max_pixels:
         raise InputError(
             f"{uri}: its picture is {context.width}x{context.height}, the bound is "
@@ -222,8 +239,22 @@ def _choose_stream(
 
 
 def _video_streams(container: InputContainer) -> list[VideoStream]:
+    """The video streams of a file but for cover pictures and thumbnails.
+
+    A thumbnail is not always marked as one: it is known by its one frame beside a stream of more.
+    """
     attached = Disposition.attached_pic
-    return [s for s in container.streams.video if not s.disposition & attached]
+    streams = [s for s in container.streams.video if not s.disposition & attached]
+    counts = [_frames_by_header(stream) for stream in streams]
+    if max(counts, default=0) <= 1:
+        return streams
+    return [stream for stream, count in zip(streams, counts, strict=True) if count != 1]
+
+
+def _frames_by_header(stream: VideoStream) -> int:
+    """How many frames the container says a stream has; 0 if it does not say."""
+    said = stream.metadata.get("NUMBER_OF_FRAMES") or stream.metadata.get("NUMBER_OF_FRAMES-eng")
+    return stream.frames or (int(said) if said and said.isdecimal() else 0)
 
 
 def _reason(error: BaseException) -> str:

@@ -25,6 +25,7 @@ class DamageMap:
     def __init__(self, timeline: Timeline, codec: str, extradata: bytes) -> None:
         self._codec, self._extradata = codec, extradata
         self._by_order = timeline.by_order
+        self._second = frozenset(np.flatnonzero(timeline.second).tolist())
         every = np.arange(len(timeline.pts), dtype=np.int64)
         self._starts = group_starts(timeline, every)
         self._spreading: list[int] = []
@@ -35,13 +36,15 @@ class DamageMap:
 
     def add(self, position: int, packet: bytes) -> None:
         """Packet number `position` in decode order is damaged."""
+        if position in self._second:
+            position -= 1  # where its frame begins
         if bitstream.nothing_refers_to(packet, self._codec, self._extradata):
             self._alone.add(position)
         elif position not in self._spreading:
             insort(self._spreading, position)
 
     def reaches(self, position: int) -> bool:
-        """Whether the frame of this packet may show damage.
+        """Whether the frame that begins with this packet may show damage.
 
         Where packets do not name their frames (`by_order`), all after the first damage may: a
         frame that is missing moves the count of all that follow.

@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from marey.pipeline.video.mp4_boxes import boxes
+
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
@@ -76,7 +78,7 @@ def from_mp4(file: BinaryIO, track_id: int) -> Orientation:
     """
     try:
         file.seek(0, 2)
-        for kind, start, stop in _boxes(file, 0, file.tell()):
+        for kind, start, stop in boxes(file, 0, file.tell()):
             if kind == b"moov":
                 return _from_movie(file, start, stop, track_id)
     except (OSError, ValueError, struct.error):
@@ -85,10 +87,10 @@ def from_mp4(file: BinaryIO, track_id: int) -> Orientation:
 
 
 def _from_movie(file: BinaryIO, start: int, stop: int, track_id: int) -> Orientation:
-    for kind, track_start, track_stop in _boxes(file, start, stop):
+    for kind, track_start, track_stop in boxes(file, start, stop):
         if kind != b"trak":
             continue
-        for inner, head_start, _ in _boxes(file, track_start, track_stop):
+        for inner, head_start, _ in boxes(file, track_start, track_stop):
             if inner != b"tkhd":
                 continue
             file.seek(head_start)
@@ -99,23 +101,6 @@ def _from_movie(file: BinaryIO, start: int, stop: int, track_id: int) -> Orienta
                 matrix = struct.unpack_from(">9i", head, 52 if wide else 40)
                 return from_matrix(struct.pack("<9i", *matrix))
     return UPRIGHT
-
-
-def _boxes(file: BinaryIO, start: int, stop: int):
-    """(type, payload start, end) of the boxes that lie side by side in [start, stop)."""
-    while start + 8 <= stop:
-        file.seek(start)
-        size, kind = struct.unpack(">I4s", file.read(8))
-        header = 8
-        if size == 1:
-            (size,) = struct.unpack(">Q", file.read(8))
-            header = 16
-        elif size == 0:
-            size = stop - start
-        if size < header:
-            return
-        yield kind, start + header, min(start + size, stop)
-        start += size
 
 
 _TRACK_ENTRY = 0xAE

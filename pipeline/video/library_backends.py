@@ -164,8 +164,11 @@ def open_decord(
                 f"{uri}: stream={stream} is {context.width}x{context.height}, decord reads another "
                 f"stream of the file ({shape[1]}x{shape[0]}); use backend='pyav'"
             )
-        everything = np.argsort(timeline.pts, kind="stable")
-        ordinal = np.empty(len(everything), dtype=np.int64)
+        begins = np.arange(len(timeline.pts))
+        if len(timeline.second):
+            begins = begins[~timeline.second]
+        everything = begins[np.argsort(timeline.pts[begins], kind="stable")]
+        ordinal = np.zeros(len(timeline.pts), dtype=np.int64)
         ordinal[everything] = np.arange(len(everything))
 
         # After a seek decord shows broken pictures where a group refers to the one before.

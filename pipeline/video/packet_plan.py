@@ -84,10 +84,11 @@ def plan_runs(timeline: Timeline, wanted: np.ndarray, keyframes_back: int = 0) -
     if timeline.by_order:
         return [Run(0, len(timeline.pts))]
     positions = np.sort(timeline.shown[wanted])
+    ends = np.sort(timeline.last_packets(wanted))
     starts = group_starts(timeline, positions, keyframes_back)
     runs: list[Run] = []
-    for start, position in zip(starts.tolist(), positions.tolist(), strict=True):
-        stop = position + 1
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        stop = end + 1
         while runs and start <= runs[-1].stop:
             last = runs.pop()
             start, stop = min(start, last.start), max(stop, last.stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -13,9 +14,10 @@ from av.packet import Packet
 
 from marey.pipeline.video import av1
 from marey.pipeline.video.container import VideoSource, open_video
+from marey.pipeline.video.packet_log import MISSING
 from marey.pipeline.video.packet_plan import Run
 from marey.pipeline.video.stats import DecodeStats
-from marey.pipeline.video.timeline import MISSING, Timeline
+from marey.pipeline.video.timeline import Timeline
 
 SEEK_MARGIN = 4096
 """A seek may land so many packets before the run, and they are still told from those of it."""
@@ -50,11 +52,20 @@ class PacketFeed:
         return self.timed_out
 
     def packets(self, run: Run, needed: np.ndarray | None = None) -> Iterator[tuple[int, Packet]]:
-        """(position, packet) of a run.
+        """(position, packet) of a run, ready for the decoder.
 
+        The first one carries what a decoder must know that starts there. Their times are replaced
+        by their positions, which tell frames apart where times do not.
         needed: bool, one a packet of the timeline; of streams that name references (AV1) those
             packets are left out that none of these is made of.
         """
+        state = self._timeline.state
+        for position, packet in self._packets(run, needed):
+            ready = state.before(position, packet) if position == run.start else packet
+            ready.pts, ready.dts = position, None
+            yield position, ready
+
+    def _packets(self, run: Run, needed: np.ndarray | None) -> Iterator[tuple[int, Packet]]:
         if self._kept is None:
             yield from self._demux(run)
             return
@@ -69,7 +80,7 @@ class PacketFeed:
                 yield position, self._kept[position]
 
     def _demux(self, run: Run) -> Iterator[tuple[int, Packet]]:
-        """Packets of a run from the file once more, with the times that the timeline has."""
+        """Packets of a run from the file once more."""
         timeline = self._timeline
         try:
             for position, packet in self._numbered(run):
@@ -79,8 +90,6 @@ class PacketFeed:
                     self._stats.damaged += 1
                     return
                 if position >= run.start:
-                    pts = int(timeline.pts[position])
-                    packet.pts = None if pts == MISSING else pts
                     yield position, packet
         except (FFmpegError, OSError):
             self._stats.damaged += 1
@@ -93,9 +102,12 @@ class PacketFeed:
         """
         source = self._source
         for tick in self._keyframe_ticks(run):
-            source.container.seek(tick, stream=source.stream, backward=True)
             packets = (packet for packet in source.container.demux(source.stream) if packet.size)
-            landed = self._first_known(packets, run)
+            try:
+                source.container.seek(tick, stream=source.stream, backward=True)
+                landed = self._first_known(packets, run)
+            except FFmpegError:  # raw streams cannot be sought in
+                break
             if landed is not None:
                 yield landed
                 yield from enumerate(packets, landed[0] + 1)
@@ -116,17 +128,20 @@ class PacketFeed:
     def _first_known(self, packets: Iterator[Packet], run: Run) -> tuple[int, Packet] | None:
         """The first keyframe after a seek that the timeline has at the run's start or before it.
 
-        Told by time and size: of the first packets after a seek in a program stream (`.mpg`) the
-        demuxer gives other times than in a read from the start, those of other packets even.
+        Told by time, size and place in the file: of the first packets after a seek in a program
+        stream (`.mpg`) the demuxer gives other times than in a read from the start, those of other
+        packets even; and where times start again two packets may share one.
         """
         timeline = self._timeline
-        known = {
-            (int(timeline.pts[n]), int(timeline.size[n])): n
-            for n in range(max(0, run.start - SEEK_MARGIN), run.start + 1)
-        }
+        near = slice(max(0, run.start - SEEK_MARGIN), run.start + 1)
+        columns = (timeline.pts[near], timeline.size[near], timeline.place[near])
+        names = list(zip(*(column.tolist() for column in columns), strict=True))
+        seen = Counter(names)
+        known = {name: near.start + n for n, name in enumerate(names) if seen[name] == 1}
         for packet in itertools.islice(packets, SEEK_MARGIN):
             if packet.is_keyframe and packet.pts is not None:
-                position = known.get((packet.pts, packet.size))
+                place = -1 if packet.pos is None else packet.pos
+                position = known.get((packet.pts, packet.size, place))
                 if position is not None:
                     return position, packet
             if packet.dts is not None and packet.dts > timeline.pts[run.start]:

@@ -129,9 +129,12 @@ def _announced_packets(source: VideoSource) -> int:
 
     To be asked before they are read: libav drops those from its list that are not there. The
     header's count is taken only where there is no list: it also holds frames that an edit list
-    leaves out, and in AVI those that were dropped while recording.
+    leaves out, and in AVI those that were dropped while recording. What IVF calls a number of
+    frames is with most writers a number of ticks.
     """
     listed = len(source.stream.index_entries)
+    if source.container.format.name == "ivf":
+        return 0
     return listed if listed > 1 else source.stream.frames
 
 

@@ -17,11 +17,12 @@ from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.damage import DamageMap
 from marey.pipeline.video.display import UPRIGHT, Orientation, from_matrix
 from marey.pipeline.video.fit import Fit, Geometry, Size, plan_geometry
+from marey.pipeline.video.packet_log import MISSING
 from marey.pipeline.video.packet_plan import Box, Run, plan_runs
 from marey.pipeline.video.packets import PacketFeed
 from marey.pipeline.video.reasons import UNREADABLE, VideoError
 from marey.pipeline.video.stats import DecodeStats
-from marey.pipeline.video.timeline import KEEP_BYTES, MISSING, scan
+from marey.pipeline.video.timeline import KEEP_BYTES, scan
 from marey.pipeline.video.windows import scan_near
 
 SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
@@ -32,8 +33,11 @@ RETRY_PACKETS = 1000
 """A frame that did not come out is looked for once more by decoding from the file's start, if it
 lies within so many packets of it."""
 
-REORDERED_PACKETS = 16 + 1
-"""After so many more packets a frame has come out: H.264 and HEVC hold back 16 frames at most."""
+REORDERED_FRAMES = 16 + 1
+"""After so many more a frame has come out: H.264 and HEVC hold back 16 frames at most."""
+
+MACROBLOCK = 16
+"""Headers may state a size that is rounded up to whole blocks of so many pixels."""
 
 CONFESSING_CODECS = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
 """Decoders that say of each frame whether they painted over damage in it. The others hide it,
@@ -72,6 +76,7 @@ class PyavDecoder:
         self.damaged: set[int] = set()
         self._feed = PacketFeed(self.source, stream, self.timeline, kept, deadline, stats)
         context = self.source.stream.codec_context
+        self._begins_with = context.width, context.height
         self._confesses = context.codec.canonical_name in CONFESSING_CODECS
         self._skips = context.name in SKIPPING_CODECS and not self.timeline.by_order
         self._uri, self._stream, self._threads = uri, stream, threads
@@ -112,7 +117,10 @@ class PyavDecoder:
             ) from error
 
     def _geometry(self, frame: VideoFrame, size: Size, fit: Fit, crop: Box | None) -> Geometry:
-        """Geometry for this picture; one that changes size in mid-stream keeps the output's."""
+        """Geometry for this picture. All have one output: that of the size the stream begins with.
+
+        So a frame after a change of size comes out the same, alone or with those before.
+        """
         if self._orientation is None:
             matrix = frame.side_data.get("DISPLAYMATRIX")
             self._orientation = from_matrix(bytes(matrix)) if matrix else UPRIGHT
@@ -120,17 +128,15 @@ class PyavDecoder:
         geometry = self._geometries.get(key)
         if geometry is None:
             exact = self._geometries.get((size, crop))
-            geometry = plan_geometry(
-                frame.width,
-                frame.height,
-                self._sar(),
-                self._orientation,
-                (exact.out_height, exact.out_width) if exact else size,
-                fit=fit,
-                box=crop,
-                grain=_chroma_grain(frame),
-            )
-            self._geometries.setdefault((size, crop), geometry)
+            width, height = self._begins_with
+            grown = max(abs(frame.width - width), abs(frame.height - height)) >= MACROBLOCK
+            settings = {"fit": fit, "box": crop, "grain": _chroma_grain(frame)}
+            turned = self._sar(), self._orientation
+            if exact is None and grown:
+                exact = plan_geometry(width, height, *turned, size, **settings)
+            out = (exact.out_height, exact.out_width) if exact else size
+            geometry = plan_geometry(frame.width, frame.height, *turned, out, **settings)
+            self._geometries.setdefault((size, crop), exact or geometry)
             self._geometries[key] = geometry
         return geometry
 
@@ -193,7 +199,7 @@ class PyavDecoder:
         timeline = self.timeline
         context = self._open_context(careful=False)
         needed = np.zeros(len(timeline.pts), dtype=bool)
-        needed[timeline.shown[places]] = True
+        needed[timeline.shown[places]] = needed[timeline.last_packets(places)] = True
         broken = set(timeline.damaged.tolist())
         left = self._names(places)
         emitted = 0
@@ -211,7 +217,7 @@ class PyavDecoder:
                 frames = None if position in broken else self._send(context, packet, first, early)
                 if frames is None and early:
                     continue
-                if frames is None or any(_shows_damage(frame, first) for frame in frames):
+                if frames is None or any(self._shows_damage(frame, first) for frame in frames):
                     break
                 for frame in frames:
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
@@ -239,10 +245,7 @@ class PyavDecoder:
         timeline = self.timeline
         context = self._open_context(careful=True)
         damage = DamageMap(timeline, context.codec.canonical_name, context.extradata or b"")
-        shown = timeline.shown
-        packet_of: dict[int | None, int] = dict(
-            zip(timeline.pts[shown].tolist(), shown.tolist(), strict=True)
-        )
+        delay = REORDERED_FRAMES * (2 if len(timeline.second) else 1)
         broken = set(timeline.damaged.tolist())
         left = self._names(places)
         held: list[tuple[int, int, VideoFrame]] = []
@@ -257,14 +260,14 @@ class PyavDecoder:
                 frames = self._send(context, packet, first, early)
                 if packet is not None:
                     packets[position] = packet
-                    packets.pop(position - REORDERED_PACKETS, None)
+                    packets.pop(position - delay, None)
                     if (frames is None and not early) or position in broken:
                         damage.add(position, bytes(packet))
                 for frame in frames or ():
-                    at = position if timeline.by_order else packet_of.get(frame.pts, position)
+                    at = position if timeline.by_order or frame.pts is None else frame.pts
                     if frame.is_corrupt and timeline.by_order:
-                        damage.add(max(0, position - REORDERED_PACKETS), b"")
-                    elif _shows_damage(frame, first):
+                        damage.add(max(0, position - delay), b"")
+                    elif self._shows_damage(frame, first):
                         damage.add(at, bytes(packets[at]) if at in packets else b"")
                     place = left.pop(emitted if timeline.by_order else frame.pts, None)
                     emitted += 1
@@ -272,7 +275,7 @@ class PyavDecoder:
                         self.damaged.add(place)
                     elif place is not None:
                         held.append((at, place, frame))
-                ripe = position - REORDERED_PACKETS if packet is not None else run.stop
+                ripe = position - delay if packet is not None else run.stop
                 for at, place, frame in held:
                     if at > ripe:
                         continue
@@ -288,7 +291,7 @@ class PyavDecoder:
         }
 
     def _first(self, run: Run) -> int | None:
-        """The time of the keyframe that a run starts at, where packets name their frames."""
+        """The time of the keyframe that a run starts at, where packets have times."""
         pts = int(self.timeline.pts[run.start])
         return None if self.timeline.by_order or pts == MISSING else pts
 
@@ -297,9 +300,9 @@ class PyavDecoder:
         return first is not None and MISSING < self.timeline.pts[position] < first
 
     def _names(self, places: np.ndarray) -> dict[int | None, int]:
-        """Name -> place. Frames are known by their time, or by their place in the output."""
+        """Name -> place. Frames are known by their packet, or by their place in the output."""
         timeline = self.timeline
-        names = places if timeline.by_order else timeline.pts[timeline.shown[places]]
+        names = places if timeline.by_order else timeline.shown[places]
         return dict(zip(names.tolist(), places.tolist(), strict=True))
 
     def _open_context(self, *, careful: bool) -> VideoCodecContext:
@@ -344,13 +347,14 @@ class PyavDecoder:
             return None
         self.stats.packets += packet is not None
         self.stats.decoded += len(frames)
-        self.stats.damaged += sum(_shows_damage(frame, first) for frame in frames)
+        self.stats.damaged += sum(self._shows_damage(frame, first) for frame in frames)
         return frames
 
-
-def _shows_damage(frame: VideoFrame, first: int | None) -> bool:
-    """Whether a frame shown from the time `first` on (None: any) was mended by its decoder."""
-    return frame.is_corrupt and (first is None or frame.pts is None or frame.pts >= first)
+    def _shows_damage(self, frame: VideoFrame, first: int | None) -> bool:
+        """Whether a frame shown from the time `first` on (None: any) was mended by its decoder."""
+        if not frame.is_corrupt:
+            return False
+        return first is None or frame.pts is None or not self._early(frame.pts, first)
 
 
 def _chroma_grain(frame: VideoFrame) -> tuple[int, int]:

@@ -8,10 +8,7 @@ a 30 fps file is found at t = k / 30 although the file says 67 ms for 66.7.
 
 from __future__ import annotations
 
-import math
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -20,17 +17,14 @@ from av.error import FFmpegError
 from av.packet import Packet
 
 from marey.configs.errors import InputError
-from marey.pipeline.video import bitstream
+from marey.pipeline.video.clock import distinct_times, forward
 from marey.pipeline.video.container import VideoSource
-from marey.pipeline.video.reasons import TIMEOUT, VideoError
+from marey.pipeline.video.decoder_state import DecoderState
+from marey.pipeline.video.packet_log import KEY, MISSING, SECOND, SHOWN, PacketLog, demux
 
 MAX_TOLERANCE_S = 0.0005
 KEEP_BYTES = 96 * 2**20
 """Packets of a stream up to this size stay in memory between the scan and the decode."""
-
-RESTART_S = 0.5
-"""Decode times ascend. One that falls so far behind begins another stream (files joined end to
-end): its times mean other frames than the same times before."""
 
 _PACKED_DIVX = re.compile(rb"DivX\d+[Bb]\d+p")
 
@@ -41,16 +35,22 @@ class Timeline:
 
     pts, dts: int64 [N] in ticks of `time_base`; `MISSING` where the file has none.
     key: bool [N]; size: int64 [N] bytes.
-    shown: int64 [F], decode positions in the order in which their frames are shown.
+    shown: int64 [F], decode positions in the order in which their frames are shown; of a frame in
+        two packets, the first.
     times_s: float64 [F], when each of them is shown, from the first one, ascending.
     end_s: when the last one stops being shown.
     by_order: packet times do not say which frame is shown when (packed B-frames of old AVI files,
         raw streams), so that frames are known only by their place in the decoder's output.
     damaged: int64, decode positions of the packets that the demuxer marked as damaged.
-    error: why the demuxer stopped early.
+    error: why the demuxer stopped early, or the timeline does.
     scene_grid: longest distance of keyframes in frames, if the encoder says that it put a keyframe
         at each scene cut; None if it says nothing.
     one_packet_a_frame: whether a packet holds the frame it shows and nothing else.
+    second: bool [N], packets that hold the second field of the frame that the one before began;
+        empty where there is none.
+    place: int64 [N], where each packet begins in the file, in bytes; -1 where unknown.
+    state: what a decoder must know that starts at one of the packets.
+    nearest_s: least distance of two frames, if less than a tick (times that were spread).
     """
 
     time_base: Fraction
@@ -66,6 +66,10 @@ class Timeline:
     error: str | None = None
     scene_grid: int | None = None
     one_packet_a_frame: bool = True
+    second: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=bool))
+    place: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    state: DecoderState = field(default_factory=DecoderState)
+    nearest_s: float = float("inf")
 
     @property
     def num_frames(self) -> int:
@@ -82,14 +86,23 @@ class Timeline:
 
     @property
     def tolerance_s(self) -> float:
-        return min(float(self.time_base) / 2, MAX_TOLERANCE_S)
+        """Half a tick; less where frames lie so near that their neighbours would be met."""
+        return min(float(self.time_base) / 2, MAX_TOLERANCE_S, self.nearest_s / 4)
 
     @property
     def start_s(self) -> float:
-        """The container's own time of the first frame shown."""
-        if self.num_frames == 0 or self.pts[self.shown[0]] == MISSING:
-            return 0.0
-        return float(self.pts[self.shown].min() * self.time_base)
+        """The container's own time of the first frame shown; 0 where it gives none."""
+        pts = self.pts[self.shown]
+        timed = pts[pts != MISSING]
+        return float(timed.min() * self.time_base) if len(timed) else 0.0
+
+    def last_packets(self, places: np.ndarray) -> np.ndarray:
+        """Decode positions of the packets that complete the frames at these places: int64."""
+        positions = self.shown[places]
+        if not self.second.any():
+            return positions
+        after = np.minimum(positions + 1, len(self.second) - 1)
+        return np.where(self.second[after], after, positions)
 
     def frame_at(self, times_s: np.ndarray) -> np.ndarray:
         """Which frame is shown at each time, as a place in shown order.
@@ -102,100 +115,14 @@ class Timeline:
         return np.where(np.isfinite(times_s), places, -1)
 
 
-MISSING = np.iinfo(np.int64).min
-
-
-class PacketLog:
-    """What the demuxer said about each packet so far, in decode order.
-
-    packets: the packets themselves, while they fit into `keep_bytes`; else None.
-    after_restart: packets left out, because the times had started again before them.
-    """
-
-    def __init__(self, source: VideoSource, keep_bytes: int) -> None:
-        context = source.stream.codec_context
-        self.source = source
-        self.records: list[tuple[int, int, bool, int, bool, int]] = []
-        self.packets: list[Packet] | None = [] if keep_bytes else None
-        self.damaged: list[int] = []
-        self.grid: int | None = None
-        self._room = keep_bytes
-        self.after_restart = 0
-        self._restarted = False
-        self._latest = MISSING
-        self._most_back = math.ceil(RESTART_S / float(source.time_base))
-        self._h264 = context.name == "h264"
-        self._mpeg4 = context.name == "mpeg4"
-        self._vp8 = context.name in ("vp8", "libvpx")
-        self._extradata = context.extradata or b""
-
-    def add(self, packet: Packet) -> None:
-        if not self.records:
-            self.grid = bitstream.scene_grid(bytes(packet))
-        pts, dts, key = packet.pts, packet.dts, packet.is_keyframe
-        if dts is not None:
-            self._restarted |= dts < self._latest - self._most_back
-            self._latest = max(self._latest, dts)
-        if self._restarted:
-            self.after_restart += 1
-            return
-        if packet.is_corrupt:
-            self.damaged.append(len(self.records))
-        if key and self._h264:
-            key = bitstream.restarts_at_once(bytes(packet), self._extradata)
-        elif key and self._mpeg4:
-            key = bitstream.is_intra_mpeg4(bytes(packet))
-        shows = not packet.is_discard
-        if shows and self._vp8:
-            shows = not bitstream.hides_frame_vp8(bytes(packet))
-        self.records.append(
-            (
-                MISSING if pts is None else pts,
-                MISSING if dts is None else dts,
-                key,
-                packet.size,
-                shows,
-                packet.duration or 0,
-            )
-        )
-        if self.packets is not None:
-            self.packets.append(packet)
-            self._room -= packet.size
-            if self._room < 0:
-                self.packets = None
-
-    def timeline(self, error: str | None = None) -> Timeline:
-        """The timeline of the packets so far. Raises InputError if there are none."""
-        if not self.records:
-            raise InputError(
-                f"{self.source.uri}: its video stream holds no packet ({error or 'empty'})"
-            )
-        return _assemble(self, error)
-
-
-def demux(source: VideoSource, deadline: float) -> Iterator[Packet]:
-    """The packets of a stream that hold something.
-
-    deadline: a value of `time.monotonic()`. Raises VideoError: `timeout` when it is late,
-    `io_error` when a remote file is not to be had to its end.
-    """
-    try:
-        for packet in source.container.demux(source.stream):
-            if time.monotonic() > deadline:
-                raise VideoError(f"{source.uri}: its packets were not read in time", TIMEOUT)
-            if packet.size:
-                yield packet
-    finally:
-        source.check()
-
-
 def scan(
     source: VideoSource, keep_bytes: int = 0, deadline: float = float("inf")
 ) -> tuple[Timeline, list[Packet] | None]:
     """Demux the whole stream once.
 
     Returns the timeline, and the packets themselves unless they exceed `keep_bytes` in total.
-    A demuxer that fails on the way ends the timeline there: its `error` says why.
+    A demuxer that fails on the way ends the timeline there: its `error` says why. So do times that
+    step back.
     Raises InputError if the stream holds no packet at all, VideoError as `demux` does.
     """
     log = PacketLog(source, keep_bytes)
@@ -204,68 +131,98 @@ def scan(
         for packet in demux(source, deadline):
             log.add(packet)
     except (FFmpegError, OSError) as failure:
-        error = f"stopped after {len(log.records)} packets: {failure}"
-    if log.after_restart and keep_bytes and log.packets is None:
-        # read again, with seeks, either stream might be met
-        raise InputError(
-            f"{source.uri}: its times start again after {len(log.records)} packets, and it is too "
-            f"large ({keep_bytes} bytes) to be kept in memory; split it there"
-        )
-    if log.after_restart:
-        error = (
-            f"its times start again after {len(log.records)} packets (files joined end to end?); "
-            f"the {log.after_restart} packets from there on are not read"
-        )
-    return log.timeline(error), log.packets
+        error = f"stopped after {len(log)} packets: {failure}"
+    return timeline_of(log, error), log.packets
 
 
-def _assemble(log: PacketLog, error: str | None) -> Timeline:
+def timeline_of(log: PacketLog, error: str | None = None) -> Timeline:
+    """The timeline of the packets of a log. Raises InputError if there are none."""
     source = log.source
-    columns = list(zip(*log.records, strict=True))
-    pts, dts, size, duration = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 3, 5))
-    key, shows = (np.array(columns[i], dtype=bool) for i in (2, 4))
+    if not len(log):
+        raise InputError(f"{source.uri}: its video stream holds no packet ({error or 'empty'})")
+    numbers, marks = log.columns()
+    if log.state.encrypted is not None:
+        if not log.state.encrypted:
+            raise InputError(f"{source.uri}: is encrypted; decrypt it to have it read")
+        stop = log.state.encrypted
+        error = f"is encrypted from packet {stop} on; decrypt it to have it read"
+        numbers, marks = numbers[:stop], marks[:stop]
+    begins = np.flatnonzero(marks & SHOWN)
+    pts = numbers[:, 0]
     context = source.stream.codec_context
     packed = context.name == "mpeg4" and bool(_PACKED_DIVX.search(context.extradata or b""))
     # AVI holds no presentation times: the demuxer guesses them from the decode order.
     guessed = source.container.format.name == "avi" and context.name != "mpeg4"
     packed |= guessed and context.has_b_frames
-    untimed = bool((pts[shows] == MISSING).any())
-    shown = np.flatnonzero(shows)
-    base = source.time_base
+    if "mov" in source.container.format.name:
+        begins = begins[~source.edits().hides(pts[begins])]
+    untimed = bool((pts[begins] == MISSING).any())
+    base = float(source.time_base)
+    ticks = pts[begins]
+    # MP4 states the time of every frame in one table: no clock ran, and none steps back.
+    if not untimed and not packed and "mov" not in source.container.format.name:
+        ticks, cut = forward(ticks, (marks[begins] & KEY).astype(bool), log.reorder)
+        if cut is not None:
+            stop = int(begins[cut])
+            error = (
+                f"its times start again after {stop} packets (files joined end to end, or a clock "
+                f"that was set back?); the {len(marks) - stop} packets from there on are not read"
+            )
+            numbers, marks, begins, ticks = numbers[:stop], marks[:stop], begins[:cut], ticks[:cut]
+    if log.packets is not None:
+        del log.packets[len(marks) :]
+    pts, dts, size, duration, place = numbers.T.copy()
+    second = (marks & SECOND).astype(bool)
+    shown = begins
     if untimed:
-        rate = source.fps or 25.0
-        ticks = np.arange(len(shown), dtype=np.float64) / (rate * float(base))
+        ticks = np.arange(len(shown)) / ((source.fps or 25.0) * base)
     else:
-        shown = shown[np.argsort(pts[shown], kind="stable")]
-        ticks = (pts[shown] - (pts[shown[0]] if len(shown) else 0)).astype(np.float64)
-        if not packed:  # two packets at one time show the later one
-            last = np.append(np.diff(ticks) > 0, True)[: len(shown)]
-            shown, ticks = shown[last], ticks[last]
-    times_s = ticks * float(base)
-    end_s = 0.0
+        order = np.argsort(ticks, kind="stable")
+        shown = shown[order]
+        ticks = (ticks[order] - ticks[order[:1]]).astype(np.float64)
+    end, nearest_s = 0.0, float("inf")
     if len(shown):
-        end_s = float(times_s[-1]) + _last_frame_s(source, times_s, int(duration[shown[-1]]))
+        # Of fields, durations may mean a field or a frame.
+        fields = second.any() and len(shown) > 1
+        last = 0 if fields else _frame_duration(shown[-1], duration, second)
+        end = ticks[-1] + _last_frame_ticks(source, ticks, last)
+        spread = ticks if packed else distinct_times(ticks, end)
+        if spread is not ticks:
+            ticks, nearest_s = spread, float(np.diff(spread).min()) * base
+            if not last:
+                end = ticks[-1] + _last_frame_ticks(source, ticks, 0)
     return Timeline(
-        base,
+        source.time_base,
         pts,
         dts,
-        key,
+        (marks & KEY).astype(bool),
         size,
         shown,
-        times_s,
-        end_s,
+        ticks * base,
+        float(end) * base,
         by_order=packed or untimed,
-        damaged=np.array(log.damaged, dtype=np.int64),
+        damaged=np.array([n for n in log.damaged if n < len(marks)], dtype=np.int64),
         error=error,
         scene_grid=log.grid,
         one_packet_a_frame=context.codec.canonical_name not in ("vp8", "vp9", "av1"),
+        second=second if second.any() else np.empty(0, dtype=bool),
+        place=place,
+        state=log.state,
+        nearest_s=nearest_s,
     )
 
 
-def _last_frame_s(source: VideoSource, times_s: np.ndarray, duration: int) -> float:
-    """How long the last frame is shown: as its packet says, else as long as its neighbours."""
+def _frame_duration(position: int, duration: np.ndarray, second: np.ndarray) -> int:
+    """Ticks for which a frame is shown, by its packets."""
+    both = position + 1 < len(second) and second[position + 1]
+    return int(duration[position] + (duration[position + 1] if both else 0))
+
+
+def _last_frame_ticks(source: VideoSource, ticks: np.ndarray, duration: int) -> float:
+    """How long the last frame is shown: as its packets say, else as long as its neighbours."""
     if duration > 0:
-        return duration * float(source.time_base)
-    if len(times_s) > 1:
-        return float(np.median(np.diff(times_s)))
-    return 1.0 / source.fps if source.fps else float(source.time_base)
+        return float(duration)
+    distances = np.diff(ticks)
+    if (distances > 0).any():
+        return float(np.median(distances[distances > 0]))
+    return 1.0 / (source.fps * float(source.time_base)) if source.fps else 1.0
