@@ -1,6 +1,6 @@
 """What an encoder is made of: enough to rebuild it from an exported checkpoint."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -57,17 +57,12 @@ class EncoderConfig(Settings):
     """Width of the embedding; unset exports the pooled vector itself."""
     unit_norm: bool = False
     """Divide embeddings by their length."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean subtracted from RGB in [0, 1]; of L, a and b, whose default is (50, 6.025, -6.690)."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation that RGB is divided by; of Lab by default (50, 92.208, 101.168)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _scale_of_lab(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("input") == "lab_split":
-            return {"mean": LAB_MEAN, "std": LAB_STD, **given}
-        return given
+    mean: tuple[float, float, float] | None = None
+    """Mean subtracted from RGB in [0, 1] (of L, a and b with input=lab_split). Unset: that of the
+    pretrained weights; ImageNet's without; (50, 6.025, -6.690) of Lab."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation that is divided by. Unset: as for the mean; of Lab (50, 92.208,
+    101.168)."""
 
     @model_validator(mode="after")
     def _agrees(self) -> "EncoderConfig":

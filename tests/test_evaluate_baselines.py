@@ -1,5 +1,7 @@
 """Do baselines run as encoders do, and mean what they say? Pixels, histograms, timm files."""
 
+import time
+
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -9,8 +11,10 @@ import safetensors.torch
 import timm
 import torch
 
+from marey.configs.encoder import EncoderConfig
 from marey.configs.errors import InputError, SettingError
 from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.pretrained import WAIT_S, with_input_scale
 from marey.pipeline.embedding.baselines import open_encoder
 from marey.pipeline.embedding.copies import strong_copy
 from marey.pipeline.embedding.embed import embed
@@ -123,3 +127,48 @@ def test_weights_of_another_network_are_refused(tmp_path):
         open_encoder(f"timm:resnet_ten@{tmp_path / 'weights.pth'}")
     with pytest.raises(InputError, match=r"encoder\.json"):
         open_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "pvt_v2_b0", "mambaout_femto", "resnet10t"])
+@pytest.mark.parametrize("classes", [1000, 7, 0])
+def test_timms_own_state_dicts_fit_whatever_their_classifier(tmp_path, name, classes):
+    """Feature networks of these families rename the layers that they wrap."""
+    torch.manual_seed(3)
+    model = timm.create_model(name, num_classes=classes).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    encoder, _ = open_encoder(f"timm:{name}@{tmp_path / 'weights.pth'}")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model.forward_intermediates(images, intermediates_only=True)[-1]
+        assert torch.allclose(encoder.trunk(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mean"),
+    [
+        ("resnet18", (0.485, 0.456, 0.406)),
+        ("vit_base_patch16_clip_224.openai", (0.48145466, 0.4578275, 0.40821073)),
+        ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", (0.5, 0.5, 0.5)),
+        ("r3d_18", (0.43216, 0.394666, 0.37645)),
+        ("tiny", (0.485, 0.456, 0.406)),
+    ],
+)
+def test_the_input_scale_is_that_of_the_weights_unless_it_is_set(backbone, mean):
+    clips = {"clip_frames": 4} if backbone == "r3d_18" else {}
+    config = EncoderConfig(backbone=backbone, pretrained=backbone != "tiny", **clips)
+    assert with_input_scale(config).mean == pytest.approx(mean)
+    own = config.model_copy(update={"mean": (0.1, 0.2, 0.3), "std": (1.0, 1.0, 1.0)})
+    assert with_input_scale(own) == own
+    random = config.model_copy(update={"pretrained": False})
+    assert with_input_scale(random).mean == pytest.approx((0.485, 0.456, 0.406))
+
+
+def test_weights_whose_server_does_not_answer_are_refused_at_once(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"weights of 'resnet10t' cannot be fetched"):
+        Encoder(EncoderConfig(backbone="resnet10t", pretrained=True))
+    assert time.monotonic() - started < WAIT_S + 20

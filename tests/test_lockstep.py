@@ -12,7 +12,7 @@ from marey.models.objectives.distributed import rank
 from marey.pipeline.stream.graph import Sample
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.training.lockstep import MAX_EMPTY, Used, accepted, in_step
-from marey.pipeline.training.trainer import Meter
+from marey.pipeline.training.meter import Meter
 from tests.two_processes import WORLD, in_two_processes
 
 GONE = "gone.mp4: no such file"

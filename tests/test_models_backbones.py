@@ -1,11 +1,14 @@
 """Do trunks, pooling and the encoder keep their shapes, sizes and promises?"""
 
+import re
+
 import pytest
 import torch
 
 from marey.configs.encoder import EncoderConfig
 from marey.configs.errors import SettingError
 from marey.models.encoders.backbones import build_trunk
+from marey.models.encoders.dense_heads import PlaceHead
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import SpatialSoftmax, mlp
 
@@ -73,6 +76,42 @@ def test_a_pyramid_has_the_levels_it_announces(
 def test_a_trunk_can_take_two_stacked_frames(name: str) -> None:
     trunk, channels = build_trunk(name, in_channels=6)
     assert trunk(torch.randn(2, 6, 64, 64)).shape[1] == channels
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("xcit_nano_12_p16_224", 4),  # the patch's side is a number, not a pair
+        ("convit_tiny", 4),  # families that have to be built for the size of the images
+        ("pit_ti_224", 2),
+        ("vit_tiny_r_s16_p8_224", 2),  # patches of a map that has a reduction already
+    ],
+)
+def test_families_of_fixed_size_are_built_for_the_images(name: str, side: int) -> None:
+    trunk, channels = build_trunk(name, image_size=64)
+    trunk.eval()
+    with torch.no_grad():
+        assert trunk(torch.randn(1, 3, 64, 64)).shape == (1, channels, side, side)
+    assert trunk.levels[-1] == (channels, 64 // side)
+
+
+@pytest.mark.parametrize("name", ["eva02_tiny_patch14_224", "inception_v3"])
+def test_a_size_that_does_not_fit_is_refused_with_sizes_that_do(name: str) -> None:
+    with pytest.raises(SettingError, match=r"encoder\.image_size=") as caught:
+        build_trunk(name, image_size=64)
+    sizes = re.search(r"image_size=([\d or]+) fits", str(caught.value))
+    assert sizes is not None
+    for size in map(int, re.findall(r"\d+", sizes[1])):
+        trunk, channels = build_trunk(name, image_size=size)
+        assert trunk.eval()(torch.zeros(1, 3, size, size)).shape[1] == channels
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("resnet18", 64), ("resnet18", 100), ("tiny", 60)])
+def test_a_head_has_the_grid_of_the_map_that_there_is(backbone: str, size: int) -> None:
+    encoder = Encoder(EncoderConfig(backbone=backbone, image_size=size)).eval()
+    features = encoder.features(torch.zeros(1, 3, size, size))
+    head = PlaceHead(encoder, features.shape[-1], 5)
+    assert head(features).shape == (1, features.shape[-1] ** 2, 5)
 
 
 def test_the_tiny_trunk_is_small() -> None:

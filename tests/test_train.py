@@ -20,6 +20,7 @@ from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.graph import stream_here
 from marey.pipeline.training.checkpoint import load_state, position_of
 from marey.pipeline.training.launch import prepare, run_training
+from marey.pipeline.training.meter import Meter
 from marey.pipeline.training.optim import (
     LARS,
     build_optimizer,
@@ -29,7 +30,6 @@ from marey.pipeline.training.optim import (
 )
 from marey.pipeline.training.record import SUMMARY, read_metrics
 from marey.pipeline.training.trainer import (
-    Meter,
     build_method,
     forward_backward,
     synchronised,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from marey.configs.errors import SettingError
+from marey.models.encoders.pretrained import check_fetchable, unfetched
 from marey.models.encoders.tiny_resnet import tiny
 from marey.models.encoders.transformer import tiny_vit
 from marey.models.encoders.trunk import Level, PatchTrunk, Trunk, kept_stages
@@ -31,9 +33,12 @@ def build_trunk(
     hierarchical network the levels of resolution that timm lists (a ResNet has 5, its stem being
     the first: `resnet18` without its last stage is `stages=4`), of a plain transformer its blocks.
     `in_channels`: those of the input (6 for two stacked frames); pretrained first layers are
-    repeated over them. `image_size`: the patches of `tiny_vit` have an eighth of it as their side.
+    repeated over them. `image_size`: the side of the images; a timm network is tried on a blank one
+    of it, and the patches of `tiny_vit` have an eighth of it as their side.
 
-    Raises SettingError for an unknown name, too many stages, or weights that do not exist.
+    Raises SettingError for an unknown name, too many stages, weights that do not exist, or images
+    of a size that the network does not take, naming sizes that it does; InputError for weights that
+    cannot be fetched.
     """
     if name in _OWN:
         if pretrained:
@@ -51,31 +56,148 @@ def build_trunk(
         raise SettingError(
             f"backbone {name!r} is neither {' nor '.join(map(repr, _OWN))} nor a timm model{hint}"
         )
-    start = {"pretrained": pretrained, "in_chans": in_channels}
-    model = _create(name, **start, num_classes=0)
-    if hasattr(model, "blocks") and hasattr(model, "patch_embed"):
-        plain = isinstance(model, timm.models.VisionTransformer)
-        kind = _VisibleTokenTrunk if plain else _TokenTrunk
-        return kind(model, kept_stages(name, stages, len(model.blocks))), model.num_features
-    kept = kept_stages(name, stages, len(_create(name, features_only=True).feature_info.channels()))
-    trunk = _LevelTrunk(_create(name, **start, features_only=True, out_indices=tuple(range(kept))))
+    shape = (name, stages, in_channels, image_size)
+    options = _options(*shape)
+    if pretrained:
+        check_fetchable(name)
+        options |= {"pretrained": True}
+    trunk = _build(name, stages, in_channels, options)
+    trunk.levels = _measured(*shape)
     return trunk, trunk.levels[-1].channels
 
 
-def _create(name: str, **options: Any) -> Any:
-    """A timm model that accepts images of other sizes than it was made for, if it can."""
+def _build(name: str, stages: int | None, in_channels: int, options: dict[str, Any]) -> Trunk:
+    """A timm network as a trunk, with what its family needs to be told of the image size."""
     import timm
 
-    # Families know different options for that, and refuse those of the others.
-    widenings: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
-    for widening in (*widenings, {}):
+    options = {"in_chans": in_channels, **options}
+    model = _create(name, num_classes=0, **options)
+    if _is_plain(model):
+        plain = isinstance(model, timm.models.VisionTransformer)
+        kind = _VisibleTokenTrunk if plain else _TokenTrunk
+        return kind(model, kept_stages(name, stages, len(model.blocks)))
+    free = {key: value for key, value in options.items() if key != "pretrained"}
+    channels = _create(name, features_only=True, **free).feature_info.channels()
+    kept = kept_stages(name, stages, len(channels))
+    return _LevelTrunk(_create(name, features_only=True, out_indices=tuple(range(kept)), **options))
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether this is a transformer whose blocks all see the patches of one resolution."""
+    patches = getattr(model, "patch_embed", None)
+    return (
+        hasattr(model, "blocks")
+        and hasattr(patches, "patch_size")
+        and hasattr(model, "prune_intermediate_layers")
+        and not hasattr(model, "stages")
+    )
+
+
+def _create(name: str, **options: Any) -> Any:
+    """A timm model. Raises SettingError, or InputError where its weights cannot be had."""
+    import timm
+
+    if not options.get("pretrained"):
+        return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, **options)
+    except Exception as error:  # of the network, of files, of shapes: many unrelated kinds
+        if "no pretrained weights" in str(error).lower():
+            raise SettingError(f"backbone {name!r}: {error}; set pretrained=false") from error
+        raise unfetched(name, error) from error
+
+
+@cache
+def _trial(
+    name: str, stages: int | None, in_channels: int, image_size: int
+) -> tuple[dict[str, Any], tuple[Level, ...]] | str:
+    """The options with which a timm network takes images of this size, and its maps of a blank one;
+    or why none does."""
+    # families have different options for other sizes, and refuse those of the others
+    ways: tuple[dict[str, Any], ...] = (
+        {"strict_img_size": False},
+        {"dynamic_img_size": True},
+        {"img_size": image_size},
+        {},
+    )
+    reason = "no way to build it"
+    for options in ways:
         try:
-            return timm.create_model(name, **options, **widening)
-        except TypeError:
+            trunk = _build(name, stages, in_channels, dict(options)).eval()
+        except TypeError as error:  # an option of another family
+            reason = reason if options else str(error)
             continue
-        except RuntimeError as error:
-            raise SettingError(f"backbone {name!r} cannot be built: {error}") from error
-    raise SettingError(f"backbone {name!r} cannot be built by this version of timm")
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            if "features_only" in reason or "eature" in reason:
+                return f"timm gives no feature maps of it ({reason})"
+            continue
+        patch = trunk.levels[-1].reduction
+        if isinstance(trunk, _TokenTrunk) and image_size % patch:
+            # some would cut off what does not fill a patch, without a word
+            reason = f"it is no multiple of its patches of {patch} px"
+            continue
+        try:
+            with torch.no_grad():
+                maps = trunk.pyramid(torch.zeros(1, in_channels, image_size, image_size))
+        except Exception as error:  # whatever its layers think of the size
+            reason = str(error) or type(error).__name__
+            continue
+        return options, _levels(trunk.levels, maps, image_size)
+    return " ".join(reason.split())
+
+
+def _levels(announced: tuple[Level, ...], maps: list[Tensor], image_size: int) -> tuple[Level, ...]:
+    """The levels that the maps show: some networks announce another reduction than they have."""
+    found = []
+    for level, features in zip(announced, maps, strict=True):
+        channels, side = int(features.shape[1]), int(features.shape[-1])
+        rounded = (image_size // level.reduction, -(-image_size // level.reduction))
+        reduction = level.reduction if side in rounded else round(image_size / side)
+        found.append(Level(channels, reduction))
+    return tuple(found)
+
+
+def _measured(
+    name: str, stages: int | None, in_channels: int, image_size: int
+) -> tuple[Level, ...]:
+    found = _trial(name, stages, in_channels, image_size)
+    assert not isinstance(found, str)  # `_options` has refused it
+    return found[1]
+
+
+def _options(name: str, stages: int | None, in_channels: int, image_size: int) -> dict[str, Any]:
+    """How to build a network for this size. Raises SettingError saying which sizes would fit."""
+    found = _trial(name, stages, in_channels, image_size)
+    if not isinstance(found, str):
+        return dict(found[0])
+    fitting = [
+        size
+        for size in sizes_to_try(name, image_size)
+        if not isinstance(_trial(name, stages, in_channels, size), str)
+    ]
+    advice = (
+        f"; encoder.image_size={' or '.join(map(str, sorted(fitting)))} fits"
+        if fitting
+        else "; take another backbone (`marey methods` names those of marey)"
+    )
+    raise SettingError(
+        f"backbone {name!r} does not take images of {image_size} px ({found[:200]}){advice}"
+    )
+
+
+def sizes_to_try(name: str, image_size: int) -> list[int]:
+    """Sizes that a network may take in place of one that it does not: the nearest multiples of
+    usual patches below and above, and the size that it was made for."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    native = [int(known.input_size[-1])] if known else [224]
+    near = []
+    for patch in (14, 32):
+        below = image_size // patch * patch
+        near += [size for size in (below, below + patch) if 16 <= size != image_size]
+    return list(dict.fromkeys([*sorted(near), *native]))
 
 
 class _LevelTrunk(Trunk):
@@ -100,7 +222,9 @@ class _TokenTrunk(Trunk):
         super().__init__()
         self.model: Any = model
         self.last = blocks - 1
-        self.levels = (Level(model.num_features, int(model.patch_embed.patch_size[0])),)
+        patch = model.patch_embed.patch_size
+        side = int(patch if isinstance(patch, int) else patch[0])
+        self.levels = (Level(model.num_features, side),)
         model.prune_intermediate_layers([self.last], prune_norm=False, prune_head=True)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:

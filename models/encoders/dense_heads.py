@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from marey.configs.errors import SettingError
 from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.modes import evaluating
 from marey.models.encoders.trunk import Trunk
 
 
@@ -30,6 +32,15 @@ def image_trunk(encoder: Encoder) -> Trunk:
     return encoder.trunk
 
 
+@torch.no_grad()
+def map_side(encoder: Encoder) -> int:
+    """Places along each side of the map that the encoder's trunk makes of its images."""
+    with evaluating(encoder):
+        side = encoder.config.image_size
+        blank = torch.zeros(1, 3, side, side, device=encoder.mean.device)
+        return int(encoder.features(blank).shape[-1])
+
+
 class PlaceHead(nn.Module):
     """One linear layer from the encoder's map to `values` numbers at each place of a grid.
 
@@ -46,13 +57,12 @@ class PlaceHead(nn.Module):
         super().__init__()
         config = encoder.config
         self.side = side
-        reduction = image_trunk(encoder).levels[-1].reduction
-        places = config.image_size // reduction
-        if config.image_size % reduction or (side % places and places % side):
+        places = map_side(encoder)
+        if side % places and places % side:
             raise SettingError(
-                f"{config.backbone} makes {config.image_size} px into a map of "
-                f"{config.image_size / reduction:g} places a side, which does not fit "
-                f"{side} places: change encoder.image_size or the method's grid"
+                f"{config.backbone} makes {config.image_size} px into a map of {places} places a "
+                f"side, which does not fit {side} places: change encoder.image_size or the "
+                "method's grid"
             )
         self.finer = max(1, side // places)
         self.layer = nn.Conv2d(encoder.feature_dim, values * self.finer**2, 1)

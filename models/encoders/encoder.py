@@ -14,6 +14,7 @@ from marey.models.encoders.backbones import build_trunk
 from marey.models.encoders.heads import SpatialSoftmax, mlp
 from marey.models.encoders.lab_trunk import LabTrunk
 from marey.models.encoders.norms import layer_norms
+from marey.models.encoders.pretrained import with_input_scale
 from marey.models.encoders.trunk import Trunk
 from marey.models.encoders.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
@@ -31,6 +32,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        config = with_input_scale(config)
         self.config = config
         self.trunk, self.feature_dim = _trunk(config)
         pooled_dim = self.feature_dim

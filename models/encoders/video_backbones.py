@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from marey.configs.errors import SettingError
 from marey.models.encoders.backbones import build_trunk
+from marey.models.encoders.pretrained import TORCHVISION, unfetched
 from marey.models.encoders.transformer import tiny_video_vit
 
 Fusion = Literal["mean", "convolution", "stack"]
-_TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
-VIDEO_BACKBONES = ("tiny_r3d", "tiny_r2plus1d", "tiny_video_vit", *_TORCHVISION)
+VIDEO_BACKBONES = ("tiny_r3d", "tiny_r2plus1d", "tiny_video_vit", *TORCHVISION)
 """Names that `build_clip_trunk` knows beside those of image backbones."""
 
 
@@ -47,7 +47,7 @@ def build_clip_trunk(
             image_size=image_size,
         )
         return FrameTrunk(trunk, channels, frames, fusion), channels
-    if name in _TORCHVISION:
+    if name in TORCHVISION:
         layers, widths = _torchvision(name, pretrained)
     elif pretrained:
         raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
@@ -176,6 +176,9 @@ def _torchvision(name: str, pretrained: bool) -> tuple[list[nn.Module], list[int
     """Stem and four layers of a torchvision video network (Tran et al. 2018), without its head."""
     from torchvision.models import get_model
 
-    model: Any = get_model(name, weights="DEFAULT" if pretrained else None)
+    try:
+        model: Any = get_model(name, weights="DEFAULT" if pretrained else None)
+    except OSError as error:
+        raise unfetched(name, error) from error
     layers = [model.stem, model.layer1, model.layer2, model.layer3, model.layer4]
     return layers, [64, 64, 128, 256, 512]

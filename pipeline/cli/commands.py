@@ -273,6 +273,8 @@ def train(options: argparse.Namespace) -> Result:
             "sampled evenly over time, not where it moves",
             file=sys.stderr,
         )
+    for key, (before, now) in prepared.changed.items():
+        print(f"resumed with {key}={now} (was {before})", file=sys.stderr)
     if options.resume and not prepared.resumed_step:
         print(f"{options.out} has no checkpoint to resume from: a new run", file=sys.stderr)
     bar = Progress(preset, "steps", total, prepared.resumed_step)

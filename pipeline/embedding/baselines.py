@@ -116,9 +116,7 @@ def _timm(model: str, weights: str) -> tuple[Encoder, dict[str, Any]]:
     )
     encoder = Encoder(config)
     if weights:
-        state = _renamed(_read_weights(weights), known.state_dict(), weights)
-        trunk: Any = encoder.trunk.model
-        trunk.load_state_dict({key: state[key] for key in trunk.state_dict()})
+        load_trunk(encoder.trunk.model, _read_weights(weights), known.state_dict(), weights)  # pyright: ignore
     digest = hashlib.sha256()
     for tensor in encoder.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -149,26 +147,50 @@ def _read_weights(location: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def _renamed(
-    found: dict[str, Tensor], wanted: dict[str, Tensor], location: str
+def load_trunk(
+    trunk: nn.Module, found: dict[str, Tensor], whole: dict[str, Tensor], location: str
+) -> None:
+    """Load a trunk from a state dict of the whole timm network, or of another code base's.
+
+    whole: the network's own state dict, of any weights. Of its tensors only those of the trunk are
+    needed: a classifier may be absent or have other classes. Feature networks rename what they wrap
+    (`stages.0.norm` is `stages_0.norm` there). Raises InputError where names and shapes do not fit.
+    """
+    state = trunk.state_dict()
+    full_names = {_flat(name): name for name in whole}
+    names = {own: full_names.get(_flat(own), own) for own in state}
+    needed = {names[own]: tensor for own, tensor in state.items()}
+    if not all(key in found and found[key].shape == needed[key].shape for key in needed):
+        found = _in_order(found, whole, needed, location)
+    trunk.load_state_dict({own: found[name] for own, name in names.items()})
+
+
+def _flat(name: str) -> str:
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def _in_order(
+    found: dict[str, Tensor],
+    whole: dict[str, Tensor],
+    needed: dict[str, Tensor],
+    location: str,
 ) -> dict[str, Tensor]:
-    """Tensors under timm's names: as they are called, else in their order.
+    """Tensors under timm's names, by their order.
 
     Other code bases name the same layers otherwise but list them in the same order; order counts
     only where number, shapes and the last part of every name (weight, running_mean) all agree.
-    Raises InputError where neither fits.
     """
-    if all(key in found and found[key].shape == wanted[key].shape for key in wanted):
-        return found
-    pairs = list(zip(wanted, found, strict=False))
-    fits = len(found) == len(wanted) and all(
-        wanted[key].shape == found[other].shape and key.split(".")[-1] == other.split(".")[-1]
+    pairs = list(zip(whole, found, strict=False))
+    fits = len(found) == len(whole) and all(
+        whole[key].shape == found[other].shape and key.split(".")[-1] == other.split(".")[-1]
         for key, other in pairs
     )
     if not fits:
-        absent = [key for key in wanted if key not in found]
+        absent = [key for key in needed if key not in found]
+        other = [key for key in needed if key in found and found[key].shape != needed[key].shape]
         raise InputError(
-            f"{location}: is not of this timm model: {len(absent)} of its {len(wanted)} tensors "
-            f"are absent (e.g. {', '.join(absent[:3]) or 'other shapes'})"
+            f"{location}: is not of this timm model: of the {len(needed)} tensors needed "
+            f"{len(absent)} are absent and {len(other)} have other shapes "
+            f"(e.g. {', '.join([*absent, *other][:3])})"
         )
     return {key: found[other] for key, other in pairs}

@@ -6,15 +6,19 @@ import hashlib
 import json
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
 from marey import __version__
 from marey.configs.encoder import EncoderConfig
-from marey.configs.errors import InputError
+from marey.configs.errors import InputError, SettingError
+from marey.configs.load import check
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.runtime.storage import Folder
 
+FORMAT = 1
+"""Of what `export_encoder` writes."""
 DESCRIPTION = "encoder"
 """Key of the description in the metadata of the weights."""
 
@@ -24,7 +28,7 @@ def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) ->
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
     config = encoder.config
     about: dict[str, Any] = {
-        "format": 1,
+        "format": FORMAT,
         "architecture": config.model_dump(mode="json"),
         "out_dim": encoder.out_dim,
         "preprocessing": {
@@ -63,17 +67,41 @@ def _described(content: bytes, name: str) -> dict[str, Any]:
 def load_encoder(location: str) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a run folder, in evaluation mode, and what `encoder.json` says of it.
 
-    Raises InputError when the folder holds none, or when weights and description do not match.
+    Raises InputError when the folder holds none, when weights and description do not match or are
+    damaged, or when another version of marey wrote what this one cannot build.
     """
     run = Folder(location)
     if not run.exists("encoder.json"):
         raise InputError(f"{location} holds no encoder.json; is it the folder of a marey run?")
-    about: dict[str, Any] = json.loads(run.read("encoder.json"))
     content = run.read("encoder.safetensors")
     digest = hashlib.sha256(content).hexdigest()
-    if digest != about["sha256"]:
+    try:
+        about: dict[str, Any] = json.loads(run.read("encoder.json"))
+        whole = about["sha256"] == digest
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
         about = _described(content, f"{location}/encoder.safetensors") | {"sha256": digest}
-    architecture = {**about["architecture"], "pretrained": False}
-    encoder = Encoder(EncoderConfig.model_validate(architecture))
-    encoder.load_state_dict(safetensors.torch.load(content))
+    written_by = f"marey {about.get('provenance', {}).get('marey', '(unknown)')}"
+    if about.get("format", FORMAT) > FORMAT:
+        raise InputError(
+            f"{location} holds an encoder of {written_by} in format {about['format']}; this is "
+            f"marey {__version__}, which reads up to {FORMAT}: update marey"
+        )
+    try:
+        architecture = {**about["architecture"], "pretrained": False}
+        encoder = Encoder(check(EncoderConfig, architecture, "encoder."))
+    except (KeyError, TypeError, SettingError) as error:
+        raise InputError(
+            f"{location} holds an encoder of {written_by} that marey {__version__} cannot build: "
+            f"{error}"
+        ) from error
+    try:
+        encoder.load_state_dict(safetensors.torch.load(content))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{location}/encoder.safetensors is damaged, or not of the encoder that is described "
+            f"beside it ({written_by}): {reason}"
+        ) from error
     return encoder.eval(), about

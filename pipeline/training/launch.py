@@ -1,4 +1,4 @@
-"""How a training run is started and watched: prepared, then trained here or on Ray."""
+"""How a training run is started and watched: checked, then trained in this process or on Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
@@ -16,7 +16,7 @@ import yaml
 from marey.configs.errors import InputError, MareyError, SettingError, UsageError, error_named
 from marey.configs.load import flat
 from marey.configs.renamed import renamed
-from marey.configs.schema import RunConfig, TrainerConfig
+from marey.configs.schema import OptimizerConfig, RunConfig, TrainerConfig
 from marey.models.method import methods
 from marey.pipeline.data.source import open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
@@ -35,11 +35,36 @@ from marey.pipeline.stream.plan import make_plan
 from marey.pipeline.training.checkpoint import load_state, position_of
 from marey.pipeline.training.held_out import build_probe
 from marey.pipeline.training.lockstep import Used
-from marey.pipeline.training.record import METRICS, NOT_SAMPLED, REMOTE_WRITE_S, SUMMARY, NewMetrics
+from marey.pipeline.training.record import (
+    METRICS,
+    NOT_SAMPLED,
+    PICTURES,
+    REMOTE_WRITE_S,
+    SAMPLES,
+    SUMMARY,
+    UNTRAINED,
+    NewMetrics,
+)
+from marey.pipeline.training.single_sample import check_single_sample
 from marey.pipeline.training.trainer import Job, build_method, train, training_device
 from marey.pipeline.video.backends import ON_GPU, check_backend
 
-LENGTH = ("trainer.steps", "trainer.epochs")
+FREE_ON_RESUME = frozenset(
+    [
+        "trainer.steps", "trainer.epochs",
+        # the course of the optimisation: no sample depends on it
+        *(f"trainer.optimizer.{name}" for name in OptimizerConfig.model_fields if name != "name"),
+        "trainer.batch_size", "trainer.accumulate", "trainer.ema", "trainer.sync_batch_norm",
+        # where and how fast it runs
+        "trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
+        "trainer.compile", "trainer.max_failures", "data.decode_actors", "data.prefetch_batches",
+        "data.backend", "data.shuffle_buffer",
+        # what it tells
+        "trainer.log_every", "trainer.checkpoint_every", "trainer.probe_every",
+    ]
+)  # fmt: skip
+"""Settings that `--resume` may change. The others decide which samples there are, or what shape
+the weights and the optimiser's state have: a checkpoint cannot go on with them."""
 REFUSED = "refused.json"
 """Why a worker gave up on purpose: read by the driver, and by the workers that Ray starts next."""
 Watch = Callable[[list[dict[str, Any]]], None]
@@ -54,6 +79,8 @@ class Prepared:
     data: str
     probe_data: str | None
     resumed_step: int
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Settings that a resumed run changes: key -> (before, now)."""
     turn: int = TURN_UNITS
     """Units of work that are handed to Ray at a time."""
 
@@ -63,16 +90,19 @@ def prepare(
 ) -> Prepared:
     """Check data, networks, plan and run folder, and write `config.yaml`.
 
-    Raises InputError when the data cannot be used, UsageError when the folder holds a run and
-    `resume` is not set, SettingError when the method or its encoder cannot be built as set, and
-    when a resumed run would change what it depends on.
+    A folder whose run failed before its first checkpoint is begun again, also without `resume` and
+    with other settings. Raises InputError when the data or the checkpoints cannot be used,
+    UsageError when the folder holds a checkpoint and `resume` is not set, SettingError when the
+    method or its encoder cannot be built as set or cannot train on batches of that size, and when
+    a resumed run would change what its checkpoint depends on (see `FREE_ON_RESUME`).
     """
     data, run = absolute(data), absolute(run)
+    config = _as_begun(config, Folder(run))
     source = open_source(data)
     source.check_present()
     check_backend(config.data.backend)
     encoder = config.encoder.model_copy(update={"pretrained": False})  # nothing is fetched
-    build_method(config.model_copy(update={"encoder": encoder}))
+    method = build_method(config.model_copy(update={"encoder": encoder}))
     if probe_data is not None:
         probe_data = absolute(probe_data)
         open_source(probe_data).check_present()
@@ -90,37 +120,84 @@ def prepare(
     }  # fmt: skip
     settings = {"config": config.model_dump(mode="json"), "provenance": provenance}
     job = Job(config, plan, run, provenance, classes)
+    check_single_sample(job, method, source)
+    changed: dict[str, tuple[Any, Any]] = {}
     with folder.held():
         state = load_state(folder)
-        if folder.exists("config.yaml"):
-            if not resume:
+        begun = folder.exists("config.yaml")
+        if state is None and begun:
+            # where others cannot be kept out, another process may be at work here
+            if is_remote(run) and not resume:
+                raise UsageError(
+                    f"{run} holds a run without a checkpoint; --resume begins it again"
+                )
+            _clear(folder)
+        elif state is not None:
+            if not resume or not begun:
                 raise UsageError(
                     f"{run} holds a run already; give --resume to go on, or another -o"
+                    if begun
+                    else f"{run} holds checkpoints but no config.yaml: give another -o"
                 )
-            _check_same(yaml.safe_load(folder.read("config.yaml")), settings, run)
+            changed = _changes(_read_settings(folder), settings, run)
             _check_length(Used(state).trained, job)
         if plan.refused:
             folder.write(NOT_SAMPLED, json.dumps(plan.refused_by_name(), indent=1).encode())
         folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
-    return Prepared(job, data, probe_data, int(state["step"]) if state else 0)
+    return Prepared(job, data, probe_data, int(state["step"]) if state else 0, changed)
 
 
-def _check_same(before: dict[str, Any], now: dict[str, Any], run: str) -> None:
-    """A resumed run must ask for the same samples and weights; where it runs may change."""
-    free = {"trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
-            "trainer.compile", "trainer.log_every", "trainer.checkpoint_every",
-            "trainer.probe_every", "trainer.max_failures", "data.decode_actors",
-            "data.prefetch_batches", "data.backend", *LENGTH}  # fmt: skip
-    old, new = flat(renamed(before["config"])), flat(now["config"])
-    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in free]
-    if changed:
-        key = changed[0]
-        raise SettingError(
-            f"--resume: {key} was {old.get(key)!r} in {run} and is {new.get(key)!r} now; "
-            "start a new run to change it"
-        )
+def _as_begun(config: RunConfig, folder: Folder) -> RunConfig:
+    """Settings with the input scale that a run in this folder was begun with, where it is unset.
+
+    Runs of versions before `encoder.mean` could be unset have ImageNet's for all weights.
+    """
+    if not folder.exists("config.yaml"):
+        return config
+    before = _read_settings(folder)["config"].get("encoder") or {}
+    kept = {
+        name: tuple(before[name])
+        for name in ("mean", "std")
+        if getattr(config.encoder, name) is None and before.get(name) is not None
+    }
+    return config.model_copy(update={"encoder": config.encoder.model_copy(update=kept)})
+
+
+def _clear(folder: Folder) -> None:
+    """Remove what a run left that failed before its first checkpoint."""
+    for name in (METRICS, SUMMARY, NOT_SAMPLED, SAMPLES, PICTURES, UNTRAINED, REFUSED, "ray"):
+        folder.remove(name)
+
+
+def _read_settings(folder: Folder) -> dict[str, Any]:
+    """A run's `config.yaml`. Raises InputError where it is damaged."""
+    try:
+        settings = yaml.safe_load(folder.read("config.yaml"))
+        return {"config": renamed(settings["config"]), "provenance": settings["provenance"]}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder.join('config.yaml')} is damaged ({' '.join(str(error).split())[:200]}); "
+            "restore it, or start a new run with another -o"
+        ) from error
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any], run: str) -> dict[str, tuple[Any, Any]]:
+    """What a resumed run sets otherwise. Raises SettingError where its checkpoint depends on it."""
+    old, new = flat(before["config"]), flat(now["config"])
+    changed = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key)
+    }
+    for key, (was, wanted) in changed.items():
+        if key not in FREE_ON_RESUME:
+            raise SettingError(
+                f"--resume: {key} was {was!r} in {run} and is {wanted!r} now; start a new run to "
+                "change it"
+            )
     if before["provenance"]["data_digest"] != now["provenance"]["data_digest"]:
         raise InputError(f"--resume: the data are not those that {run} was started on")
+    return changed
 
 
 def _check_length(trained: int, job: Job) -> None:
@@ -151,7 +228,7 @@ def run_training(
             else:
                 _train_on_ray(prepared)
     except MareyError:
-        if not folder.exists(METRICS):  # nothing began: what is mended may have the place
+        if not folder.exists(METRICS):  # nothing began: the folder is as free as before
             folder.remove("config.yaml")
             folder.remove(NOT_SAMPLED)
         raise

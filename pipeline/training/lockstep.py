@@ -49,10 +49,10 @@ class Used:
         """Note samples as trained on by this process."""
         self._numbers.extend(int(sample["sample"]) for sample in samples)
 
-    def refuse(self, sample: Sample) -> None:
-        """Note a sample that has no frames."""
+    def refuse(self, sample: Sample, reason: str = "") -> None:
+        """Note a sample that is not trained on: for its own reason (it has no frames), or this."""
         self._numbers.append(int(sample["sample"]))
-        self._reasons[str(sample["refused"])] += 1
+        self._reasons[reason or str(sample["refused"])] += 1
 
     def count_refused(self) -> int:
         """Samples refused so far in all processes, each of which must ask."""
@@ -116,7 +116,8 @@ def in_step(
     """What each optimiser step trains on, as many steps in every process.
 
     They end when all processes together have had `wanted` samples, or no sample is left. One step
-    is made ready ahead, so that the last is known as such.
+    is prepared ahead, so that the last is known as such. A last sample that would be a step of its
+    own joins the step before it: batch norm cannot train on one sample.
 
     size: samples of a process in a round; accumulate: rounds of a step; waiting: entered while
     samples are waited for.
@@ -126,6 +127,9 @@ def in_step(
     while work is not None:
         wanted -= work.samples
         after = next(works, None) if wanted > 0 else None
+        if after is not None and after.samples == 1 and size > 1:
+            work = _joined(work, after, size)
+            after = next(works, None)
         yield replace(work, last=after is None)
         work = after
 
@@ -153,8 +157,30 @@ def _works(
             mine = [sample for part in _gather(mine) for sample in part]
         if not mine:
             return
-        rounds = [mine[n : n + size] for n in range(0, len(mine), size)]
-        yield Work(rounds, shared, first, len(mine) if shared else world * len(mine))
+        yield Work(_rounds(mine, size), shared, first, len(mine) if shared else world * len(mine))
+
+
+def _rounds(samples: list[Sample], size: int) -> list[list[Sample]]:
+    """Samples in rounds of `size`; a last one of a single sample joins the round before it."""
+    rounds = [samples[n : n + size] for n in range(0, len(samples), size)]
+    if size > 1 and len(rounds) > 1 and len(rounds[-1]) == 1:
+        rounds[-2:] = [rounds[-2] + rounds[-1]]
+    return rounds
+
+
+def _joined(work: Work, lone: Work, size: int) -> Work:
+    """One step of both; every process has the whole of it where it has the whole of `lone`."""
+    mine = [sample for batch in work.batches for sample in batch]
+    if lone.shared and not work.shared:
+        mine = [sample for part in _gather(mine) for sample in part]
+    mine += lone.batches[0]
+    first = min(work.first, lone.first)
+    return Work(_rounds(mine, size), lone.shared, first, work.samples + lone.samples)
+
+
+def agreed(holds: bool) -> bool:
+    """Whether something holds in every process, each of which must ask."""
+    return bool(_all_reduced([int(holds)], dist.ReduceOp.MIN)[0])
 
 
 def _all_reduced(values: list[int], how: Any) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,15 @@ from marey.models.encoders.decay import decay_groups
 
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-4 / 25
-"""Shares of the peak at which a one-cycle schedule begins and ends (torch's defaults)."""
+"""Shares of the peak learning rate at the ends of a one-cycle schedule (torch's defaults)."""
 
 
 def build_optimizer(
     model: nn.Module, config: OptimizerConfig, steady: Sequence[str] = ()
 ) -> torch.optim.Optimizer:
-    """The optimiser of a run's settings, over what `decay_groups` makes of the parameters.
+    """The optimiser of a run's settings, over the parameter groups of `decay_groups`.
 
-    Those of the submodules named `steady` are in groups of their own, marked so: their rate does
+    Parameters of the submodules named `steady` are in groups of their own, whose learning rate does
     not follow the schedule (see `set_schedule`).
     """
     groups = []
@@ -37,12 +38,20 @@ def build_optimizer(
     )
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a checkpoint's state; decay, momentum and the like stay those of the settings now."""
+    options = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, options, strict=True):
+        group.update(kept)
+
+
 def set_schedule(
     optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, total: int
 ) -> float:
-    """Give an optimiser of `build_optimizer` what holds in step `step` of `total` (from 0).
+    """Set learning rate and weight decay for step `step` of `total` (from 0).
 
-    Returns the learning rate of the groups that are not steady.
+    Returns the learning rate of the groups that follow the schedule.
     """
     rate, decay = learning_rate(config, step, total), weight_decay(config, step, total)
     for group in optimizer.param_groups:
@@ -53,7 +62,7 @@ def set_schedule(
 
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
-    """The rate of step `step` of `total` (from 0)."""
+    """The learning rate of step `step` of `total` (from 0)."""
     done = min(1.0, step / max(1, total))
     if config.schedule == "one_cycle":
         peak = max(config.warmup, 1e-9)
@@ -68,7 +77,7 @@ def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
 
 
 def weight_decay(config: OptimizerConfig, step: int, total: int) -> float:
-    """The decay of step `step` of `total` (from 0)."""
+    """The weight decay of step `step` of `total` (from 0)."""
     if config.weight_decay_end is None:
         return config.weight_decay
     return _between(config.weight_decay, config.weight_decay_end, step / max(1, total))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,9 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from marey.configs.errors import InputError, MareyError
+from marey.configs.errors import InputError, MareyError, SettingError
 from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.modes import evaluating
@@ -30,10 +28,15 @@ from marey.models.objectives.distributed import rank as own_rank
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.graph import Sample, shuffled
 from marey.pipeline.stream.plan import Plan, Position
-from marey.pipeline.training.checkpoint import load_state, save_state
-from marey.pipeline.training.lockstep import Used, accepted, in_step
-from marey.pipeline.training.optim import build_optimizer, set_schedule
+from marey.pipeline.training.checkpoint import is_finite, load_state, save_state, weights
+from marey.pipeline.training.lockstep import Used, accepted, agreed, in_step
+from marey.pipeline.training.meter import Meter
+from marey.pipeline.training.optim import build_optimizer, restore, set_schedule
 from marey.pipeline.training.record import UNTRAINED, Record
+from marey.pipeline.training.weight_average import WeightAverage
+
+LONE = "a single sample was left over, and batch norm needs two"
+"""Why a sample was not trained on: a batch of it alone has no variance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,13 @@ class Job:
         step: steps done; trained: samples that they had. They are fewer than whole batches where
         an elastic run has a number of workers that its batch does not divide among.
         """
+        trainer = self.config.trainer
+        samples, round_size = self.samples, trainer.batch_size // trainer.accumulate
+        if round_size > trainer.workers and samples % trainer.batch_size == 1 < samples:
+            samples -= 1  # it joins the step before it (see `in_step`)
         if not step:
-            return -(-self.samples // self.config.trainer.batch_size)
-        return max(step, -(-step * self.samples // trained))
+            return -(-samples // trainer.batch_size)
+        return max(step, -(-step * samples // trained))
 
 
 def build_method(config: RunConfig) -> Method:
@@ -87,17 +94,20 @@ def train(
     stream: Callable[[Position], Iterable[Sample]],
     probe: Callable[[Encoder], dict[str, float]] | None = None,
 ) -> None:
-    """Train from the latest checkpoint, or from nothing, to the end of the plan or of the stream.
+    """Train from the latest checkpoint, or from scratch, to the end of the plan or of the stream.
 
-    A run whose plan is not used up then has no summary, and goes on from its checkpoint.
+    A run whose plan is not used up then has no summary, and goes on from its checkpoint. Weights
+    that are not finite are never written: the last good checkpoint and encoder stay.
 
     stream: gives this process's next samples, without those that a position holds.
-    probe: an evaluation of the encoder, run now and then by rank 0.
+    probe: an evaluation of the encoder, run by rank 0 every `trainer.probe_every` steps.
+    Raises MareyError when the loss or the weights stop being finite, InputError when no sample can
+    be trained on or the checkpoint does not fit the method.
     """
     rank, world = own_rank(), world_size()
     trainer = job.config.trainer
     device = training_device(trainer.device)
-    # losses that see all processes' samples need as many from each: what is over goes to more steps
+    # losses over all processes need equal shares of each: what is left over goes to more steps
     per_round = trainer.batch_size // (world * trainer.accumulate)
 
     method = build_method(job.config)
@@ -110,18 +120,20 @@ def train(
             if isinstance(part, Encoder):
                 suit_small_maps(part)
     optimizer = build_optimizer(method, trainer.optimizer, method.constant_lr)
-    average = _average(method.encoder, trainer.ema)
-    encoder = method.exported if average is None else cast(Encoder, average.module)
     state = load_state(Folder(job.run))
-    used, step = Used(state), 0
+    used, step, warnings = Used(state), 0, []
     trained, begun = used.trained, len(used.position)
+    average_state = None
     if state is not None:
-        method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average is not None:
-            average.load_state_dict(state["average"])
-        step = int(state["step"])
-    del state  # a memory bank alone can be gigabytes
+        step, warnings = int(state["step"]), state["passed_over"]
+        restore_networks(job, method, optimizer, state)
+        average_state = state.get("average")
+    saved = step
+    average = WeightAverage(method.exported, trainer.ema) if trainer.ema is not None else None
+    if average is not None and average_state is not None:
+        average.load_state_dict(average_state)
+    encoder = method.exported if average is None else average.encoder
+    del state, average_state  # a memory bank alone can be gigabytes
     model: nn.Module = method
     if world > 1:
         model = DistributedDataParallel(
@@ -136,17 +148,22 @@ def train(
         record.export(method.exported, job.provenance | {"step": 0}, UNTRAINED)
         if probe:
             record.probe(Progress(0, job.total_steps(), 0), probe(method.exported))
+    for text in warnings if record else ():
+        record.warn(Progress(step, job.total_steps(step, trained), 0), text)  # pyright: ignore
 
     def checkpoint() -> None:
+        content: dict[str, Any] = {
+            "method": method.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        if average is not None:
+            content["average"] = average.state_dict()
+        finite = [dict(method.named_parameters()), weights(content["method"]), content["optimizer"]]
+        if not agreed(is_finite(finite)):
+            raise diverged("the weights are not finite", step, saved)
         used.merge()
         if record:
-            content = {
-                "method": method.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "refused": dict(used.refused),
-            }
-            if average is not None:
-                content["average"] = average.state_dict()
+            content["refused"] = dict(used.refused)
             save_state(Folder(job.run), step, content, used.position)
             record.export(encoder, job.provenance | {"step": step})
         if world > 1:
@@ -171,8 +188,17 @@ def train(
         # processes that hold the same samples draw alike, so that all of them stay the same
         torch.manual_seed(_seed(trainer.seed, step, 0 if work.shared else rank))
         among = alone if work.shared else contextlib.nullcontext
-        with among():
-            forward_backward(model, method, work.batches, device, trainer.precision, meter)
+        try:
+            with among():
+                forward_backward(model, method, work.batches, device, trainer.precision, meter)
+        except ValueError as error:
+            if not needs_two(error):
+                raise
+            if work.samples > 1 or not work.last:
+                raise too_small(job.config) from error
+            if rank == 0 or not work.shared:
+                used.refuse(work.batches[0][0], LONE)
+            break
         if trainer.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(method.parameters(), trainer.optimizer.clip_norm)
         optimizer.step()
@@ -183,11 +209,13 @@ def train(
         with among():
             method.after_step(progress)
         if average is not None:
-            average.update_parameters(method.encoder)
+            average.update(method.exported, step)
         if rank == 0 or not work.shared:
             used.train(sample for batch in work.batches for sample in batch)
         if step % trainer.log_every == 0 or work.last:
-            values = meter.take(world, step) | {"refused": float(used.count_refused())}
+            values = meter.take(world) | {"refused": float(used.count_refused())}
+            if not math.isfinite(values["loss"]):
+                raise diverged(f"the loss is {values['loss']}", step, saved)
             if record:
                 record.metrics(progress, rate, values)
         if record and (step % probe_every == 0 or work.last):
@@ -198,14 +226,32 @@ def train(
                     record.warn(progress, warning)
         if step % trainer.checkpoint_every == 0 and not work.last:
             checkpoint()
-    checkpoint()
+            saved = step
     if step == 0:
-        raise InputError(f"no sample could be read ({used.main_reasons()})")
+        used.merge()
+        raise InputError(f"no sample could be trained on ({used.main_reasons()})")
+    checkpoint()
     over = trained >= job.samples or len(used.position) == job.plan.total
     if not over and len(used.position) == begun:
         raise RuntimeError(f"of {job.plan.total} samples, {begun} used, the stream gave none")
     if record and over:
         record.finish(step, used.position, used.refused)
+
+
+def restore_networks(
+    job: Job, method: Method, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Load a checkpoint. Raises InputError where it is not of this method as it is built now."""
+    try:
+        method.load_state_dict(state["method"])
+        restore(optimizer, state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the checkpoint of step {state['step']} in {job.run} (marey "
+            f"{state.get('marey', 'of an older version')}) does not fit {job.config.name} as this "
+            f"version builds it: {reason}; start a new run with another -o"
+        ) from error
 
 
 def forward_backward(
@@ -234,6 +280,34 @@ def forward_backward(
         meter.add(values, len(samples))
 
 
+def diverged(what: str, step: int, saved: int) -> MareyError:
+    """The error of a run whose loss or weights are not finite; `saved`: its last checkpoint."""
+    advice = "a lower trainer.optimizer.lr, or trainer.optimizer.clip_norm=1"
+    if not saved:
+        return MareyError(f"{what} at step {step}; begin again in the same -o with {advice}")
+    return MareyError(
+        f"{what} at step {step}; the checkpoint and the encoder of step {saved} are good and were "
+        f"kept: go on from there with --resume and {advice}"
+    )
+
+
+def needs_two(error: ValueError) -> bool:
+    """Whether this is batch norm's refusal of a batch without variance."""
+    return "more than 1 value per channel" in str(error)
+
+
+def too_small(config: RunConfig) -> SettingError:
+    """The error of a method or backbone whose batch norm gets a single value per channel."""
+    trainer = config.trainer
+    rounds = trainer.workers * trainer.accumulate
+    return SettingError(
+        f"{config.name} with encoder.backbone={config.encoder.backbone} normalises over the batch "
+        f"(batch norm) and cannot train on one sample at a time: trainer.batch_size="
+        f"{trainer.batch_size} gives {trainer.batch_size // rounds} to each of {trainer.workers} "
+        f"workers and {trainer.accumulate} rounds; set trainer.batch_size={2 * rounds} or more"
+    )
+
+
 def show(record: Record, step: int, method: Method, device: torch.device) -> None:
     """Record what the method shows of the run's first samples, where it shows anything."""
     if not method.has_pictures:
@@ -260,62 +334,6 @@ def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
         np.stack(columns, out=stacked.numpy())
         batch[name] = stacked.to(device, non_blocking=True)
     return batch
-
-
-class Meter:
-    """Sums of metrics, and of the time spent waiting for data, since the last log line."""
-
-    def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._samples = 0
-        self._waited = 0.0
-        self._started = time.perf_counter()
-
-    def add(self, values: dict[str, Tensor], samples: int) -> None:
-        """Add one round's values, without waiting for the device."""
-        for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums.get(name, 0) + value * samples
-        self._samples += samples
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent inside counts as waiting for data."""
-        start = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - start
-
-    def take(self, world: int, step: int) -> dict[str, float]:
-        """Means over samples and processes since the last call, samples/s, share of waiting.
-
-        Raises MareyError when the loss is not a finite number.
-        """
-        names = sorted(self._sums)
-        means = torch.stack([self._sums[name] for name in names]) / self._samples
-        elapsed = time.perf_counter() - self._started
-        if world > 1:
-            dist.all_reduce(means)
-            means /= world
-        values = dict(zip(names, means.tolist(), strict=True))
-        if not math.isfinite(values["loss"]):
-            raise MareyError(
-                f"the loss is {values['loss']} at step {step}; lower trainer.optimizer.lr, or set "
-                "trainer.optimizer.clip_norm=1"
-            )
-        values["samples_per_s"] = self._samples * world / elapsed
-        values["data_wait"] = self._waited / elapsed
-        self._clear()
-        return values
-
-
-def _average(encoder: Encoder, keep: float | None) -> AveragedModel | None:
-    """A running average of the encoder's weights and statistics, if one is wanted."""
-    if keep is None:
-        return None
-    return AveragedModel(encoder, multi_avg_fn=get_ema_multi_avg_fn(keep), use_buffers=True)
 
 
 def training_device(wanted: str) -> torch.device:

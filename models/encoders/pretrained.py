@@ -1,0 +1,83 @@
+"""Pretrained weights of a backbone: what input do they want, and can they be fetched?"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from typing import Any
+
+from marey.configs.encoder import LAB_MEAN, LAB_STD, EncoderConfig
+from marey.configs.errors import InputError
+
+Scale = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of RGB in [0, 1]."""
+IMAGENET: Scale = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TORCHVISION = ("r3d_18", "mc3_18", "r2plus1d_18")
+"""Video networks whose weights are torchvision's."""
+WAIT_S = 10.0
+"""Longest wait for the server of the weights: without a network its client tries for minutes."""
+
+
+def with_input_scale(config: EncoderConfig) -> EncoderConfig:
+    """The settings with `mean` and `std` filled in where they are unset.
+
+    Those that the pretrained weights were trained with; ImageNet's for weights that start at
+    random; those of Lab for `lab_split`.
+    """
+    if config.mean is not None and config.std is not None:
+        return config
+    if config.input == "lab_split":
+        mean, std = LAB_MEAN, LAB_STD
+    else:
+        mean, std = scale_of_weights(config.backbone) if config.pretrained else IMAGENET
+    return config.model_copy(update={"mean": config.mean or mean, "std": config.std or std})
+
+
+def scale_of_weights(backbone: str) -> Scale:
+    """What the default pretrained weights of a backbone were trained with; nothing is fetched."""
+    if backbone in TORCHVISION:
+        from torchvision.models import get_model_weights
+
+        weights: Any = get_model_weights(backbone)
+        preset = weights.DEFAULT.transforms()
+        return tuple(preset.mean), tuple(preset.std)
+    import timm
+
+    if not timm.is_model(backbone.split(".")[0]):
+        return IMAGENET  # it is refused by name where it is built
+    known = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
+    return (tuple(known.mean), tuple(known.std)) if known else IMAGENET
+
+
+def check_fetchable(name: str) -> None:
+    """Raises InputError where a timm model's weights are not in the cache and their server does not
+    answer within `WAIT_S`."""
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if known is None or not known.hf_hub_id:
+        return
+    files = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+    if known.hf_hub_filename:
+        files = (known.hf_hub_filename, *files)
+    if any(isinstance(try_to_load_from_cache(known.hf_hub_id, file), str) for file in files):
+        return
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        urllib.request.urlopen(f"{constants.ENDPOINT}/{known.hf_hub_id}", timeout=WAIT_S).close()
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError as error:
+        raise unfetched(name, error) from error
+
+
+def unfetched(name: str, error: Exception) -> InputError:
+    """The error of weights that cannot be fetched or read."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(
+        f"the pretrained weights of {name!r} cannot be fetched ({reason}); set "
+        "encoder.pretrained=false, or copy the cache (HF_HOME, TORCH_HOME) of a machine that has "
+        "them"
+    )
