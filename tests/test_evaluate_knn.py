@@ -118,3 +118,11 @@ def test_small_temperatures_do_not_overflow_and_wrong_settings_are_refused():
     alone = knn_scores(x, Gallery(x, np.arange(4), one), k=2, tau=1, num_classes=4, group=one)
     with pytest.raises(InputError, match="another video"):
         knn_accuracy(alone, np.arange(4), 2)
+
+
+def test_a_class_without_a_neighbour_is_not_among_the_best_five():
+    """Where fewer than five classes have any weight, the others are no answer (ties at zero)."""
+    scores = np.zeros((2, 8))
+    scores[:, 7] = 1
+    figures = knn_accuracy(scores, np.array([0, 7]), k=20)
+    assert figures["accuracy_top5"] == 0.5

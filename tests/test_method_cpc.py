@@ -147,6 +147,28 @@ def test_the_contrast_equals_a_slow_formulation() -> None:
     assert found["share_other_videos"].item() == pytest.approx(shares[1] / sum(shares))
 
 
+@pytest.mark.parametrize("sure_of", ["nothing", "clip and cell", "all"])
+def test_information_of_time_is_told_apart_from_that_of_clips_and_cells(sure_of: str) -> None:
+    """Three blocks of four cells of five clips; what a prediction is sure of it scores high."""
+    clip, _, cell = (
+        part.flatten()
+        for part in torch.meshgrid(torch.arange(5), torch.arange(3), torch.arange(4), indexing="ij")
+    )
+    same_clip, same_cell = clip[:, None] == clip, cell[:, None] == cell
+    own = torch.eye(60, dtype=torch.bool)
+    masks = {"same_clip": same_clip & ~own, "other_videos": ~same_clip}
+    certain = {"nothing": torch.zeros(60, 60), "clip and cell": same_clip & same_cell, "all": own}
+    found = contrast_predictions(
+        50 * certain[sure_of].float(), torch.eye(60), torch.arange(60), masks, same_cell=same_cell
+    )
+    timeless = math.log(60) - math.log(3)
+    assert found["timeless_information"].item() == pytest.approx(timeless, abs=1e-4)
+    wanted = {"nothing": (0, 0), "clip and cell": (timeless, 0), "all": (math.log(60), math.log(3))}
+    whole, of_time = wanted[sure_of]
+    assert found["information"].item() == pytest.approx(whole, abs=1e-4)
+    assert found["time_information"].item() == pytest.approx(of_time, abs=1e-4)
+
+
 def test_predictions_that_say_nothing_hold_no_information() -> None:
     masks = {"other_videos": ~torch.eye(7, dtype=torch.bool)}
     found = contrast_predictions(torch.zeros(7, 3), torch.randn(7, 3), torch.arange(7), masks)

@@ -62,6 +62,7 @@ def test_it_learns_hidden_words_and_embeddings_better_than_copying_does() -> Non
     assert metrics["accuracy"] > metrics["copy_accuracy"] + 0.4
     assert metrics["accuracy"] > metrics["most_frequent_accuracy"] + 0.25
     assert metrics["information"] > 0.3  # nats; one in four of the candidates look the same
+    assert metrics["information"] > metrics["copy_information"]
     assert metrics["top1"] > metrics["copy_top1"]
 
 

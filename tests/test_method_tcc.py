@@ -20,6 +20,7 @@ from marey.models.temporal.tcc import (
     cycle_classification,
     cycle_logits,
     cycle_regression,
+    hard_cycles,
     sequence_pairs,
     time_contrast,
 )
@@ -59,13 +60,36 @@ def _videos(generator: torch.Generator, moving: bool = True, count: int = 4) -> 
 def test_it_learns_to_align_videos_of_one_process(loss: str) -> None:
     method = _method(loss=loss, variance_floor=1e-4)
     metrics = train(method, _videos, steps=40)
-    assert method.chance["cycle_accuracy"] == 1 / FRAMES
-    assert metrics["cycle_accuracy"] > 0.4  # four times chance; 0.18 before training
+    assert method.chance["soft_cycle_accuracy"] == 1 / FRAMES
+    assert metrics["soft_cycle_accuracy"] > 0.4  # four times chance; 0.18 before training
+    assert metrics["match_error"] < 0.8 * method.chance["match_error"]
 
 
 def test_videos_in_which_nothing_happens_stay_at_chance() -> None:
     metrics = train(_method(), lambda g: _videos(g, moving=False), steps=10)
-    assert metrics["cycle_accuracy"] < 0.2
+    assert metrics["soft_cycle_accuracy"] < 0.2
+    assert metrics["match_error"] > 0.25
+
+
+def test_hard_cycles_close_by_chance_as_often_as_is_said_and_distances_tell_moments() -> None:
+    """A cycle closes over any one-to-one matching; only where neighbours lie tells the moment."""
+    generator = torch.Generator().manual_seed(0)
+    progress = torch.linspace(0, 1, FRAMES).expand(2, -1)
+    chance = _method().chance
+    found = [
+        torch.stack(hard_cycles(torch.randn(2, FRAMES, 64, generator=generator), progress))[:, 0, 1]
+        for _ in range(400)
+    ]
+    closed, apart = torch.stack(found).mean(dim=0).tolist()
+    assert closed == pytest.approx(chance["cycle_accuracy"], abs=0.06)
+    assert apart == pytest.approx(chance["match_error"], abs=0.06)
+    frames = torch.randn(FRAMES, 64, generator=generator)
+    same = torch.stack([frames, frames])
+    assert [part[0, 1].item() for part in hard_cycles(same, progress)] == [1, 0]
+    mixed = torch.stack([frames, frames[torch.randperm(FRAMES, generator=generator)]])
+    closed, apart = (part[0, 1].item() for part in hard_cycles(mixed, progress))
+    assert closed == 1
+    assert apart > 0.2
 
 
 def _slow_logits(u: Tensor, v: Tensor, temperature: float) -> Tensor:

@@ -25,7 +25,7 @@ from marey.pipeline.training.trainer import LONE, build_method
 from marey.pipeline.training.weight_average import WeightAverage
 from tests.corpora import encode_corpus
 from tests.every_method import METHOD_PRESETS, build, small_config
-from tests.test_train import equal, make_config, run, weights
+from tests.test_train import die_in_step, equal, make_config, run, weights
 
 
 @pytest.fixture(scope="module")
@@ -404,6 +404,20 @@ def test_the_average_is_of_what_a_method_exports():
         for step in range(1, 200):
             average.update(method.exported, step)
     assert all(torch.allclose(w, torch.tensor(3.0)) for w in average.encoder.parameters())
+
+
+def test_a_resumed_run_goes_on_with_weights_and_average_apart(corpus, tmp_path, monkeypatch):
+    """Neither starts from the other, and the warm-up of the average goes on."""
+    words = (*WORDS, "trainer.ema=0.99", "trainer.epochs=2", "trainer.checkpoint_every=1")
+    run(corpus, tmp_path / "whole", *words)
+    die_in_step(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, tmp_path / "died", *words)
+    monkeypatch.undo()
+    run(corpus, tmp_path / "died", *words, resume=True)
+    assert equal(weights(tmp_path / "died"), weights(tmp_path / "whole"))
+    states = (load_state(Folder(tmp_path / name)) for name in ("died", "whole"))
+    assert equal(*(state["method"] for state in states))
 
 
 def test_averages_of_older_versions_are_read():

@@ -270,6 +270,8 @@ class MaskedFrames(Method):
         return loss, {
             "contrast_loss": loss.detach(),
             "information": mean_over_ranks(terms.information, counted),
+            # of a predictor that answers with the nearest frame that is shown
+            "copy_information": mean_over_ranks(copied.information, counted),
             "top1": mean_over_ranks(terms.hit.float(), counted),
             "copy_top1": mean_over_ranks(copied.hit.float(), counted),
         }

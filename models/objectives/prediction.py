@@ -120,6 +120,7 @@ def chance_level(config: PredictionConfig, guesses: Sequence[float]) -> dict[str
     """
     level = {"information": 0.0}
     if "same_clip" in config.negatives:
+        level["time_information"] = 0.0
         level["clip_top1"] = sum(guesses) / len(guesses)
     return level
 
@@ -196,6 +197,7 @@ def contrast_predictions(
     negatives: Mapping[str, Tensor],
     temperature: float = 1.0,
     wanted: Tensor | None = None,
+    same_cell: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """InfoNCE of predictions, with what one wants to watch beside it; scalars.
 
@@ -203,9 +205,17 @@ def contrast_predictions(
 
     predicted: [R, D]; candidates: [C, D]; positive: int64 [R], the column of what is predicted;
     negatives: as of `negative_masks`; wanted: bool [R], rows that count (all, if they have a
-    negative). Returns `loss` (with gradient, this rank's share of the mean over ranks), `top1`,
-    `clip_top1` (among those of the own clip only), `information` (log of the candidates minus the
-    loss, in nats: a lower bound), `valid`, and for each kind `share_KIND` of the negatives.
+    negative); same_cell: bool [R, C], candidates of the row's own place in the picture (all, where
+    a vector stands for the whole picture). Returns `loss` (with gradient, this rank's share of the
+    mean over ranks), `top1`, `clip_top1` (among those of the own clip only), `information` (log of
+    the candidates minus the loss, in nats: a lower bound), `valid`, and for each kind `share_KIND`
+    of the negatives.
+
+    Most of `information` needs no notion of time: it comes from telling videos and places apart.
+    With negatives of the own clip therefore also `time_information`, in nats, of the prediction
+    among the blocks of its clip and place, which differ in time alone (chance: 0); and
+    `timeless_information`, what `information` would be for a predictor that finds clip and place
+    and guesses the block.
     """
     scores = similarity(predicted, candidates, temperature)
     negative = torch.zeros_like(scores, dtype=torch.bool)
@@ -224,6 +234,14 @@ def contrast_predictions(
             clip = info_nce(scores.detach(), positive, negatives["same_clip"])
             counted = terms.counted & clip.counted
             metrics["clip_top1"] = mean_over_ranks(clip.hit.float(), counted)
+            in_time = negatives["same_clip"]
+            if same_cell is not None:
+                in_time = in_time & same_cell
+            time = info_nce(scores.detach(), positive, in_time)
+            counted = terms.counted & time.counted
+            metrics["time_information"] = mean_over_ranks(time.information, counted)
+            timeless = _log_candidates(negative) - _log_candidates(in_time)
+            metrics["timeless_information"] = mean_over_ranks(timeless, terms.counted)
     return metrics
 
 
@@ -237,3 +255,7 @@ def twin_blocks(frames: Tensor, config: PredictionConfig, least: float = 0.5) ->
     last = frames.unflatten(1, (config.sampling.clips, -1, config.block_frames))[:, :, :, -1]
     small = thumbnails(last)
     return torch.cdist(small, small, p=1) / small.shape[-1] < least
+
+
+def _log_candidates(negative: Tensor) -> Tensor:
+    return torch.log1p(negative.sum(dim=1).float())

@@ -136,6 +136,7 @@ class DenseCPC(Method):
             negatives_of(batch, origins, origins, config),
             config.temperature,
             wanted=self._textured(batch["images"]),
+            same_cell=origins.cell[:, None] == gather_rows(origins.cell),
         )
         return {**metrics, "feature_std": targets.detach().std(dim=0).mean()}
 

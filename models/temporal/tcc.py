@@ -118,6 +118,25 @@ def cycle_logits(
         return _similarity(nearest, u, similarity) / temperature
 
 
+def hard_cycles(
+    sequences: Tensor, progress: Tensor, similarity: Literal["l2", "cosine"] = "l2"
+) -> tuple[Tensor, Tensor]:
+    """For each pair of sequences the share of frames whose nearest neighbour in the other sequence
+    has them as its own nearest neighbour, and how far the neighbours lie apart: [S, S] each.
+
+    sequences: [S, N, D]; progress: [S, N], place of each frame as a share of its video. A soft
+    cycle, as in the loss, says little of neighbours: where the softmax is flat every frame has the
+    same soft neighbour, the mean. And cycles of either kind close as often when the other video's
+    frames change their order; whether neighbours show the same moment, their distance tells.
+    """
+    scores = _similarity(sequences[:, None], sequences[None], similarity)
+    there, back = scores.argmax(dim=3), scores.argmax(dim=2)
+    here = torch.arange(scores.shape[2], device=scores.device)
+    closed = (back.gather(2, there) == here).float().mean(dim=2)
+    other = progress[None].expand(len(progress), -1, -1).gather(2, there)
+    return closed, (other - progress[:, None]).abs().mean(dim=2)
+
+
 def cycle_regression(
     logits: Tensor,
     progress: Tensor,
@@ -176,8 +195,14 @@ class TCC(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """A cycle that ends anywhere ends where it began once in N times."""
-        return {"cycle_accuracy": 1 / self.config.sampling.num_frames}
+        """Soft cycles that end anywhere; of similarities drawn at random, the largest of a row is
+        the largest of its column N in 2 N - 1 times; places drawn at random lie 1/3 apart."""
+        count = self.config.sampling.num_frames
+        return {
+            "soft_cycle_accuracy": 1 / count,
+            "cycle_accuracy": count / (2 * count - 1),
+            "match_error": 1 / 3,
+        }
 
     def prepare(self, corpus: Corpus) -> None:
         """Raises SettingError when classes are to be kept apart and the data have none."""
@@ -214,11 +239,14 @@ class TCC(Method):
             loss = (1 - config.tcn_weight) * loss + config.tcn_weight * term
         with torch.no_grad():
             here = torch.arange(count, device=logits.device)
-            closed = (logits.argmax(dim=-1) == here).float().mean(dim=-1)
+            soft = (logits.argmax(dim=-1) == here).float().mean(dim=-1)
+            closed, apart = hard_cycles(sequences, progress, config.similarity)
             error = cycle_regression(logits, progress[:, None], plain=True).sqrt().mean(dim=-1)
             return {
                 "loss": loss,
+                "soft_cycle_accuracy": masked_mean(soft, compared),
                 "cycle_accuracy": masked_mean(closed, compared),
+                "match_error": masked_mean(apart, compared),
                 "cycle_error": masked_mean(error, compared),
                 "embedding_std": sequences.flatten(0, 1).std(dim=0).mean(),
                 "valid": compared.any(dim=1).float().mean(),

@@ -84,9 +84,10 @@ class ImageFolder(Images):
 class ImageTable(Images):
     """A Parquet table with a column of encoded images, read row group by row group.
 
-    Columns: `image` (binary, or a struct with `bytes`), optionally `name` (string) and `label`
-    (integer). Names and labels are held; of the images only the row groups read last (see
-    `marey.pipeline.data.row_groups`), so small row groups make small readers.
+    Columns: `image` (binary, or a struct with `bytes`), optionally `name` (string) and `label` (of
+    classes: whole numbers or text; other kinds count as no label). Names and labels are held; of
+    the images only the row groups read last (see `marey.pipeline.data.row_groups`), so small row
+    groups make small readers.
     """
 
     def __init__(self, location: str) -> None:
@@ -96,8 +97,7 @@ class ImageTable(Images):
             names = Names(self._images.column("name"))
         else:
             names = Names(pa.array([f"{row:09d}" for row in range(self._images.num_rows)]))
-        known = self._images.column("label") if "label" in columns else None
-        self._labels = None if known is None else _class_numbers(known, location)
+        self._label = self._images.column("label") if "label" in columns else None
         super().__init__(names, location)
 
     def encoded(self, number: int) -> bytes:
@@ -108,8 +108,18 @@ class ImageTable(Images):
         return content
 
     def labels(self) -> list[int] | None:
-        """The `label` column."""
-        return self._labels
+        """Numbers of the classes in the column `label`; None without one."""
+        return self._numbered[0]
+
+    @property
+    def classes(self) -> list[int | str]:
+        """The values of the column `label` that the numbers stand for."""
+        return self._numbered[1]
+
+    @cached_property
+    def _numbered(self) -> tuple[list[int] | None, list[int | str]]:
+        # only where somebody asks: most methods train without labels, whatever the column holds
+        return (None, []) if self._label is None else class_numbers(self._label)
 
 
 class Names(Sequence[str]):
@@ -125,13 +135,28 @@ class Names(Sequence[str]):
         return str(self._column[place].as_py())
 
 
-def _class_numbers(column: pa.ChunkedArray, location: str) -> list[int]:
-    if not pa.types.is_integer(column.type):
-        raise InputError(f"{location}: column `label` must hold whole numbers, not {column.type}")
-    labels = [-1 if value is None else int(value) for value in column.to_pylist()]
-    if min(labels, default=0) < -1:
-        raise InputError(f"{location}: labels count from 0 (-1: none); found {min(labels)}")
-    return labels
+def class_numbers(column: pa.ChunkedArray) -> tuple[list[int] | None, list[int | str]]:
+    """Class numbers from 0, -1 for a row without a class, and the values that they stand for.
+
+    Whole numbers from 0 that leave few of the numbers up to the largest unused are class numbers as
+    they are; others (identifiers) and text are numbered in order. Null, NaN, empty text and -1
+    are no class. None for a column of anything else, such as regression targets.
+    """
+    kind = column.type
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    if not numeric and not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+        return None, []
+    absent = (None, "", -1)
+    values = [None if value in absent or value != value else value for value in column.to_pylist()]
+    if numeric:
+        if any(value is not None and value % 1 != 0 for value in values):  # infinities too
+            return None, []
+        values = [None if value is None else int(value) for value in values]
+    found = sorted({value for value in values if value is not None})
+    dense = numeric and found and found[0] >= 0 and found[-1] < max(len(values), 2 * len(found))
+    classes = list(range(found[-1] + 1)) if dense else found
+    number = {value: place for place, value in enumerate(classes)}
+    return [-1 if value is None else number[value] for value in values], classes
 
 
 def still(name: str, uri: str) -> Video:

@@ -72,6 +72,8 @@ def alignment_errors(
         (second, time_second, first, time_first),
     ):
         span = np.ptp(query_time) + np.median(np.diff(np.sort(query_time)))
+        if not span > 0:
+            raise InputError("the frames of a view all have one time")
         found = other_time[nearest(query, other, rng)]
         errors.append(float(np.abs(query_time - found).mean() / span))
     return errors[0], errors[1]
@@ -80,8 +82,9 @@ def alignment_errors(
 def alignment_error(embeddings: Embeddings, *, seed: int = 0) -> dict[str, Any]:
     """Alignment error over every (event, unordered pair of views), with equal weight.
 
-    `alignment_error` is one-directional (lower view name to higher), as in the paper;
-    `alignment_error_symmetric` averages both directions. `per_pair` holds (event, symmetric error).
+    `alignment_error` is one-directional (lower view name to higher), as in the paper, wherever it
+    is named: in the command, on pages and in the online probe. `alignment_error_symmetric` averages
+    both directions. `per_pair` holds (event, symmetric error).
     Raises InputError when no event has two views.
     """
     rng = np.random.default_rng(seed)

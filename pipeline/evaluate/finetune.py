@@ -21,7 +21,7 @@ from marey.pipeline.evaluate.bootstrap import split_by_group
 from marey.pipeline.evaluate.few_labels import few_rows
 from marey.pipeline.evaluate.finetune_network import LabelledFrames, fine_tune
 from marey.pipeline.evaluate.label_protocols import interval, labelled_as
-from marey.pipeline.evaluate.labels import encode_classes, load_labels
+from marey.pipeline.evaluate.labels import check_common_classes, encode_classes, load_labels
 from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.evaluate.run import check_disjoint
 from marey.pipeline.runtime.cores import default_workers
@@ -59,6 +59,7 @@ def run_finetune(inputs: Inputs, settings: FinetuneSettings) -> dict[str, Any]:
             check_disjoint(test, pool)
         number, names = encode_classes(np.concatenate([_labels(pool), _labels(test)]))
         known, target = number[: len(pool)], number[len(pool) :]
+        check_common_classes(target, known, names)
         fit, choose, held_out = _rows(test, pool, gallery is None, seed)
         fit, choose = (
             rows[

@@ -26,8 +26,9 @@ def align(first: NDArray[np.floating], second: NDArray[np.floating], alpha: floa
 def uniformity(
     features: NDArray[np.floating], shot: NDArray[np.object_] | None = None, t: float = 2.0
 ) -> float:
-    """log of the mean of exp(-t |u_i - u_j|^2) over pairs i < j of different shots; 0 for a
-    constant. Without `shot` [n], or where all frames are of one, over all pairs.
+    """log of the mean of exp(-t |u_i - u_j|^2) over pairs i < j of different shots; 0 where all
+    vectors are equal, also where all are zero. Without `shot` [n], or where all frames are of one,
+    over all pairs.
 
     For the uniform distribution on the sphere with t = 2: -2.08 in 3, -3.94 in 128 dimensions.
     """
@@ -38,10 +39,13 @@ def uniformity(
     if not names.any():
         names = np.arange(len(unit))
     total, pairs = 0.0, 0
+    length = (unit * unit).sum(axis=1)
     for start in range(0, len(unit), _CHUNK):
         rows = slice(start, start + _CHUNK)
+        # vectors of zeros have no length 1: their distance is not 2 - 2 cos
+        squared = length[rows, None] + length[None, start:] - 2 * unit[rows] @ unit[start:].T
         # exponents are in [-4 t, 0]: no overflow to guard against
-        kernel = np.exp(-2 * t * np.maximum(1 - unit[rows] @ unit[start:].T, 0))
+        kernel = np.exp(-t * np.maximum(squared, 0))
         apart = np.triu(names[rows, None] != names[None, start:], 1)
         total += float(kernel[apart].sum())
         pairs += int(apart.sum())
@@ -80,16 +84,32 @@ def pairs_in_time(
     return np.concatenate([empty, *first]), np.concatenate([empty, *second])
 
 
-def rankme(features: NDArray[np.floating], *, centred: bool = False) -> float:
-    """Effective rank: exp of the entropy of the singular values' shares, in [1, D].
+def singular_values(features: NDArray[np.floating], *, centred: bool) -> NDArray[np.float64]:
+    """Singular values of features [n, D], largest first; those of rounding alone are zero.
 
-    Biased low when n is not far above D: compare only equal n. `centred` removes the mean first.
+    What is rounding depends on the size of the values: that of float32 for features in float32.
     """
     values = features.astype(np.float64)
+    size = float(np.linalg.norm(values))
     if centred:
         values = values - values.mean(axis=0)
     sigma = np.linalg.svd(values, compute_uv=False)
-    if sigma.sum() <= 1e-12 * max(1.0, float(np.abs(features).max())) * np.sqrt(features.size):
+    # the mean of n equal numbers is off by some of their last bits
+    return np.where(sigma > ROUNDING * size, sigma, 0.0)
+
+
+ROUNDING = 1e-9
+"""Share of the features' Frobenius norm below which a singular value is rounding."""
+
+
+def rankme(features: NDArray[np.floating], *, centred: bool = False) -> float:
+    """Effective rank: exp of the entropy of the singular values' shares, in [1, D].
+
+    1 for a constant; the same for features of any scale. Biased low when n is not far above D:
+    compare only equal n. `centred` removes the mean first.
+    """
+    sigma = singular_values(features, centred=centred)
+    if not sigma.any():
         return 1.0
     share = sigma / sigma.sum()
     share = share[share > 1e-12]
@@ -97,10 +117,12 @@ def rankme(features: NDArray[np.floating], *, centred: bool = False) -> float:
 
 
 def participation_ratio(features: NDArray[np.floating]) -> float:
-    """(sum lambda)^2 / sum lambda^2 of the covariance's eigenvalues."""
-    values = features.astype(np.float64)
-    power = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2
-    return float(power.sum() ** 2 / max((power**2).sum(), 1e-300)) if power.any() else 0.0
+    """(sum lambda)^2 / sum lambda^2 of the covariance's eigenvalues; 0 for a constant."""
+    sigma = singular_values(features, centred=True)
+    if not sigma.any():
+        return 0.0
+    power = (sigma / sigma[0]) ** 2
+    return float(power.sum() ** 2 / (power**2).sum())
 
 
 def spectrum_decay(features: NDArray[np.floating]) -> float | None:
@@ -108,11 +130,11 @@ def spectrum_decay(features: NDArray[np.floating]) -> float | None:
 
     None where fewer than three of those eigenvalues are above rounding.
     """
-    values = features.astype(np.float64)
-    power = np.linalg.svd(values - values.mean(axis=0), compute_uv=False) ** 2
-    width = values.shape[1]
+    power = singular_values(features, centred=True) ** 2
+    width = features.shape[1]
     rank = np.arange(1, len(power) + 1)
-    used = (rank >= max(1, 0.05 * width)) & (rank <= 0.5 * width) & (power > 1e-12 * power.max())
+    used = (rank >= max(1, 0.05 * width)) & (rank <= 0.5 * width)
+    used &= (power > 1e-12 * power.max()) & (power > 0)
     if used.sum() < 3:
         return None
     return float(-np.polyfit(np.log(rank[used]), np.log(power[used]), 1)[0])
@@ -161,8 +183,9 @@ def collapse_signs(
 
     normalised_std: sqrt(D) * mean over dimensions of the std of unit vectors; healthy near 1.
     mean_cosine: of frames of different shots (`shot` [n], by default each frame is its own; NaN
-    where there is one shot). rankme, and rank_share: RankMe / min(n, D). dead_units: share of
-    dimensions with less than 1e-6 of the mean variance.
+    where there is one shot). rankme, and rank_share: (RankMe - 1) / (min(n, D) - 1), so 0 where all
+    vectors lie along one direction. dead_units: share of dimensions with less than 1e-6 of the mean
+    variance.
     """
     count, width = features.shape
     if count < 2:
@@ -181,7 +204,7 @@ def collapse_signs(
         "normalised_std": float(np.sqrt(width) * unit.std(axis=0).mean()),
         "mean_cosine": float(cosine / pairs) if pairs else float("nan"),
         "rankme": rank,
-        "rank_share": rank / min(count, width),
+        "rank_share": (rank - 1) / (most - 1) if (most := min(count, width)) > 1 else 1.0,
         "dead_units": float((variance <= max(1e-6 * variance.mean(), floor)).mean()),
     }
 

@@ -108,7 +108,8 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Top-1 (micro and macro over the classes that occur) and, from k = 5 on, top-5 accuracy.
 
-    Queries without any neighbour (rows of zeros) are left out and counted.
+    Queries without any neighbour (rows of zeros) are left out and counted. A class that no
+    neighbour has is never among the five.
     """
     usable = scores.sum(axis=1) > 0
     if not usable.any():
@@ -123,5 +124,6 @@ def knn_accuracy(
     }
     if k >= 5 and scores.shape[1] > 5:
         near = top_k(scores, 5)
-        result["accuracy_top5"] = float((near == labels[:, None]).any(axis=1).mean())
+        found = (near == labels[:, None]) & (np.take_along_axis(scores, near, axis=1) > 0)
+        result["accuracy_top5"] = float(found.any(axis=1).mean())
     return result

@@ -23,7 +23,12 @@ from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.bootstrap import split_by_group, video_interval
 from marey.pipeline.evaluate.few_labels import few_rows, over_draws
 from marey.pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores
-from marey.pipeline.evaluate.labels import Labels, encode_classes, load_labels
+from marey.pipeline.evaluate.labels import (
+    Labels,
+    check_common_classes,
+    encode_classes,
+    load_labels,
+)
 from marey.pipeline.evaluate.linear import PENALTIES, linear_probe, ridge_probe
 from marey.pipeline.evaluate.progression import phase_progression, progression_targets
 from marey.pipeline.evaluate.sgd_probe import sgd_probe
@@ -77,6 +82,7 @@ def knn(
     both = np.concatenate([query_labels.values, pool_labels.values])
     number, names = encode_classes(both)
     target, known = number[: len(query)], number[len(query) :]
+    unknown = check_common_classes(target, known, names)
 
     def score(chosen: Rows, asked: NDArray[np.bool_]) -> Figures:
         group = None if train is not None else pool.event[chosen]
@@ -97,6 +103,7 @@ def knn(
         figures |= interval("accuracy", hit, query.event[asked], settings.seed)
         return figures | {
             "classes": len(names),
+            "classes_not_in_gallery": unknown,
             "queries": len(truth),
             "gallery": len(chosen),
             "gallery_events": len(np.unique(pool.event[chosen])),
@@ -194,6 +201,8 @@ def _classify(
     both = np.concatenate([split.pool_labels.values, split.query_labels.values])
     number, names = encode_classes(both)
     known, target = number[: len(split.pool)], number[len(split.pool) :][split.held_out]
+    if split.query is not split.pool:
+        check_common_classes(target, known, names)
     figures: Figures
     parts = (
         (split.pool.features[split.fit], known[split.fit]),

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,16 +61,52 @@ class Labels:
 def encode_classes(values: NDArray[np.object_]) -> tuple[NDArray[np.int64], list[str]]:
     """Class numbers int64 [n] and the names they stand for, in order (numbers by value).
 
-    Raises InputError for regression targets: lists and fractional numbers.
+    Names that differ in their Unicode form only are one class, and so are 3 and "3" where all names
+    are whole numbers. Raises InputError for regression targets: lists and fractional numbers.
     """
     if any(map(_is_target, values.tolist())):
         raise InputError(
             "these labels are lists or fractional numbers, not classes; `marey eval linear` "
             "regresses such targets"
         )
-    keys = sorted(set(values.tolist()), key=lambda key: (isinstance(key, str), key))
+    named = _alike(values.tolist())
+    keys = sorted(set(named), key=lambda key: (isinstance(key, str), key))
     number = {key: index for index, key in enumerate(keys)}
-    return np.array([number[key] for key in values.tolist()], np.int64), [str(key) for key in keys]
+    return np.array([number[key] for key in named], np.int64), [str(key) for key in keys]
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form: some file systems and programs decompose letters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _alike(values: list[Any]) -> list[Any]:
+    """Labels of which those that mean the same are equal: tables have 3 where others have "3"."""
+    values = [composed(value) if isinstance(value, str) else value for value in values]
+    texts = {value for value in values if isinstance(value, str)}
+    mixed = texts and any(isinstance(value, int | float) for value in values)
+    if mixed and all(re.fullmatch(r"[+-]?[0-9]+", text) for text in texts):
+        return [int(value) if isinstance(value, str) else value for value in values]
+    return values
+
+
+def check_common_classes(
+    test: NDArray[np.int64], gallery: NDArray[np.int64], names: list[str]
+) -> int:
+    """How many of the test frames' classes [n] are not among the gallery's [m], both as numbers of
+    `names`. Raises InputError when all are: every query would be answered wrongly."""
+    asked, known = np.unique(test), np.unique(gallery)
+    unknown = np.setdiff1d(asked, known)
+    if len(unknown) == len(asked):
+        shown = (
+            ", ".join(repr(names[n]) for n in part[:5]) + (", ..." if len(part) > 5 else "")
+            for part in (asked, known)
+        )
+        raise InputError(
+            "gallery and test have no class in common: test frames are labelled {}, those of the "
+            "gallery {}; were they labelled from different files?".format(*shown)
+        )
+    return len(unknown)
 
 
 def load_labels(
@@ -106,8 +144,8 @@ def load_labels(
 def _from_json(folder: Path, embeddings: Embeddings, attribute: str) -> NDArray[np.object_]:
     files: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.json")):
-        relative = file.relative_to(folder).with_suffix("").as_posix()
-        for key in {relative, file.stem}:
+        relative = composed(file.relative_to(folder).with_suffix("").as_posix())
+        for key in {relative, composed(file.stem)}:
             files.setdefault(key, []).append(file)
     values = np.full(len(embeddings), None, dtype=object)
     for event in np.unique(embeddings.event):
@@ -131,6 +169,7 @@ def _from_json(folder: Path, embeddings: Embeddings, attribute: str) -> NDArray[
 
 def _file_of(event: str, files: dict[str, list[Path]]) -> Path | None:
     """The label file of an event: by its full name, else by the last part of it."""
+    event = composed(event)
     name = PurePosixPath(event)
     for key in (event, name.with_suffix("").as_posix(), name.name, name.stem):
         found = files.get(key, [])
@@ -183,14 +222,15 @@ def _from_table(
         raise InputError(
             f"{path}: no column {', '.join(missing)}; a label table has video_id, time_s and label"
         )
-    video = np.array([str(name) for name in table.column("video_id").to_pylist()], dtype=object)
+    names = [composed(str(name)) for name in table.column("video_id").to_pylist()]
+    video = np.array(names, dtype=object)
     time_s = table.column("time_s").to_numpy().astype(np.float64)
     label = np.empty(len(video), dtype=object)
     label[:] = [_plain(value) for value in table.column(column).to_pylist()]
     values = np.full(len(embeddings), None, dtype=object)
     for name in np.unique(embeddings.video_id):
         rows = np.flatnonzero(embeddings.video_id == name)
-        known = np.flatnonzero(video == name)
+        known = np.flatnonzero(video == composed(name))
         if not len(known):
             continue
         known = known[np.argsort(time_s[known], kind="stable")]

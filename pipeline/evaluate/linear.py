@@ -28,18 +28,23 @@ Floats = NDArray[np.floating]
 class Standardiser:
     """Zero mean and unit variance for each dimension, from the training features [n, D].
 
-    Dimensions that hardly vary (standard deviation below 1e-6 of the largest) are dropped.
+    Dimensions that hardly vary are dropped: standard deviation below 1e-6 of the largest, or below
+    the rounding of their own values. Where none is left, as of collapsed embeddings, one of zeros
+    stands for all: a probe can then say nothing but what is most frequent.
     """
 
     def __init__(self, features: Floats) -> None:
         values = features.astype(np.float64)
         deviation = values.std(axis=0)
-        self._keep = deviation > _SMALLEST_STD * max(float(deviation.max()), 1e-30)
+        rounding = np.finfo(np.float32).eps * np.abs(values).max(axis=0)
+        self._keep = deviation > np.maximum(_SMALLEST_STD * deviation.max(), rounding)
         self._mean = values.mean(axis=0)[self._keep]
         self._std = deviation[self._keep]
 
     def __call__(self, features: Floats) -> NDArray[np.float64]:
-        """float64 [n, D'] with D' the dimensions kept."""
+        """float64 [n, D'] with D' the dimensions kept, or [n, 1] of zeros."""
+        if not self._keep.any():
+            return np.zeros((len(features), 1))
         return (features[:, self._keep].astype(np.float64) - self._mean) / self._std
 
 

@@ -19,7 +19,7 @@ from marey.configs.evaluation import CopiesSettings
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.geometry import align
 from marey.pipeline.evaluate.knn import unit_rows
-from marey.pipeline.evaluate.labels import encode_classes
+from marey.pipeline.evaluate.labels import check_common_classes, encode_classes
 
 TASKS = ("scene", "semantic", "temporal", "video")
 KS = (1, 5, 10, 20, 50)
@@ -139,6 +139,9 @@ def retrieval(
         raise SettingError(f"no retrieval task {task!r}; there are {', '.join(TASKS)}")
     if gallery is not None and task not in ("semantic", "video"):
         raise SettingError(f"{task} retrieval looks in the queries' own videos: leave the gallery")
+    if gallery is not None and queries.label is not None and gallery.label is not None:
+        number, names = encode_classes(np.concatenate([queries.label, gallery.label]))
+        check_common_classes(number[: len(queries)], number[len(queries) :], names)
     return _retrieve(queries, task, gallery, window_s, delta_s, ks)
 
 

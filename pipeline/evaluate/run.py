@@ -15,7 +15,7 @@ from marey.configs.base import Settings
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
 from marey.pipeline.evaluate.label_protocols import Figures, Location, labelled_as
-from marey.pipeline.evaluate.labels import Labels
+from marey.pipeline.evaluate.labels import Labels, composed
 from marey.pipeline.evaluate.protocols import Inputs, Protocol, find_protocol
 
 
@@ -76,6 +76,8 @@ def _on_embeddings(
     train = gallery
     if train is not None and not isinstance(train, Embeddings):
         train = load_embeddings(train)
+    if train is not None:
+        check_one_encoder(test, train)
     if train is not None and not protocol.same_videos:
         check_disjoint(test, train)
     result: Figures = {"figures": protocol.function()(test, train, labels, settings)}
@@ -119,6 +121,29 @@ def evaluate(
     return found.function()(embeddings, gallery, None, found.check(settings))
 
 
+COMPARED = {
+    "encoder_sha256": "were made by different encoders",
+    "preprocessing": "were prepared for the encoder in different ways",
+}
+"""What `meta.json` says of test and gallery that must be the same, and what it means if not."""
+
+
+def check_one_encoder(test: Embeddings, gallery: Embeddings) -> None:
+    """Raises InputError when vectors of test and gallery cannot be compared: they have different
+    widths, or their `meta.json` (where there is one) names different encoders."""
+    widths = test.features.shape[1], gallery.features.shape[1]
+    meaning = [f"have {widths[0]} and {widths[1]} dimensions"] if widths[0] != widths[1] else []
+    for key, text in COMPARED.items():
+        one, other = test.meta.get(key), gallery.meta.get(key)
+        if one is not None and other is not None and one != other:
+            meaning.append(text)
+    if meaning:
+        raise InputError(
+            f"test and gallery {' and '.join(meaning)}: distances between them mean nothing; run "
+            "`marey embed` on both with the same encoder"
+        )
+
+
 def check_disjoint(test: Embeddings, train: Embeddings) -> None:
     """Raises InputError when an event is on both sides."""
     # embeddings of another hand may not say what they are of
@@ -128,7 +153,8 @@ def check_disjoint(test: Embeddings, train: Embeddings) -> None:
     )
     if images and test.meta.get("data") != train.meta.get("data"):
         return  # images of two tables: names are row numbers and may repeat
-    shared = sorted(set(test.event.tolist()) & set(train.event.tolist()))
+    events = ({composed(name) for name in part.event.tolist()} for part in (test, train))
+    shared = sorted(set.intersection(*events))
     if shared:
         raise InputError(
             f"gallery and test share {len(shared)} events (e.g. {shared[0]}): "

@@ -33,7 +33,7 @@ class _Row:
 
 _ROWS = (
     _Row(
-        "alignment", "alignment_error_symmetric", "alignment error",
+        "alignment", "alignment_error", "alignment error",
         "how far in time the nearest frame of the other view is, as a share of the event",
         False, "alignment_chance",
     ),

@@ -101,9 +101,12 @@ def _fits(video: Video, encoder: EncoderConfig) -> bool:
 
 def _from_images(images: Images, shape: tuple[int, int]) -> OnlineProbe:
     labels = images.labels()
-    if labels is None:
-        raise InputError(f"{images.location} cannot be probed online: it has no `label` column")
-    chosen = np.unique(np.linspace(0, len(images) - 1, IMAGES).round().astype(int))
+    if labels is None or max(labels, default=-1) < 0:
+        raise InputError(
+            f"{images.location} cannot be probed online: it has no column `label` of classes"
+        )
+    labelled = np.flatnonzero(np.array(labels) >= 0)
+    chosen = labelled[np.unique(np.linspace(0, len(labelled) - 1, IMAGES).round().astype(int))]
     frames = np.empty((len(chosen), *shape, 3), dtype=np.uint8)
     for frame, number in zip(frames, chosen, strict=True):
         try:

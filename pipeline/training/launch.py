@@ -65,6 +65,8 @@ FREE_ON_RESUME = frozenset(
 )  # fmt: skip
 """Settings that `--resume` may change. The others decide which samples there are, or what shape
 the weights and the optimiser's state have: a checkpoint cannot go on with them."""
+NAMED_CLASSES = 10_000
+"""With more classes than this a run does not keep the names that their numbers stand for."""
 REFUSED = "refused.json"
 """Why a worker gave up on purpose: read by the driver, and by the workers that Ray starts next."""
 Watch = Callable[[list[dict[str, Any]]], None]
@@ -118,6 +120,8 @@ def prepare(
         "method": config.name, "data": data, "data_digest": source.digest,
         "places": plan.samples_per_epoch, "classes": classes,
     }  # fmt: skip
+    if classes and 0 < len(names := getattr(source, "classes", ())) <= NAMED_CLASSES:
+        provenance["class_names"] = list(names)
     settings = {"config": config.model_dump(mode="json"), "provenance": provenance}
     job = Job(config, plan, run, provenance, classes)
     check_single_sample(job, method, source)

@@ -33,14 +33,17 @@ class OnlineProbe:
     """Scores an encoder on fixed frames: `probe(encoder)` -> {metric: value}.
 
     frames: uint8 [n, H, W, 3]; event, view: [n] names and time_s: [n] seconds, left out for
-    independent images; labels: [n] classes or None. Metrics: `alignment_error` (symmetric) where an
-    event has two views; where there are labels `knn_accuracy` (k = 20, tau = 0.07, the frame's own
-    event left out) and for frames of sequences `phase_error`; always `rankme`, `spread` (0 =
-    collapsed, near 1 = isotropic), `mean_cosine` of different events, `rank_share` and `dead_units`
-    (see `geometry.collapse_signs`), `alarms` (how many of these four are out of bounds) and
-    `alarms_in_a_row`, the probes in a row, this one included, that found a collapse, a cone or a
-    lack of rank; the first probe of all, of the untrained encoder, does not count. The second of
-    them warns; nothing is stopped, since a slow start in a narrow cone looks the same.
+    independent images; labels: [n] classes or None. Metrics:
+
+    - `alignment_error`, as `marey eval alignment` has it, where an event has two views;
+    - where there are labels `knn_accuracy` (k = 20, tau = 0.07, own event left out), for frames of
+      sequences also `phase_error`;
+    - always `rankme`, `spread` (0 = collapsed, near 1 = isotropic), `mean_cosine` of different
+      events, `rank_share` and `dead_units` (see `geometry.collapse_signs`), `alarms` (how many of
+      these four are out of bounds) and `alarms_in_a_row`: the consecutive probes, this one
+      included, that found a collapse, a cone or a lack of rank. The first probe, of the untrained
+      encoder, does not count. The second in a row warns; nothing is stopped, since a slow start in
+      a narrow cone looks the same.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class OnlineProbe:
                 time_s=self._time_s,
                 features=features,
             )
-            scores["alignment_error"] = alignment_error(embeddings)["alignment_error_symmetric"]
+            scores["alignment_error"] = alignment_error(embeddings)["alignment_error"]
         if self._labels is not None and self._several_events:
             gallery = Gallery(features, self._labels, self._event)
             shares = knn_scores(

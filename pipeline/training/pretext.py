@@ -90,9 +90,10 @@ def pretext(
     method = build_method(config)
     method.prepare(corpus)
     method = method.to("cuda" if torch.cuda.is_available() else "cpu")
-    untrained = _score(method, config, plan, source, samples, seed, "untrained")
+    places = class_places(settings["provenance"].get("class_names"), source)
+    untrained = _score(method, config, plan, source, samples, seed, "untrained", places)
     method.load_state_dict(state["method"])
-    trained = _score(method, config, plan, source, samples, seed, "trained")
+    trained = _score(method, config, plan, source, samples, seed, "trained", places)
     return Pretext(trained, untrained, dict(method.chance), run, data, samples)
 
 
@@ -104,6 +105,7 @@ def _score(
     samples: int,
     seed: int,
     weights: str,
+    places: torch.Tensor | None,
 ) -> dict[str, float]:
     scored: list[tuple[dict[str, float], int]] = []
     device = next(method.parameters()).device
@@ -111,11 +113,24 @@ def _score(
     with evaluating(method), _own_draws(seed, device):
         held_out = _batches(config, plan, source, samples)
         for batch in each(held_out, f"pretext, {weights} weights", "batches", most):
-            values = method(method.augment(collate(batch, device)))
+            tensors = collate(batch, device)
+            if places is not None and "class_id" in tensors:
+                tensors["class_id"] = places.to(device)[tensors["class_id"]]
+            values = method(method.augment(tensors))
             scored.append(({name: float(value) for name, value in values.items()}, len(batch)))
     if not scored:
         raise InputError(f"{source.location} gives no whole batch of {config.trainer.batch_size}")
     return mean_metrics(scored)
+
+
+def class_places(names: Sequence[Any] | None, source: Source) -> torch.Tensor | None:
+    """The run's number of each class of other data, int64 [C + 1]; -1 for a class that the run does
+    not know, and, in the last place, for no class. None where either side has no names."""
+    others = getattr(source, "classes", ())
+    if not names or not others:
+        return None
+    number = {name: place for place, name in enumerate(names)}
+    return torch.tensor([*(number.get(name, -1) for name in others), -1])
 
 
 def mean_metrics(batches: Sequence[tuple[dict[str, float], int]]) -> dict[str, float]:

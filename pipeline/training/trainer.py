@@ -158,8 +158,9 @@ def train(
         }
         if average is not None:
             content["average"] = average.state_dict()
-        finite = [dict(method.named_parameters()), weights(content["method"]), content["optimizer"]]
-        if not agreed(is_finite(finite)):
+        states = [dict(method.named_parameters()), content["optimizer"]]
+        states += [weights(content[name]) for name in ("method", "average") if name in content]
+        if not agreed(is_finite(states)):
             raise diverged("the weights are not finite", step, saved)
         used.merge()
         if record:
