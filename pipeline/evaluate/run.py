@@ -118,6 +118,8 @@ def evaluate(
     found = find_protocol(protocol)
     if found.target != "embeddings":
         raise SettingError(f"{protocol} measures no embeddings but {found.target}: use run_eval")
+    if gallery is not None:
+        check_one_encoder(embeddings, gallery)
     return found.function()(embeddings, gallery, None, found.check(settings))
 
 
