@@ -4,6 +4,7 @@ import json
 import math
 import unicodedata
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,8 @@ import pytest
 
 from marey.configs.errors import InputError, MareyError
 from marey.pipeline.data.images import class_numbers
-from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.embedding.embed import embed
+from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
 from marey.pipeline.evaluate.geometry import (
     alarms,
     collapse_signs,
@@ -279,3 +281,33 @@ def test_numbers_and_their_text_are_one_class_only_where_all_text_is_numbers():
     named = np.array([3, "3", "three"], dtype=object)
     assert encode_classes(named)[0].tolist() == [0, 1, 2]
     assert Labels(named, "").known.all()
+
+
+def test_embeddings_of_newer_versions_and_damaged_ones_are_refused_in_a_sentence(tmp_path):
+    folder = write(tmp_path / "test", CLUSTERS, CLASSES.tolist(), "t", format=9)
+    with pytest.raises(InputError, match=r"format 9.*update marey"):
+        run_eval("geometry", folder)
+    for content in ("", "{", "[]"):
+        (tmp_path / "test" / "meta.json").write_text(content)
+        with pytest.raises(InputError, match=r"meta\.json is damaged"):
+            run_eval("geometry", folder)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["cat", "dog", "cat"], ["dog", None, "dog"]),  # dog is class 1 here and class 0 there
+        ([0.5, 1.5, math.nan], [0.25, 2.5, None]),
+        ([10**12, 7, -1], [7, 7, 7]),
+    ],
+)
+def test_labels_travel_with_embeddings_as_their_source_has_them(one, other, tmp_path):
+    picture = cv2.imencode(".png", np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))[1]
+    for name, labels in (("one", one), ("other", other)):
+        table = pa.table({"image": [picture.tobytes()] * 3, "label": labels})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        table = str(tmp_path / f"{name}.parquet")
+        embed("histogram", table, str(tmp_path / name), engine="local")
+        wanted = [None if v in (None, -1) or v != v else v for v in labels]
+        found = load_embeddings(tmp_path / name).label
+        assert found.tolist() == wanted

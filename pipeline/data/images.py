@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ from marey.pipeline.runtime.storage import as_utf8, local_path
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
 MAX_PIXELS = 100_000_000
 """Larger images are refused (a decompression bomb, or a mistake)."""
+NO_LABEL = (None, "", -1)
+"""Values of a column `label` that say nothing; NaN is another."""
 _NO_MOTION = np.empty(0, dtype=np.float32)
 
 
@@ -59,6 +62,15 @@ class Images:
 
     def labels(self) -> list[int] | None:
         """Class numbers from 0, -1 for an image without one; None for a source without labels."""
+        return None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether images have labels, of classes or of any other kind."""
+        return False
+
+    def label_of(self, number: int) -> Any:
+        """The label of an image as its source has it; None where there is none."""
         return None
 
 
@@ -112,6 +124,16 @@ class ImageTable(Images):
         return self._numbered[0]
 
     @property
+    def labelled(self) -> bool:
+        """Whether there is a column `label`."""
+        return self._label is not None
+
+    def label_of(self, number: int) -> Any:
+        """The value of the column `label`; None for those that say nothing."""
+        value = None if self._label is None else self._label[number].as_py()
+        return None if value in NO_LABEL or value != value else value
+
+    @property
     def classes(self) -> list[int | str]:
         """The values of the column `label` that the numbers stand for."""
         return self._numbered[1]
@@ -146,8 +168,9 @@ def class_numbers(column: pa.ChunkedArray) -> tuple[list[int] | None, list[int |
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if not numeric and not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
         return None, []
-    absent = (None, "", -1)
-    values = [None if value in absent or value != value else value for value in column.to_pylist()]
+    values = [
+        None if value in NO_LABEL or value != value else value for value in column.to_pylist()
+    ]
     if numeric:
         if any(value is not None and value % 1 != 0 for value in values):  # infinities too
             return None, []

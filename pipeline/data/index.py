@@ -180,6 +180,23 @@ class Index:
         """The class of each event, -1 where it has none; None for a corpus without labels."""
         return self._labels
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any event has a class."""
+        return bool(self._labels)
+
+    def label_of(self, number: int) -> str | None:
+        """The name of an event's class; None where it has none.
+
+        Other corpora number their classes otherwise: what is kept beside frames is the name.
+        """
+        place = -1 if self._labels is None else self._labels[number]
+        return None if place < 0 else self._classes[place]
+
+    @cached_property
+    def _classes(self) -> list[str]:
+        return self.classes
+
     @cached_property
     def _labels(self) -> list[int] | None:
         if not self.classes:

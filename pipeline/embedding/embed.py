@@ -114,7 +114,6 @@ class ReadPart:
         `refused` rows keep their keys.
         """
         columns: dict[str, list[Any]] = {name: [] for name in _KEYS}
-        labels = self.source.labels()
         images: list[np.ndarray] = []
         for event_number, view, start, stop in part.pieces:
             event = self.source.event(event_number)
@@ -128,9 +127,8 @@ class ReadPart:
             columns["view"] += [video.view] * count
             columns["frame"] += np.floor(times_s * video.fps).astype(int).tolist()
             columns["time_s"] += video.event_time(times_s).tolist()
-            if labels is not None:
-                known = labels[event_number]
-                columns["label"] += [known if known >= 0 else None] * count
+            if self.source.labelled:
+                columns["label"] += [self.source.label_of(event_number)] * count
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
         rows = {name: np.array(v) for name, v in columns.items() if v} | {
@@ -191,7 +189,7 @@ _COLUMNS = {
     "view": pa.string(),
     "frame": pa.int64(),
     "time_s": pa.float64(),
-    "label": pa.int64(),
+    "label": None,  # as the source has them; a part without any fits all
     "copy": pa.int64(),
 }
 _KEYS = (*_COLUMNS, "refused")

@@ -17,6 +17,8 @@ from marey.configs.errors import InputError
 from marey.pipeline.runtime.storage import Folder
 
 META = "meta.json"
+FORMAT = 1
+"""Of what `marey embed` writes."""
 
 _REQUIRED = ("video_id", "event", "view", "frame", "time_s", "embedding")
 
@@ -107,7 +109,7 @@ def _read(path: str) -> tuple[list[pa.Table], dict[str, Any]]:
     else:
         names = folder.names(suffix=".parquet")
         names += [f"parts/{name}" for name in folder.names("parts", ".parquet")]
-    meta = json.loads(folder.read(META)) if folder.exists(META) else {}
+    meta = _meta(folder) if folder.exists(META) else {}
     if not meta and folder.exists("unfinished.json"):
         raise InputError(f"{path}: unfinished embeddings; run the same `marey embed` again")
     if not names:
@@ -119,9 +121,24 @@ def _read(path: str) -> tuple[list[pa.Table], dict[str, Any]]:
     return tables, meta
 
 
+def _meta(folder: Folder) -> dict[str, Any]:
+    """What `meta.json` says. Raises InputError where it is damaged, or of a newer marey."""
+    try:
+        meta = json.loads(folder.read(META))
+        number = int(meta.get("format", FORMAT))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder.join(META)} is damaged ({error}): embed again") from error
+    if number > FORMAT:
+        raise InputError(
+            f"{folder.location} holds embeddings in format {number}, of a newer marey; this one "
+            f"reads up to {FORMAT}: update marey"
+        )
+    return meta
+
+
 def _labels(column: pa.ChunkedArray) -> NDArray[np.object_] | None:
-    """Labels with None where there is none (null or, for class numbers, -1)."""
-    values = [None if value == -1 else value for value in column.to_pylist()]
+    """Labels with None where there is none (null, NaN or, for class numbers, -1)."""
+    values = [None if value == -1 or value != value else value for value in column.to_pylist()]
     if all(value is None for value in values):
         return None
     labels = np.empty(len(values), dtype=object)
