@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from marey.trackers import State, build, iou, missing
-from tests.tracked_scenes import moving_square
+from tests.tracked_scenes import moving_square, texture
 
 WHERE = "this OpenCV is not a contrib wheel (opencv-contrib-python-headless)"
 contrib = pytest.mark.skipif("opencv-kcf" in missing(), reason=WHERE)
@@ -62,3 +62,15 @@ def test_a_tracker_that_is_always_there_works_without_contrib():
     frames, truth = moving_square(5)
     track = build("opencv-mil").track(frames, truth[:1])
     assert iou(track.boxes[-1, 0], truth[-1]) > 0.5
+
+
+def test_a_tracker_that_never_fails_does_not_follow_what_has_left():
+    """MIL answers that all is well whatever it sees (opencv_contrib#1473)."""
+    frames, truth = moving_square(16)
+    frames[8:] = texture(*frames.shape[1:3], seed=1)  # the background alone
+    track = build("opencv-mil").track(frames, truth[:1])
+    assert (track.state[:8, 0] == State.TRACKED).all()
+    assert (track.state[9:, 0] != State.TRACKED).all()
+    stays = build("opencv-mil", persistent=True).track(frames, truth[:1])
+    assert stays.score[:8, 0].min() == 1
+    assert stays.score[9:, 0].max() == 0

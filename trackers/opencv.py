@@ -25,6 +25,11 @@ class _Native(Protocol):
 _WARM_UP = {"KCF"}
 # Searches inside the box only: it is given a box this many times larger about the same centre.
 _GROW = {"MOSSE": 2.0}
+# Reports success for ever: whether the thing is still in its box is looked at here.
+_NEVER_FAILS = {"MIL"}
+LEAST_LIKENESS = (
+    0.5  # normalised correlation with the thing's own look: unrelated patches reach 0.35
+)
 _GROWN_LIMIT = 0.5  # a jump of half the window or more is a failure reported as success
 KCF_MAX_AREA = 80 * 80  # above, KCF halves the resolution and positions are quantised to 2 px
 
@@ -80,6 +85,7 @@ class OpenCVTracker(Tracker):
         except cv2.error:
             job.end(start, b, "refused")
             return
+        look = _Look(images[start], given) if self.name in _NEVER_FAILS else None
         before = given
         for t in range(start + 1, len(job.frames)):
             try:
@@ -97,14 +103,18 @@ class OpenCVTracker(Tracker):
             box_now = np.concatenate([middle - extent / 2.0, extent])
             jump = np.abs(middle - (before[:2] + before[2:] / 2.0))
             window = given[2:] * (2.0 if self.name == "KCF" else 2.5)
+            there = look is None or look.likeness(images[t], box_now) >= LEAST_LIKENESS
             if not self.persistent:
+                if not there:
+                    job.end(t, b, "low_score")
+                    return
                 if np.any(jump >= _GROWN_LIMIT * window):
                     job.end(t, b, "jump")
                     return
                 if inside_share(box_now, job.size) < self.gate.min_inside_later:
                     job.end(t, b, "out_of_frame")
                     return
-            job.follow(t, b, box_now, 1.0)
+            job.follow(t, b, box_now, 1.0 if there else 0.0)
             before = box_now
 
 
@@ -136,6 +146,38 @@ def _resolve(name: str) -> tuple[Callable[[], _Native], bool]:
         "MedianFlow are in opencv-contrib-python-headless (install it instead of, not beside, "
         "opencv-python-headless); marey's own trackers need neither"
     )
+
+
+class _Look:
+    """What a thing looks like in 16x16 grey cells, kept up while it is surely there."""
+
+    CELLS, REACH = 16, 4  # cells of a side, and how many of them the thing may be off its box
+    SURE, PACE = 0.8, 0.1  # from which likeness on the look is kept up, and by how much per frame
+
+    def __init__(self, image: NDArray[np.uint8], box: NDArray[np.float64]) -> None:
+        self._look = self._cells(image, box, 0)
+
+    def likeness(self, image: NDArray[np.uint8], box: NDArray[np.float64]) -> float:
+        """Largest normalised correlation of the look with places in and near `box`, xywh."""
+        near = self._cells(image, box, self.REACH)
+        found = cv2.matchTemplate(near, self._look, cv2.TM_CCOEFF_NORMED)
+        _, best, _, (x, y) = cv2.minMaxLoc(found)
+        if best >= self.SURE:
+            seen = near[y : y + self.CELLS, x : x + self.CELLS]
+            self._look += self.PACE * (seen - self._look)
+        return float(best)
+
+    def _cells(
+        self, image: NDArray[np.uint8], box: NDArray[np.float64], reach: int
+    ) -> NDArray[np.float32]:
+        """float32: the box and `reach` cells around it."""
+        cells = self.CELLS + 2 * reach
+        size = np.maximum(np.round(box[2:] * cells / self.CELLS), 1).astype(int)
+        centre = box[:2] + box[2:] / 2.0 - 0.5
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        patch = cv2.getRectSubPix(grey, size.tolist(), centre.tolist())
+        small = cv2.resize(patch, (cells, cells), interpolation=cv2.INTER_AREA)
+        return np.asarray(small, dtype=np.float32)
 
 
 def _as_rect(box: NDArray[np.float64], legacy: bool) -> tuple[float, ...] | tuple[int, ...]:
