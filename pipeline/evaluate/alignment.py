@@ -1,4 +1,4 @@
-"""Does the embedding follow the state? Alignment error, phase error and Kendall's tau.
+"""Does the embedding follow the state of a process? Alignment error, phase error, Kendall's tau.
 
 TCN (Sermanet et al., arXiv 1704.06888, section 4) and TCC (Dwibedi et al., arXiv 1904.07846). None
 of them needs training. Frames are compared by squared Euclidean distance; ties are broken at

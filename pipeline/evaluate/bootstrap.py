@@ -1,4 +1,4 @@
-"""How sure is a mean over frames? Bootstrap over videos, never over frames."""
+"""Confidence intervals of means over frames: bootstrap over videos, never over frames."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def video_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` [n] when whole videos are redrawn.
+    """Percentile interval of the mean of `values` [n] under resampling of whole videos.
 
     For a comparison, pass the difference of two models' values on the same frames: the videos are
     then redrawn for both at once (a paired bootstrap).

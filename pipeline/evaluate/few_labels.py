@@ -1,4 +1,4 @@
-"""Which videos are labelled, when only some are? Nested, class-complete draws by seed.
+"""Subsets of labelled videos: nested, with every class, drawn by seed.
 
 Whole videos (events, or images) are chosen, never single frames: frames of one video would count
 as many labels where somebody gave one.

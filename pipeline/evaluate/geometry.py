@@ -1,4 +1,4 @@
-"""How do the vectors fill their space? Alignment, uniformity, effective rank, signs of collapse.
+"""How embeddings fill their space: alignment, uniformity, effective rank, signs of collapse.
 
 Wang and Isola, ICML 2020, arXiv 2005.10242; RankMe: Garrido et al., ICML 2023, arXiv 2210.02885;
 LiDAR: Thilak et al., ICLR 2024, arXiv 2312.04000. Sums run in float64.
@@ -141,9 +141,9 @@ def spectrum_decay(features: NDArray[np.floating]) -> float | None:
 
 
 def lidar(features: NDArray[np.floating], *, ridge: float = 1e-4) -> float:
-    """Effective rank of what tells frames apart beside what changes within their copies.
+    """Effective rank of the variation between frames relative to that within their copies.
 
-    features: [n, q, D], q >= 2 changed copies of n frames. With S_b the covariance of the frames'
+    features: [n, q, D], q >= 2 augmented copies of n frames. With S_b the covariance of the frames'
     means and S_w that of copies around them (+ `ridge` I), the exponential of the entropy of the
     eigenvalues' shares of S_w^-1/2 S_b S_w^-1/2. Between 1 and min(n - 1, D); scale matters through
     `ridge` only.

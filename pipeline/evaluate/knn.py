@@ -1,4 +1,4 @@
-"""Do neighbours share a label? Weighted k-nearest-neighbour classification.
+"""Weighted k-nearest-neighbour classification.
 
 InstDisc (Wu, Xiong, Yu, Lin, CVPR 2018, arXiv 1805.01978, section 3.4): cosine similarity, weights
 exp(s / tau). A query never sees the gallery frames of its own video.
@@ -66,7 +66,7 @@ def knn_scores(
     group: NDArray[np.object_] | None = None,
     balanced: bool = False,
 ) -> NDArray[np.float64]:
-    """Share of the neighbours' weight that each class holds, float64 [n, num_classes].
+    """Each class's share of the neighbours' weight, float64 [n, num_classes].
 
     `group` is the queries' video: gallery rows of the same video are masked before the k nearest
     are chosen. `balanced` divides each class's weight by its count in the gallery. Rows are zero

@@ -1,4 +1,4 @@
-"""Which label has each embedded frame? Labels from JSON files, from a table, or from the source.
+"""The labels of embedded frames: from JSON files, from a table, or from the source.
 
 Three forms are read:
 - a folder of `<event>.json` files, each {"fps", "phases", "frames": [{"phase": 2, ...}, ...]};
@@ -29,7 +29,7 @@ from marey.pipeline.embedding.embeddings import Embeddings
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """One value a frame: `values` object [n], None where a frame has no label."""
+    """One value per frame: `values` object [n], None where a frame has no label."""
 
     values: NDArray[np.object_]
     source: str

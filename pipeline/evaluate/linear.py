@@ -1,4 +1,4 @@
-"""How much of a label is linearly readable? Logistic regression and ridge on frozen features.
+"""Linear probes: logistic regression and ridge regression on frozen features.
 
 Features are standardised with the training set's statistics (an affine-free batch norm), the L2
 penalty is chosen on validation videos and the model refitted once on training and validation.

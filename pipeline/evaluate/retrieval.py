@@ -2,7 +2,7 @@
 
 Tasks: `scene` (other moments of the same video), `semantic` (same label in another event),
 `temporal` (the same moment of the same event from another camera), `video` (same label, whole
-videos) and `copies` (the frame that a changed copy was made of).
+videos) and `copies` (the frame of which a query is a strongly augmented copy).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TASKS = ("scene", "semantic", "temporal", "video")
 KS = (1, 5, 10, 20, 50)
 NDCG_AT = 10
 COPY_S = CopiesSettings().delta_s
-"""A copy's neighbours in time count as its source: consecutive frames are near duplicates."""
+"""A copy's neighbours in time count as its source: consecutive frames are near-duplicates."""
 _CHUNK = 8 * 1024 * 1024
 """Similarities held at once."""
 
@@ -148,7 +148,7 @@ def retrieval(
 def copy_retrieval(
     copies: Embeddings, frames: Embeddings, *, delta_s: float = COPY_S
 ) -> dict[str, float]:
-    """Does a strongly changed copy still find its frame among all clean ones? No label needed.
+    """Does a strongly augmented copy find its frame among all unaugmented ones? No label needed.
 
     copies, frames: `marey embed` of the same corpus with and without --copies. Relevant is the
     source frame and what lies within `delta_s` of it. `align_copies` is the squared distance of

@@ -148,7 +148,7 @@ def check_one_encoder(test: Embeddings, gallery: Embeddings) -> None:
 
 def check_disjoint(test: Embeddings, train: Embeddings) -> None:
     """Raises InputError when an event is on both sides."""
-    # embeddings of another hand may not say what they are of
+    # embeddings from elsewhere may not say what they are of
     images = all(
         part.meta.get("kind", "image") == "image" and len(np.unique(part.video_id)) == len(part)
         for part in (test, train)

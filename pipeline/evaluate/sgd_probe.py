@@ -1,7 +1,6 @@
-"""Does a linear probe trained by SGD agree with the one solved by L-BFGS? A cross-check.
+"""A linear probe trained by SGD, as a cross-check of the one solved by L-BFGS.
 
-Two optimisers that find the same accuracy speak for both: a probe that has not converged, or a rate
-that does not suit the features, shows as a gap.
+A probe that has not converged, or a learning rate that does not suit the features, shows as a gap.
 """
 
 from __future__ import annotations

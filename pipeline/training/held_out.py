@@ -1,4 +1,4 @@
-"""What the online probe keeps in memory: frames (or clips) of a few events, or labelled images."""
+"""The held-out data of the online probe: frames or clips of a few events, or labelled images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from marey.pipeline.video import read
 EVENTS = 12
 """Events that are kept, evenly spread over the index."""
 TIMES = 48
-"""Times of each that are kept, evenly spread."""
+"""Times of each event that are kept, evenly spread."""
 IMAGES = 2500
-"""Images that are kept; each is classified by its neighbours among the others."""
+"""Images that are kept; each is classified by its nearest neighbours among the others."""
 
 
 def build_probe(location: str, config: RunConfig) -> OnlineProbe:

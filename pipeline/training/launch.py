@@ -68,14 +68,14 @@ the weights and the optimiser's state have: a checkpoint cannot go on with them.
 NAMED_CLASSES = 10_000
 """With more classes than this a run does not keep the names that their numbers stand for."""
 REFUSED = "refused.json"
-"""Why a worker gave up on purpose: read by the driver, and by the workers that Ray starts next."""
+"""A worker's own error, for the driver and for the workers that Ray starts next."""
 Watch = Callable[[list[dict[str, Any]]], None]
-"""Called now and then with the lines of metrics that are new."""
+"""Called from time to time with the new lines of metrics."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run that may start: everything has been checked."""
+    """A run whose settings, data and folder have been checked."""
 
     job: Job
     data: str
@@ -205,7 +205,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any], run: str) -> dict[str,
 
 
 def _check_length(trained: int, job: Job) -> None:
-    """A resumed run may be made longer, not shorter than it is already."""
+    """A resumed run may be made longer, but not shorter than it has trained."""
     if trained > job.samples:
         trainer = job.config.trainer
         key = "steps" if trainer.steps else "epochs"
@@ -316,7 +316,7 @@ def wants_gpus(trainer: TrainerConfig, gpus: int) -> bool:
 
 
 def _forget(run: str, name: str) -> None:
-    """Remove what Ray Train keeps of a fit that has ended: the next begins from our checkpoint."""
+    """Remove Ray Train's own state of a finished fit: the next one starts from our checkpoint."""
     if is_remote(run):
         Folder(run).remove(name)
     else:
@@ -324,13 +324,13 @@ def _forget(run: str, name: str) -> None:
 
 
 def _ray_storage(run: str) -> tuple[str, str]:
-    """Where Ray Train keeps its own state: beside ours, removed when the run is done."""
+    """Where Ray Train keeps its own state: beside ours, removed after the run."""
     base = run if is_remote(run) else str(local_path(run).absolute())
     return base, "ray"
 
 
 def _dataset(prepared: Prepared, share: Budget) -> Any:
-    """The samples that are left. Called whenever workers start, also after a failure."""
+    """The remaining samples. Called whenever workers start, also after a failure."""
     from marey.pipeline.runtime.engine import quiet_data
 
     quiet_data()
@@ -369,7 +369,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def _refusal(run: Folder) -> MareyError | None:
-    """The error that a worker raised on purpose, if that is what ended the run."""
+    """The MareyError that ended the run, if a worker raised one."""
     if not run.exists(REFUSED):
         return None
     note = json.loads(run.read(REFUSED))
@@ -379,7 +379,7 @@ def _refusal(run: Folder) -> MareyError | None:
 
 @contextmanager
 def _watching(folder: Folder, step: int, watch: Watch | None) -> Iterator[None]:
-    """Read new lines of metrics in a thread, and hand them on."""
+    """Pass new lines of metrics to `watch`, from a thread."""
     if watch is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""How training processes keep in step: what each trains on, and what all of them have used.
+"""How training processes stay in step: what each trains on, and which samples are used up.
 
 Without a process group the one process has all samples, and nothing is exchanged.
 """
@@ -22,11 +22,11 @@ from marey.pipeline.stream.plan import Position
 from marey.pipeline.training.checkpoint import position_of
 
 MAX_EMPTY = 1000
-"""Samples refused in a row, from the first on, after which a run stops: nothing can be read."""
+"""Consecutive refused samples from the start after which a run stops: nothing can be read."""
 
 
 class Used:
-    """What a run has used of its plan, over all its processes and restarts.
+    """The samples of the plan that a run has used, over all processes and restarts.
 
     Each process notes what it trained on and what was refused; `merge` adds those notes of all
     processes to what every one of them holds, and checkpoints.

@@ -1,4 +1,4 @@
-"""How good is the encoder right now? A probe over frames in memory, called between steps.
+"""How good is the encoder during training? A probe over frames in memory, run between steps.
 
 It is a monitor, not a reported number: a few hundred frames, the encoder in eval mode, no gradient.
 Frames of synchronised views are scored by alignment error, labelled frames by kNN accuracy, and
@@ -24,9 +24,9 @@ from marey.pipeline.evaluate.knn import Gallery, knn_accuracy, knn_scores
 from marey.pipeline.evaluate.labels import encode_classes
 
 GRAVE = ("collapse", "cone", "dimensional_collapse")
-"""Alarms that mean a run is lost when they stay."""
+"""Alarms that mean a lost run if they persist."""
 DETAILS = ("rank_share", "dead_units", "mean_cosine")
-"""Metrics that the alarms sum up; for curves, not for a line of progress."""
+"""Metrics that the alarms summarise: for curves, not for the progress line."""
 
 
 class OnlineProbe:
@@ -148,11 +148,11 @@ class OnlineProbe:
         return scores
 
     def _signs(self, features: NDArray[np.float32]) -> dict[str, float]:
-        """The signs of collapse as numbers, and whether they stayed."""
+        """The signs of collapse, and whether they persisted."""
         signs = collapse_signs(features, self._event)
         ringing = alarms(signs)
         grave = [name for name in ringing if name in GRAVE]
-        # the first probe sees what the run starts from, which may well lie in a narrow cone
+        # the first probe sees the untrained encoder, whose embeddings may lie in a narrow cone
         self._in_a_row = self._in_a_row + 1 if grave or self._in_a_row < 0 else 0
         self.warning = ""
         if self._in_a_row == 2:

@@ -1,4 +1,4 @@
-"""Does a run solve its pretext task on data that it was not trained on?"""
+"""How well does a run solve its pretext task on held-out data?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from marey.pipeline.training.checkpoint import load_state
 from marey.pipeline.training.trainer import build_method, collate
 
 MIXED = 512
-"""Samples that are mixed before they are cut into batches, so that a batch has several videos."""
+"""Samples that are shuffled together, so that a batch holds several videos."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Pretext:
 
     trained: dict[str, float]
     untrained: dict[str, float]
-    """The same with the weights that the run started from."""
+    """The same with the weights before training."""
     chance: dict[str, float]
     run: str
     data: str

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: metrics, first samples, the exported encoder, its end."""
+"""What a run reports: metrics, its first samples, the exported encoder, the summary."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from marey.pipeline.stream.plan import Position
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 NOT_SAMPLED = "not_sampled.json"
-"""Events that give a run no sample, by reason and name."""
+"""Events that yield no sample, by reason and name."""
 UNTRAINED = "untrained"
 """Subfolder with the encoder as it was before the first step, the baseline of every evaluation."""
 SAMPLES, PICTURES = "samples.npz", "pictures.npz"
 REMOTE_WRITE_S = 15.0
 """An object store has no append: there the metrics are written again at most this often."""
 FEW_VALID = 0.1
-"""A run in which fewer of the samples than this count in the loss (`valid`) is told so, once."""
+"""Below this share of samples that count in the loss (`valid`) a run warns, once."""
 SHOWN_SAMPLES = 12
-"""First samples of a run that are kept as pictures for its report."""
+"""First samples of a run that are kept for its report."""
 
 
 class Record:
     """Files of a run folder, written by the first training process.
 
     `metrics.jsonl` has one JSON object a line: metrics, a `probe`, or a `warning`. Lines after the
-    step that a run resumes from are dropped, so that every curve has one value a step. TensorBoard
+    step that a run resumes from are dropped, so that every curve has one value per step. TensorBoard
     gets the same numbers where the run folder is local.
     """
 
@@ -72,7 +72,7 @@ class Record:
             self._write_lines()
 
     def _write_lines(self) -> None:
-        """Add the lines that wait to the metrics."""
+        """Append the buffered lines to the metrics."""
         if self._waiting:
             self._run.append(METRICS, "".join(self._waiting).encode())
         self._waiting.clear()
@@ -101,7 +101,7 @@ class Record:
         self._plot("probe", progress.step, values)
 
     def warn(self, progress: Progress, text: str) -> None:
-        """A line of what the user must know of, whom no output of a worker reaches."""
+        """A warning for the user, who sees no output of the workers."""
         self._line(progress, {"warning": text})
 
     def _plot(self, group: str, step: int, values: Mapping[str, float]) -> None:
@@ -133,13 +133,13 @@ class Record:
                 self._run.write(f"{UNTRAINED}/{PICTURES}", packed)
 
     def export(self, encoder: Encoder, provenance: dict[str, Any], subfolder: str = "") -> None:
-        """The encoder as it stands, and every line of metrics up to here."""
+        """Export the encoder, and write the buffered lines of metrics."""
         self._write_lines()
         folder = Folder(self._run.join(subfolder)) if subfolder else self._run
         export_encoder(folder, encoder, provenance)
 
     def finish(self, step: int, position: Position, refused: Counter[str]) -> None:
-        """The run is over: its summary is written last."""
+        """Write the summary of a finished run; it is written last."""
         summary = {
             "step": step,
             "samples": len(position) - sum(refused.values()),
@@ -167,7 +167,7 @@ def read_arrays(run: Folder, name: str) -> dict[str, np.ndarray]:
 
 
 class NewMetrics:
-    """The lines of a run's metrics as they come, each once; for one that watches a long run."""
+    """New lines of a run's metrics, each once; for watching a long run."""
 
     def __init__(self, run: Folder) -> None:
         self._run = run
@@ -187,10 +187,10 @@ class NewMetrics:
 
 
 def warnings_in(lines: list[dict[str, Any]]) -> list[str]:
-    """What lines of metrics warn of, with the step."""
+    """The warnings among lines of metrics, with their steps."""
     return [f"step {line['step']:,}: {line['warning']}" for line in lines if "warning" in line]
 
 
 def read_metrics(run: Folder) -> list[dict[str, Any]]:
-    """All lines of a run's metrics; a last line cut off by a kill is left out."""
+    """All lines of a run's metrics, without a last line that a kill has cut off."""
     return NewMetrics(run).take()

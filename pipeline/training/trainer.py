@@ -41,7 +41,7 @@ LONE = "a single sample was left over, and batch norm needs two"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a training process needs to know, beside its samples."""
+    """Everything that a training process needs, except its samples."""
 
     config: RunConfig
     plan: Plan
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def corpus(self) -> Corpus:
-        """What the method may know of the data."""
+        """What the method is told of the data."""
         return Corpus(places=self.plan.samples_per_epoch, classes=self.classes)
 
     @property
@@ -186,7 +186,7 @@ def train(
             epoch = progress.epoch
             method.before_epoch(progress)
         rate = set_schedule(optimizer, trainer.optimizer, step, total)
-        # processes that hold the same samples draw alike, so that all of them stay the same
+        # with the same samples all processes augment alike, so that their weights stay equal
         torch.manual_seed(_seed(trainer.seed, step, 0 if work.shared else rank))
         among = alone if work.shared else contextlib.nullcontext
         try:
@@ -310,7 +310,7 @@ def too_small(config: RunConfig) -> SettingError:
 
 
 def show(record: Record, step: int, method: Method, device: torch.device) -> None:
-    """Record what the method shows of the run's first samples, where it shows anything."""
+    """Record the method's pictures of the run's first samples, if it has any."""
     if not method.has_pictures:
         return
     batch = {name: torch.from_numpy(column).to(device) for name, column in record.shown().items()}
@@ -320,9 +320,9 @@ def show(record: Record, step: int, method: Method, device: torch.device) -> Non
 
 
 def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
-    """Samples to one batch of tensors on the device; frames stay uint8 [B, F, H, W, 3].
+    """Stack samples into a batch of tensors on the device; frames stay uint8 [B, F, H, W, 3].
 
-    For a GPU they are stacked where it can read them by itself, while the host goes on.
+    For a GPU through pinned memory, so that the copy is asynchronous.
     """
     batch = {}
     for name in samples[0]:
@@ -347,5 +347,5 @@ def training_device(wanted: str) -> torch.device:
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
-    """The seed of one step's augmentation, so that a resumed step draws as the first did."""
+    """The seed of one step's augmentation: a resumed run repeats the draws of that step."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
