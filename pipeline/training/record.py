@@ -36,9 +36,9 @@ SHOWN_SAMPLES = 12
 class Record:
     """Files of a run folder, written by the first training process.
 
-    `metrics.jsonl` has one JSON object a line: metrics, a `probe`, or a `warning`. Lines after the
-    step that a run resumes from are dropped, so that every curve has one value per step. TensorBoard
-    gets the same numbers where the run folder is local.
+    `metrics.jsonl` has one JSON object per line: metrics, a `probe`, or a `warning`. Lines after
+    the step that a run resumes from are dropped, so that every curve has one value per step.
+    TensorBoard gets the same numbers where the run folder is local.
     """
 
     def __init__(self, run: Folder, step: int, chance: Mapping[str, float]) -> None:
