@@ -58,7 +58,6 @@ PROTOCOLS = [
     ("knn", {}),
     ("knn", {"shots": 1}),
     ("linear", {"penalties": 2}),
-    ("linear", {"penalties": 1, "crosscheck": True}),
     ("progression", {"penalties": 1, "draws": 1}),
     ("alignment", {}),
     ("retrieval", {"task": "scene", "window_s": 1.0}),

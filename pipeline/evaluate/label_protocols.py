@@ -254,8 +254,11 @@ def progression(
     split = _split(test, train, path, settings.attribute, seed)
     both = np.concatenate([split.pool_labels.values, split.query_labels.values])
     number, names = encode_classes(both)
-    pool = progression_targets(split.pool, number[: len(split.pool)], len(names))
-    query = progression_targets(split.query, number[len(split.pool) :], len(names))
+    known, asked = number[: len(split.pool)], number[len(split.pool) :]
+    if split.query is not split.pool:
+        check_common_classes(asked, known, names)
+    pool = progression_targets(split.pool, known, len(names))
+    query = progression_targets(split.query, asked, len(names))
     figures = phase_progression(
         (split.pool.features[split.fit], pool[split.fit]),
         (split.pool.features[split.choose], pool[split.choose]),
