@@ -101,7 +101,8 @@ NORMALISED = ["arrow_of_time", "deep_infomax", "moco_v3", "shuffle_and_learn"]
 
 
 @pytest.mark.parametrize("preset", NORMALISED)
-def test_a_sample_left_over_joins_the_last_step(preset, corpus, tmp_path):
+def test_a_sample_left_over_joins_the_last_step(preset, tmp_path):
+    corpus = str(encode_corpus(tmp_path / "corpus", events=1))
     config = small_config(preset)
 
     def trained(folder, **trainer):
@@ -314,7 +315,8 @@ def test_a_damaged_note_of_the_latest_checkpoint_is_not_needed(finished):
 
 def test_checkpoints_of_other_versions_are_read_or_refused_in_a_sentence(corpus, short):
     """Without a format, as versions up to the one that wrote the number left them."""
-    (path,) = checkpoints(short)
+    before, path = checkpoints(short)
+    before.unlink()
     state = torch.load(path)
     (short / "latest.json").unlink()
     torch.save({**state, "format": 9, "marey": "7.1"}, path)

@@ -77,11 +77,17 @@ def load_encoder(location: str) -> tuple[Encoder, dict[str, Any]]:
     digest = hashlib.sha256(content).hexdigest()
     try:
         about: dict[str, Any] = json.loads(run.read("encoder.json"))
-        whole = about["sha256"] == digest
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        about = _described(content, f"{location}/encoder.safetensors") | {"sha256": digest}
+        wanted = about.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        about, wanted = {}, ""
+    if wanted != digest:
+        described = _described(content, f"{location}/encoder.safetensors")
+        if described == about:  # the very export: a kill between its writes leaves an older one
+            raise InputError(
+                f"{location}/encoder.safetensors is damaged: it is not the file that was written"
+            )
+        about = described
+    about["sha256"] = digest
     written_by = f"marey {about.get('provenance', {}).get('marey', '(unknown)')}"
     if about.get("format", FORMAT) > FORMAT:
         raise InputError(

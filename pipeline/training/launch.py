@@ -156,7 +156,7 @@ def _as_begun(config: RunConfig, folder: Folder) -> RunConfig:
 
     Runs of versions before `encoder.mean` could be unset have ImageNet's for all weights.
     """
-    if not folder.exists("config.yaml"):
+    if not folder.names("checkpoints", ".pt") or not folder.exists("config.yaml"):
         return config
     before = _read_settings(folder)["config"].get("encoder") or {}
     kept = {
