@@ -104,6 +104,12 @@ def _create(name: str, **options: Any) -> Any:
     except Exception as error:  # of the network, of files, of shapes: many unrelated kinds
         if "no pretrained weights" in str(error).lower():
             raise SettingError(f"backbone {name!r}: {error}; set pretrained=false") from error
+        if "size mismatch" in str(error):
+            known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+            raise SettingError(
+                f"the pretrained weights of backbone {name!r} fit no other size of image: set "
+                f"encoder.image_size={known.input_size[-1] if known else 224}"
+            ) from error
         raise unfetched(name, error) from error
 
 
