@@ -25,38 +25,35 @@ from marey.models.augmentation.multi_crop import (
     two_crops,
 )
 from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.encoder import Encoder
 from marey.models.method import Method
 from marey.models.objectives.monitors import joint_embedding_metrics
 
 
-class TwoCropConfig(MethodConfig):
-    """Joint embedding of two crops."""
+class JointEmbeddingConfig(MethodConfig):
+    """Joint embedding of crops."""
 
     sampling: FramesSampling = FramesSampling()
     """Which frames or images crops are taken from."""
+
+
+class TwoCropConfig(JointEmbeddingConfig):
+    """Joint embedding of two crops."""
+
     crops: TwoCrops = BYOL_CROPS
     """How the two crops are augmented."""
 
 
-class TwoCropMethod(Method):
-    """Base of methods that compare two crops of every frame.
+class JointEmbedding(Method):
+    """What holds however many crops there are.
 
     Batch: `frames` uint8 [B, F, H, W, 3], each frame an image of its own; `instance` int64 [B].
     """
-
-    config: TwoCropConfig
 
     @property
     def chance(self) -> Mapping[str, float]:
         """Embeddings that say nothing of the image."""
         return {"pair_auc": 0.5}
-
-    @torch.no_grad()
-    def augment(self, batch: Batch) -> Batch:
-        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
-        `frames`."""
-        crops = two_crops(self.images, batch["frames"], self.config.crops)
-        return replace_frames(batch, images=crops)
 
     def rows(self, batch: Batch) -> Tensor:
         """What the encoder gets, [2 B F, 3, S, S]: all first crops, then all second ones."""
@@ -67,23 +64,36 @@ class TwoCropMethod(Method):
         return joint_embedding_metrics(first.detach(), second.detach(), batch["instance"])
 
 
-class MultiCropConfig(TwoCropConfig):
+class TwoCropMethod(JointEmbedding):
+    """Base of methods that compare two crops of every frame."""
+
+    def __init__(self, encoder: Encoder, config: TwoCropConfig) -> None:
+        super().__init__(encoder, config)
+        self.crops = config.crops
+
+    @torch.no_grad()
+    def augment(self, batch: Batch) -> Batch:
+        """Puts `images`, float32 [B, 2, F, 3, S, S], two crops of every frame, in place of
+        `frames`."""
+        return replace_frames(batch, images=two_crops(self.images, batch["frames"], self.crops))
+
+
+class MultiCropConfig(JointEmbeddingConfig):
     """Joint embedding of two large crops and some small ones."""
 
     crops: MultiCrop = MultiCrop(first=BYOL_CROPS.first)
     """How the large and small crops are augmented."""
 
 
-class MultiCropMethod(TwoCropMethod):
-    """Base of methods that compare two large crops, and small ones of small parts, of every frame.
+class MultiCropMethod(JointEmbedding):
+    """Base of methods that compare two large crops and some small ones of every frame."""
 
-    Batch: as for two crops.
-    """
-
-    config: MultiCropConfig
+    def __init__(self, encoder: Encoder, config: MultiCropConfig) -> None:
+        super().__init__(encoder, config)
+        self.crops = config.crops
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, 2, F, 3, S, S], and `small`, float32 [B, n, F, 3, s, s], in
         place of `frames`."""
-        return replace_frames(batch, **multi_crops(self.images, batch["frames"], self.config.crops))
+        return replace_frames(batch, **multi_crops(self.images, batch["frames"], self.crops))

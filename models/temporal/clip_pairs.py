@@ -60,12 +60,13 @@ class ClipPairs(Method):
     `instance` int64 [B]. Rows count clips first: all first clips, then all second ones, and so on.
     """
 
-    config: ClipPairsConfig
     sees_clips = True
 
     def __init__(self, encoder: Encoder, config: ClipPairsConfig) -> None:
         super().__init__(encoder, config)
         require_clips(encoder, config.sampling, self.name)
+        self.rho = config.sampling.clips
+        self.recipe = config.augment
 
     @property
     def chance(self) -> Mapping[str, float]:
@@ -78,11 +79,11 @@ class ClipPairs(Method):
         own; `draws`, float32 [B, rho], by which keys are shuffled (clip_moco)."""
         frames = self._clips(batch)
         draws = torch.rand(frames.shape[:2]).to(frames.device, non_blocking=True)
-        return replace_frames(batch, clips=self.clips(frames, self.config.augment), draws=draws)
+        return replace_frames(batch, clips=self.clips(frames, self.recipe), draws=draws)
 
     def _clips(self, batch: Batch) -> Tensor:
         """The frames, uint8 [B, rho, T, H, W, 3]."""
-        return batch["frames"].unflatten(1, (self.config.sampling.clips, -1))
+        return batch["frames"].unflatten(1, (self.rho, -1))
 
     def first_hashes(self, batch: Batch) -> Tensor:
         """Difference hashes of the clips' first frames, before `augment`: int64 [B, rho]."""
@@ -95,16 +96,17 @@ class ClipPairs(Method):
 
     def clip_ids(self, batch: Batch) -> FrameIds:
         """Where each row comes from, [rho B]: that of its first frame. Needs `dhash`."""
-        time_s = batch["time_s"].unflatten(1, (self.config.sampling.clips, -1))[:, :, 0]
+        time_s = batch["time_s"].unflatten(1, (self.rho, -1))[:, :, 0]
         instance = batch["instance"].repeat(time_s.shape[1])
         return FrameIds(instance, time_s.T.flatten(), batch["dhash"].T.flatten())
 
     def others(self, rows: Tensor) -> list[Tensor]:
         """The rows rolled by 1 to rho - 1 clips: every clip meets each other one of its sample."""
-        clips = self.config.sampling.clips
-        return [rows.roll(offset * (len(rows) // clips), dims=0) for offset in range(1, clips)]
+        return [
+            rows.roll(number * (len(rows) // self.rho), dims=0) for number in range(1, self.rho)
+        ]
 
     def monitors(self, projected: Tensor, batch: Batch) -> dict[str, Tensor]:
         """`spread` and `pair_auc` of the first two clips. projected: [rho B, D]."""
-        first, second = projected.detach().unflatten(0, (self.config.sampling.clips, -1))[:2]
+        first, second = projected.detach().unflatten(0, (self.rho, -1))[:2]
         return joint_embedding_metrics(first, second, batch["instance"])
