@@ -311,7 +311,7 @@ def made_up(rows: int, **columns) -> pa.Table:
         "event": [f"v{n}" for n in range(rows)], "view": ["0"] * rows, "label": [""] * rows,
         "keyframes": [np.arange(60.0)] * rows, "motion": [np.ones(50, np.float32)] * rows,
         "cuts": [[1.0]] * rows, "status": ["ok"] * rows, "error": [None] * rows,
-        "codec": ["h264"] * rows,
+        "codec": ["h264"] * rows, "frame_times": [None] * rows,
     } | columns  # fmt: skip
     numbers = {f.name: np.ones(rows) for f in SCHEMA if f.name not in values}
     kinds = {field.name: field.type for field in SCHEMA}

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.pipeline.data.discover import Found, Placement, find_videos, group_views
-from marey.pipeline.data.index import SCHEMA
+from marey.pipeline.data.index import SCHEMA, completed
 from marey.pipeline.runtime.storage import Folder, as_utf8, split
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video import VideoInfo, probe
@@ -82,6 +82,8 @@ class Corpus:
             named = {"video_id": name, "stream": stream}
             values = {**asdict(info), **asdict(where), **asdict(file), **named}
             values |= {"uri": as_utf8(file.uri), "error": info.error and as_utf8(info.error)}
+            knots = [{"frame": n, "time_s": t} for n, t in info.frame_times]
+            values["frame_times"] = knots or None
             rows.append({column: values[column] for column in SCHEMA.names})
         return rows
 
@@ -268,7 +270,7 @@ def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
         for table in [tables] if isinstance(tables, pa.Table) else tables:
-            writer.write_table(table, row_group_size=PART_FILES)
+            writer.write_table(completed(table), row_group_size=PART_FILES)
     home.write(name, buffer.getvalue())
 
 

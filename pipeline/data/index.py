@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from marey.configs.errors import InputError
 from marey.pipeline.runtime.storage import is_remote, local_path
+from marey.pipeline.video.frame_clock import FrameClock
 
 Times = TypeVar("Times", float, np.ndarray)
 """One time or several, in seconds."""
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
         ("motion", pa.list_(pa.float32())),
         ("motion_hz", pa.float64()),
         ("cuts", pa.list_(pa.float64())),
+        ("frame_times", pa.list_(pa.struct([("frame", pa.int64()), ("time_s", pa.float64())]))),
         ("bytes", pa.int64()),
         ("status", pa.string()),
         ("error", pa.string()),
@@ -78,11 +80,18 @@ class Video:
     motion_hz: float
     cuts: tuple[float, ...]
     status: str
+    frame_times: FrameClock | None = None
+    """When each frame is shown, where the rate varies."""
 
     @property
     def has_frames(self) -> bool:
         """Whether there is anything to sample: damaged and unreadable videos may have no frame."""
         return self.frames > 0 and self.fps > 0
+
+    @property
+    def frame_clock(self) -> FrameClock:
+        """When each frame is shown. For a video that has frames."""
+        return self.frame_times or FrameClock.even(self.frames, self.fps)
 
     def shown_at(self, time_s: Times) -> Times:
         """When in this video a time of the event's clock is shown."""
@@ -169,6 +178,8 @@ class Index:
         motion = value["motion"].values
         profile = motion.to_numpy(zero_copy_only=False) if motion is not None else np.empty(0)
         plain["cuts"] = tuple(plain["cuts"] or ())
+        knots = plain["frame_times"]
+        plain["frame_times"] = knots and FrameClock.of([(k["frame"], k["time_s"]) for k in knots])
         return Video(motion=np.asarray(profile, dtype=np.float32), **plain)
 
     @cached_property
@@ -246,6 +257,18 @@ class Index:
         return gone
 
 
+LATER_COLUMNS = ("frame_times",)
+"""Columns that indexes of earlier versions lack; without them a rate is taken as constant."""
+
+
+def completed(table: pa.Table) -> pa.Table:
+    """An index, perhaps of an earlier version, with all columns in their order."""
+    for name in LATER_COLUMNS:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(SCHEMA.names)
+
+
 _SLICE = 10_000
 """Values of a column that are Python objects, or read, at a time."""
 _CHUNK = 100_000
@@ -258,6 +281,7 @@ def read_table(
 ) -> pa.Table:
     """A Parquet table that must have these columns; of them, or of all, those that are wanted.
 
+    Of an index of an earlier version, `LATER_COLUMNS` that it lacks are null.
     Raises InputError saying what is wrong.
     """
     path = location if is_remote(location) else local_path(location)
@@ -265,13 +289,17 @@ def read_table(
         raise InputError(f"no such file: {location}")
     try:
         names = pq.read_schema(path).names
-        absent = [name for name in columns if name not in names]
+        later = [name for name in LATER_COLUMNS if name in columns and name not in names]
+        absent = [name for name in columns if name not in names and name not in later]
         if absent:
             raise InputError(
                 f"{location} is not an index: it lacks {', '.join(absent)} "
                 f"(it has {', '.join(names[:12])})"
             )
-        return _read_columns(path, wanted or names)
+        table = _read_columns(path, [name for name in wanted or names if name not in later])
+        for name in later if wanted is None else [name for name in later if name in wanted]:
+            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+        return table
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{location} is not a Parquet file: {error}") from error
 

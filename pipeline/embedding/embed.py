@@ -17,7 +17,7 @@ import torch
 
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.images import Images, decode_image
-from marey.pipeline.data.index import Index
+from marey.pipeline.data.index import Index, Video
 from marey.pipeline.data.source import open_source
 from marey.pipeline.data.stored_samples import StoredSamples
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
@@ -53,15 +53,21 @@ class Part:
         return f"parts/part-{self.number:06d}.parquet"
 
 
-def frame_times(frames: int, fps: float, rate: float) -> np.ndarray:
-    """Times (seconds, float64) at which a video is embedded: every 1/rate, frame middles.
+def frame_numbers(video: Video, rate: float) -> np.ndarray:
+    """The frames at which a video is embedded: int64, ascending, each once.
 
-    At most one time a frame: a rate above the video's own gives every frame once.
+    rate: frames per second, 0 for every frame. At a constant rate, evenly spaced frames, at most
+    all; else the frames that are shown at 0, 1 / rate, 2 / rate, ...
     """
-    wanted = min(rate, fps) if rate > 0 else fps
-    count = max(1, math.floor(frames / fps * wanted + 1e-6))
-    numbers = np.floor(np.arange(count) * fps / wanted + 1e-6)
-    return (np.minimum(numbers, frames - 1) + 0.5) / fps
+    if rate <= 0:
+        return np.arange(video.frames)
+    if video.frame_times is not None:
+        steps = np.arange(max(1, math.ceil(video.duration_s * rate - 1e-6))) / rate
+        return np.unique(video.frame_times.numbers_at(steps))
+    wanted = min(rate, video.fps)
+    count = max(1, math.floor(video.frames / video.fps * wanted + 1e-6))
+    numbers = np.floor(np.arange(count) * video.fps / wanted + 1e-6)
+    return np.minimum(numbers, video.frames - 1).astype(np.int64)
 
 
 def parts(source: Index | Images, rate: float, size: int = PART_FRAMES) -> Iterator[Part]:
@@ -72,7 +78,7 @@ def parts(source: Index | Images, rate: float, size: int = PART_FRAMES) -> Itera
         for view, video in enumerate(source.event(event).videos):
             if not video.has_frames:
                 continue
-            start, count = 0, len(frame_times(video.frames, video.fps, rate))
+            start, count = 0, len(frame_numbers(video, rate))
             while start < count:
                 stop = min(count, start + room)
                 pieces.append((event, view, start, stop))
@@ -118,14 +124,15 @@ class ReadPart:
         for event_number, view, start, stop in part.pieces:
             event = self.source.event(event_number)
             video = event.videos[view]
-            times_s = frame_times(video.frames, video.fps, self.rate)[start:stop]
+            numbers = frame_numbers(video, self.rate)[start:stop]
+            times_s = video.frame_clock.middles(numbers)
             frames, refused = self._read(event_number, view, times_s)
             images.append(frames)
             count = len(times_s)
             columns["video_id"] += [video.video_id] * count
             columns["event"] += [video.event] * count
             columns["view"] += [video.view] * count
-            columns["frame"] += np.floor(times_s * video.fps).astype(int).tolist()
+            columns["frame"] += numbers.tolist()
             columns["time_s"] += video.event_time(times_s).tolist()
             if self.source.labelled:
                 columns["label"] += [self.source.label_of(event_number)] * count
@@ -177,6 +184,7 @@ class ReadPart:
             suspected=self.suspicious,
             stream=video.stream,
             fit="cover",
+            sound=video.status == "ok",
         )
         for number, reason in failures.items():
             refused[number] = error or reason  # type: ignore[index]

@@ -19,6 +19,8 @@ from marey.trackers import Request, State, Track, build
 from marey.trackers.draw import draw_track
 from marey.trackers.proposals import PROPOSERS
 
+TICK = Fraction(1, 90_000)
+"""Unit of time of the video that is written, in seconds."""
 MAX_SECONDS = 120.0
 """Longest piece that is followed at once: its frames are held in memory."""
 
@@ -75,8 +77,7 @@ def follow(
         chosen = (boxes * scale).astype(np.float32)
     request = Request(frames, chosen, np.zeros(len(chosen), dtype=np.int64))
     (track,) = built.track_clips([request])
-    fps = (len(times_s) - 1) / (times_s[-1] - times_s[0])
-    _write(draw_track(frames, track), fps, out)
+    _write(draw_track(frames, track), times_s, out)
     return _summary(track)
 
 
@@ -86,15 +87,20 @@ def _summary(track: Track) -> Followed:
     return Followed(len(track.boxes), track.boxes.shape[1], alive, dict(reasons.most_common()))
 
 
-def _write(frames: np.ndarray, fps: float, out: str) -> None:
+def _write(frames: np.ndarray, times_s: np.ndarray, out: str) -> None:
+    """An mp4 in which each frame is shown as long as in the video."""
     buffer = io.BytesIO()
     height, width = (side // 2 * 2 for side in frames.shape[1:3])
     with av.open(buffer, "w", format="mp4") as container:
+        fps = (len(times_s) - 1) / (times_s[-1] - times_s[0])
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.codec_context.time_base = TICK
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame in frames:
+        for frame, time_s in zip(frames, times_s - times_s[0], strict=True):
             image = np.ascontiguousarray(frame[:height, :width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+            picture.pts, picture.time_base = round(float(time_s) / TICK), TICK
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     parent, name = split(out)
     Folder(parent).write(name, buffer.getvalue())

@@ -132,6 +132,7 @@ class DecodeStage:
                 backend=self.data.backend,
                 stream=video.stream,
                 fit="cover",
+                sound=video.status == "ok",
             )
             for request_id, reason in failures.items():
                 number = cast(int, request_id)

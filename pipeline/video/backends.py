@@ -76,19 +76,21 @@ def open_decoder(
     deadline: float,
     stats: DecodeStats,
     times_s: np.ndarray | None = None,
+    sound: bool = False,
 ) -> VideoDecoder:
     """Open a video with the named backend.
 
     deadline: `time.monotonic()` value after which decoding stops.
     times_s: the only times that will be asked for. In a long file a backend may then look at their
         surroundings alone, and is `partial`: what it cannot deliver needs a decoder without them.
+    sound: the whole file was scanned before, and nothing was wrong with it.
     Raises InputError for a file that cannot be read, SettingError for an unknown backend,
     DependencyError for one that is not installed.
     """
     if backend == "pyav":
         from marey.pipeline.video.pyav_backend import PyavDecoder
 
-        return PyavDecoder(uri, stream, threads, deadline, stats, times_s)
+        return PyavDecoder(uri, stream, threads, deadline, stats, times_s, sound)
     if backend == "decord":
         from marey.pipeline.video.library_backends import open_decord
 

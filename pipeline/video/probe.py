@@ -10,6 +10,7 @@ import numpy as np
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.video import isolate
 from marey.pipeline.video.container import VideoSource, deadline_after, open_video
+from marey.pipeline.video.frame_clock import Knots, knots_of
 from marey.pipeline.video.profile import find_cuts, packet_motion
 from marey.pipeline.video.timeline import Timeline, scan
 
@@ -31,6 +32,8 @@ class VideoInfo:
     keyframes: when the frames are shown at which decoding can start.
     motion: how much happens over time, `motion_hz` values a second, the first from t = 0; its unit
         depends on how it was measured, see `probe`.
+    frame_times: where the rate varies, points (frame number, seconds) from which the time of each
+        frame follows, see `frame_clock`; empty where it is constant.
     cuts: estimated times at which a new shot begins.
     streams: video streams of the whole file, cover pictures left out.
     status: "ok"; "damaged": readable in part, `error` says what is wrong; "unreadable".
@@ -49,6 +52,7 @@ class VideoInfo:
     motion: tuple[float, ...] = ()
     motion_hz: float = 0.0
     cuts: tuple[float, ...] = ()
+    frame_times: Knots = ()
     status: Status = "ok"
     error: str | None = None
     streams: int = 1
@@ -118,6 +122,7 @@ def _describe(
         motion=tuple(np.round(profile, 6).tolist()),
         motion_hz=rate,
         cuts=tuple(find_cuts(timeline).tolist()),
+        frame_times=knots_of(timeline.times_s, timeline.end_s),
         status="damaged" if error else "ok",
         error=error,
         streams=source.num_streams,

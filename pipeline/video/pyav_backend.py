@@ -23,7 +23,7 @@ from marey.pipeline.video.packets import PacketFeed
 from marey.pipeline.video.reasons import UNREADABLE, VideoError
 from marey.pipeline.video.stats import DecodeStats
 from marey.pipeline.video.timeline import KEEP_BYTES, scan
-from marey.pipeline.video.windows import scan_near
+from marey.pipeline.video.windows import is_sparse, scan_near
 
 SKIPPING_CODECS = frozenset({"h264", "hevc", "mpeg4", "mpeg2video", "mpeg1video"})
 """Decoders whose output for the other frames is the same bits when non-reference frames are left
@@ -59,15 +59,22 @@ class PyavDecoder:
         deadline: float,
         stats: DecodeStats,
         times_s: np.ndarray | None = None,
+        sound: bool = False,
     ) -> None:
-        """times_s: only these times will be asked for; spares a long file the whole scan."""
+        """times_s: only these times will be asked for; spares a long file the whole scan.
+
+        sound: the whole file was scanned before, and nothing was wrong with it.
+        """
         self.source = open_video(uri, stream, quick=True)
         try:
-            near = None
+            near, keep = None, KEEP_BYTES
             if times_s is not None:
-                near = scan_near(self.source, times_s, KEEP_BYTES, deadline)
+                near = scan_near(self.source, times_s, KEEP_BYTES, deadline, sound=sound)
+                # What is read again costs less than to hold all of a file for a few of its frames.
+                tabled = "mov" in self.source.container.format.name
+                keep = 0 if is_sparse(self.source, times_s) and not tabled else KEEP_BYTES
             self.partial = near is not None
-            self.timeline, kept = near or scan(self.source, KEEP_BYTES, deadline)
+            self.timeline, kept = near or scan(self.source, keep, deadline)
         except BaseException:
             self.source.close()
             raise

@@ -60,6 +60,7 @@ class PlanRun(Iterator[Clip]):
         fit: Fit,
         threads: int,
         time_limit_s: float | None,
+        sound: bool,
     ) -> None:
         self.stats = DecodeStats()
         self.failures: dict[Hashable, str] = {}
@@ -70,6 +71,7 @@ class PlanRun(Iterator[Clip]):
         self._fit: Fit = fit
         self._deadline = deadline_after(time_limit_s)
         self._open = (backend, stream, threads)
+        self._sound = sound
         self._clips: Generator[Clip] = self._run()
 
     def __iter__(self) -> PlanRun:
@@ -99,7 +101,14 @@ class PlanRun(Iterator[Clip]):
         backend, stream, threads = self._open
         try:
             decoder = open_decoder(
-                self._uri, backend, stream, threads, self._deadline, self.stats, times_s
+                self._uri,
+                backend,
+                stream,
+                threads,
+                self._deadline,
+                self.stats,
+                times_s,
+                self._sound,
             )
         except InputError as error:
             self.error = str(error)
@@ -199,6 +208,7 @@ def read_plan(
     fit: Fit = "stretch",
     threads: int = 1,
     time_limit_s: float | None = None,
+    sound: bool = False,
 ) -> PlanRun:
     """Serve all requests on one video with one pass: iterate the result for `Clip`s.
 
@@ -214,6 +224,7 @@ def read_plan(
     stream: counts the file's video streams from 0.
     threads: decoder threads; 1 costs the least CPU a frame.
     time_limit_s: no further packet is read or decoded after it; what is missing then is `timeout`.
+    sound: the index found nothing wrong with the file; spares a long transport stream its scan.
     Raises SettingError for a size, crop, backend or stream that cannot mean anything, and
     DependencyError if the backend is not installed.
     """
@@ -234,6 +245,7 @@ def read_plan(
         fit=fit,
         threads=threads,
         time_limit_s=time_limit_s,
+        sound=sound,
     )
 
 
