@@ -46,7 +46,10 @@ def scale_of_weights(backbone: str) -> Scale:
     if not timm.is_model(backbone.split(".")[0]):
         return IMAGENET  # it is refused by name where it is built
     known = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
-    return (tuple(known.mean), tuple(known.std)) if known else IMAGENET
+    if known is None:
+        return IMAGENET
+    mean, std = (tuple(map(float, part)) for part in (known.mean, known.std))
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
 def check_fetchable(name: str) -> None:

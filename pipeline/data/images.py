@@ -177,7 +177,7 @@ def class_numbers(column: pa.ChunkedArray) -> tuple[list[int] | None, list[int |
         values = [None if value is None else int(value) for value in values]
     found = sorted({value for value in values if value is not None})
     dense = numeric and found and found[0] >= 0 and found[-1] < max(len(values), 2 * len(found))
-    classes = list(range(found[-1] + 1)) if dense else found
+    classes: list[int | str] = [*range(found[-1] + 1)] if dense else [*found]
     number = {value: place for place, value in enumerate(classes)}
     return [-1 if value is None else number[value] for value in values], classes
 
