@@ -102,7 +102,7 @@ NORMALISED = ["arrow_of_time", "deep_infomax", "moco_v3", "shuffle_and_learn"]
 
 @pytest.mark.parametrize("preset", NORMALISED)
 def test_a_sample_left_over_joins_the_last_step(preset, tmp_path):
-    corpus = str(encode_corpus(tmp_path / "corpus", events=1))
+    corpus = str(encode_corpus(tmp_path / "corpus", events=2))
     config = small_config(preset)
 
     def trained(folder, **trainer):
