@@ -1,7 +1,11 @@
 """How fast and how right are the trackers, beside OpenCV's in the same run?
 
+    python -m benchmarks.trackers make --videos FOLDER --out BENCHMARK [--num 300] [--seed 0]
+    python -m benchmarks.trackers accuracy --tracking BENCHMARK/reported [--starts 12]
     python -m benchmarks.trackers speed [--boxes 1 10 100 1000] [--sides 40 64]
-    python -m benchmarks.trackers accuracy --tracking FOLDER [--starts 12]
+
+`make` renders a benchmark with truth from any folder of videos, one half to choose settings on, one
+to report; `accuracy` runs on any folder in the layout of OTB, GOT-10k, LaSOT or VOT.
 
 One thread each, so every figure is for one core; speed is in boxes x frames a second of processor
 time (of this process), so that neighbours on a shared machine disturb less. OpenCV's KCF, CSRT,
@@ -9,15 +13,20 @@ MOSSE and MedianFlow need a contrib wheel; what is missing is listed and left ou
 """
 
 import argparse
+import json
 import os
 import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from benchmarks.mining import texture
 from marey.configs.errors import DependencyError
-from marey.pipeline.evaluate.tracking import evaluate_otb
+from marey.pipeline.evaluate.tracking import evaluate_otb, table
+from marey.pipeline.evaluate.tracking_truth import make_tracking_truth
 from marey.trackers import Tracker, build
 from marey.trackers.tracker import State
 
@@ -28,6 +37,8 @@ OURS = (
     "kcf-hog",
     "kcf-hog-scale",
     "dsst-hog",
+    "dcf-colour",
+    "staple",
     "strcf",
     "median-flow",
 )
@@ -44,15 +55,28 @@ def main() -> None:
     speed.add_argument("--boxes", type=int, nargs="+", default=[1, 10, 100, 1000])
     speed.add_argument("--sides", type=int, nargs="+", default=[40, 64])
     speed.add_argument("--frames", type=int, default=16)
+    make = commands.add_parser("make")
+    make.add_argument("--videos", required=True, help="folder of videos, also within folders")
+    make.add_argument("--without", default="", help="leave out paths that contain this")
+    make.add_argument("--out", required=True)
+    for name, value in (("num", 300), ("length", 60), ("seed", 0)):
+        make.add_argument(f"--{name}", type=int, default=value)
     accuracy = commands.add_parser("accuracy")
-    accuracy.add_argument("--tracking", required=True, help="folder of OTB sequences")
+    accuracy.add_argument("--tracking", required=True, help="folder of sequences")
+    accuracy.add_argument("--rows", help="file for a JSON line per tracker and sequence")
     accuracy.add_argument("--starts", type=int, default=1, help="1: one-pass evaluation; 20: TRE")
     for command in (speed, accuracy):
         command.add_argument("--trackers", nargs="+", default=[*OURS, *THEIRS])
         command.add_argument("--device", default="cpu", help="for correlation filters")
     options = parser.parse_args()
     one_thread()
-    if options.what == "speed":
+    if options.what == "make":
+        written = make_tracking_truth(
+            options.videos, options.out, num=options.num, frames=options.length,
+            seed=options.seed, without=options.without,
+        )  # fmt: skip
+        print(f"{written} sequences -> {options.out}")
+    elif options.what == "speed":
         measure_speed(options)
     else:
         measure_accuracy(options)
@@ -70,7 +94,8 @@ def built(names: list[str], device: str, **settings: bool) -> dict[str, Tracker]
     """The trackers that this machine has; says which are missing."""
     found = {}
     for name in names:
-        extra = {"device": device} if device != "cpu" and name in OURS[:-1] else {}
+        ours = device != "cpu" and name in OURS[:-1]
+        extra: dict[str, Any] = {"device": device} if ours else {}
         try:
             found[name] = build(name, **settings, **extra)
         except DependencyError as error:
@@ -106,14 +131,13 @@ def measure_speed(options: argparse.Namespace) -> None:
 
 
 def measure_accuracy(options: argparse.Namespace) -> None:
-    """Success AUC and precision of every sequence, and the mean."""
+    """Success AUC with intervals, precision, robustness and speed, and AUC by attribute."""
     trackers = built(options.trackers, options.device, persistent=True)
-    for name, tracker in trackers.items():
-        rows = evaluate_otb(options.tracking, {name: tracker}, starts=options.starts)
-        if name == next(iter(trackers)):
-            print(f"{'AUC/precision':20}" + "".join(f"{row.sequence:>16}" for row in rows))
-        scores = "".join(f"{r.success_auc:>9.3f}/{r.precision:<6.3f}" for r in rows)
-        print(f"{name:20}{scores}  {rows[-1].boxes_per_s:8.0f} boxes x frames/s", flush=True)
+    rows = evaluate_otb(options.tracking, trackers, starts=options.starts)
+    print(table(rows))
+    if options.rows:
+        lines = [json.dumps(asdict(row)) for row in rows if row.sequence != "mean"]
+        Path(options.rows).write_text("\n".join(lines) + "\n")
 
 
 def scene(num_frames: int, width: int = 640, height: int = 480) -> np.ndarray:

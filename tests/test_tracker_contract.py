@@ -1,5 +1,6 @@
 """Every tracker keeps the contract: start, endings, refusals, direction, independence."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -139,3 +140,31 @@ def test_several_clips_in_one_call_equal_one_call_a_clip():
         alone.append(tracker.track(frames, boxes))
     for one, track in zip(alone, tracker.track_clips(requests), strict=True):
         np.testing.assert_allclose(track.boxes, one.boxes, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["kcf-hog", "median-flow", "opencv-mil"])
+def test_a_tracker_uses_one_thread_and_gives_the_others_back(name, monkeypatch):
+    """A pool of threads costs many times the work of one box."""
+    frames, truth = moving_square(3)
+    tracker = build(name)
+    during = []
+    step = {"kcf-hog": "_record", "median-flow": "_follow_clip", "opencv-mil": "_follow_one"}[name]
+    inner = getattr(tracker, step)
+
+    def look(*given):
+        during.append((cv2.getNumThreads(), torch.get_num_threads()))
+        return inner(*given)
+
+    monkeypatch.setattr(tracker, step, look)
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(2)
+    torch.set_num_threads(2)
+    try:
+        tracker.track(frames, truth[:1])
+        assert (cv2.getNumThreads(), torch.get_num_threads()) == (2, 2)
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
+    assert {threads[0] for threads in during} == {1}
+    if name == "kcf-hog":
+        assert {threads[1] for threads in during} == {1}

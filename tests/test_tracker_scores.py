@@ -8,14 +8,20 @@ import pytest
 import torch
 
 from marey.configs.errors import InputError, SettingError
+from marey.configs.evaluation import TrackingSettings
 from marey.pipeline.evaluate import tracking
+from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.evaluate.tracking import (
     evaluate_otb,
     otb_scores,
-    read_sequence,
+    render,
+    robustness,
+    run_tracking,
     score_sequence,
-    truth_files,
+    summarise,
+    table,
 )
+from marey.pipeline.evaluate.tracking_layouts import read_sequence, truth_files
 from marey.trackers import build
 from marey.trackers.draw import best_median_worst, contact_sheet, draw_track
 from tests.tracked_scenes import moving_square, texture
@@ -103,6 +109,103 @@ def test_two_targets_of_one_folder_are_two_sequences_and_none_is_kept(tmp_path, 
     assert rows[0].mean_iou == rows[1].mean_iou
     first = read_sequence(truth_files(tmp_path)[1])
     np.testing.assert_allclose(first.truth, truth)
+
+
+def write_images(folder, frames, pattern="{:08d}.jpg"):
+    folder.mkdir(parents=True)
+    for t, frame in enumerate(frames):
+        cv2.imwrite(str(folder / pattern.format(t + 1)), frame[:, :, ::-1])
+
+
+def test_got10k_lasot_and_vot_folders_hold_the_same_boxes(tmp_path):
+    """One clip written in four layouts: the boxes that are read are the same."""
+    frames, truth = moving_square(6)
+    lines = [",".join(f"{v:g}" for v in box + np.array([1, 1, 0, 0])) for box in truth]
+    got = tmp_path / "got" / "GOT-10k_Val_000001"
+    write_images(got, frames)
+    (got / "groundtruth.txt").write_text("\n".join(lines))
+    (got / "absence.label").write_text("0\n0\n1\n0\n0\n0\n")
+    (got / "cover.label").write_text("8\n8\n0\n4\n8\n8\n")
+    lasot = tmp_path / "lasot" / "car" / "car-1"
+    write_images(lasot / "img", frames)
+    (lasot / "groundtruth.txt").write_text("\n".join(lines))
+    (lasot / "out_of_view.txt").write_text("0,0,1,0,0,0")
+    (lasot / "full_occlusion.txt").write_text("0,0,0,1,0,0")
+    vot = tmp_path / "vot" / "ball"
+    write_images(vot / "color", frames)
+    corners = [[x, y, x + w, y, x + w, y + h, x, y + h] for x, y, w, h in truth]
+    (vot / "groundtruth.txt").write_text(
+        "\n".join(",".join(f"{v:g}" for v in row) for row in corners)
+    )
+    hidden = truth.copy()
+    hidden[2] = np.nan
+    for name, wanted in (("got", hidden), ("lasot", hidden), ("vot", truth)):
+        (file,) = truth_files(tmp_path / name)
+        sequence = read_sequence(file)
+        np.testing.assert_allclose(sequence.truth, wanted, err_msg=name)
+        assert sequence.frames.shape == frames.shape
+    assert read_sequence(truth_files(tmp_path / "got")[0]).visible.tolist() == [1, 1, 0, 0.5, 1, 1]
+    assert read_sequence(truth_files(tmp_path / "lasot")[0]).visible.tolist() == [1, 1, 1, 0, 1, 1]
+
+
+def test_an_empty_line_keeps_its_frame_and_names_sort_as_numbers(tmp_path):
+    frames, truth = moving_square(12)
+    folder = tmp_path / "A"
+    write_images(folder / "img", frames, "{}.png")
+    lines = [",".join(f"{v:g}" for v in box + np.array([1, 1, 0, 0])) for box in truth]
+    lines[3] = ""
+    (folder / "groundtruth_rect.txt").write_text("\n".join(lines) + "\n")
+    sequence = read_sequence(folder / "groundtruth_rect.txt")
+    np.testing.assert_array_equal(sequence.frames, frames)
+    assert np.isnan(sequence.truth[3]).all()
+    np.testing.assert_allclose(np.delete(sequence.truth, 3, 0), np.delete(truth, 3, 0))
+
+
+@pytest.mark.parametrize("line", ["1,2,3,4,5", "1,2,3", "a,b,c,d"])
+def test_rows_that_are_no_box_are_named_with_their_line(tmp_path, line):
+    write_sequence(tmp_path / "A")
+    file = tmp_path / "A" / "groundtruth_rect.txt"
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(InputError, match=r"groundtruth_rect\.txt, line 13"):
+        read_sequence(file)
+
+
+def test_polygons_are_read_as_their_bounds(tmp_path):
+    write_sequence(tmp_path / "A", 2)
+    file = tmp_path / "A" / "groundtruth_rect.txt"
+    file.write_text("11,21,51,31,41,71,1,61\n11,21,51,31,41,71,1,61\n")
+    assert read_sequence(file).truth[0].tolist() == [0, 20, 50, 50]
+
+
+def test_a_run_fails_where_ten_frames_in_a_row_are_lost():
+    truth = np.array([[0, 0, 40, 40]] * 40, np.float32)
+    boxes = truth.copy()
+    assert robustness(boxes, truth) == 1.0
+    boxes[5:14, 0] = 100  # nine frames, and back
+    assert robustness(boxes, truth) == 1.0
+    boxes[20:30, 0] = 100
+    assert robustness(boxes, truth) == 20 / 40
+    late = truth.copy()
+    late[36:, 0] = 100
+    assert robustness(late, truth) == 36 / 40
+
+
+def test_attributes_group_sequences_and_intervals_hold_their_means(tmp_path):
+    for n, names in enumerate(("SV,FM", "FM", "OV")):
+        write_sequence(tmp_path / f"S{n}", 6 + n)
+        (tmp_path / f"S{n}" / "attributes.txt").write_text(names + "\n")
+    rows = evaluate_otb(tmp_path, {"kcf": build("kcf-hog", persistent=True)})
+    groups = {row.group: row for row in summarise(rows)}
+    assert {name: row.sequences for name, row in groups.items()} == {
+        "all": 3, "FM": 2, "OV": 1, "SV": 1,
+    }  # fmt: skip
+    assert groups["all"].auc_low <= groups["all"].success_auc <= groups["all"].auc_high
+    assert "AUC by attribute" in table(rows)
+    result = run_tracking(Inputs(str(tmp_path)), TrackingSettings(trackers="kcf-hog"))
+    figures = result["figures"]["kcf-hog"]
+    assert figures["by_attribute"]["OV"] == groups["OV"].success_auc
+    assert figures["auc_low"] == groups["all"].auc_low
+    assert "AUC by attribute" in render(result)
 
 
 def test_a_folder_without_sequences_and_broken_boxes_are_named(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import SettingError
+from marey.trackers.threads import one_thread
 from marey.trackers.tracker import Gate, Job, Tracker
 
 Points = NDArray[np.float32]
@@ -75,8 +76,9 @@ class MedianFlow(Tracker):
         self.gate = gate or Gate()
 
     def _follow(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            self._follow_clip(job)
+        with one_thread():
+            for job in jobs:
+                self._follow_clip(job)
 
     def _follow_clip(self, job: Job) -> None:
         waiting = sorted(job.pending, key=lambda b: int(job.start[b]))

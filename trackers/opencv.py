@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import DependencyError
+from marey.trackers.threads import one_thread
 from marey.trackers.tracker import Gate, Job, Tracker, inside_share
 
 
@@ -48,17 +49,13 @@ class OpenCVTracker(Tracker):
         self._create, self._legacy = _resolve(name)
 
     def _follow(self, jobs: list[Job]) -> None:
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # one box cannot use more; workers run side by side
-        try:
+        with one_thread():
             for job in jobs:
                 first = min((int(job.start[b]) for b in job.pending), default=0)
                 # all boxes read the same frames, converted once
                 images = {t: _bgr(job.frames[t]) for t in range(first, len(job.frames))}
                 for b in job.pending:
                     self._follow_one(job, images, b)
-        finally:
-            cv2.setNumThreads(threads)
 
     def _follow_one(self, job: Job, images: dict[int, NDArray[np.uint8]], b: int) -> None:
         start = int(job.start[b])
@@ -116,18 +113,6 @@ class OpenCVTracker(Tracker):
                     return
             job.follow(t, b, box_now, 1.0 if there else 0.0)
             before = box_now
-
-
-def available() -> dict[str, bool]:
-    """Which of the trackers this module adapts are in the installed OpenCV."""
-    found = {}
-    for name in ("KCF", "CSRT", "MOSSE", "MedianFlow", "MIL"):
-        try:
-            _resolve(name)
-            found[name] = True
-        except DependencyError:
-            found[name] = False
-    return found
 
 
 def _resolve(name: str) -> tuple[Callable[[], _Native], bool]:

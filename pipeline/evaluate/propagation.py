@@ -22,7 +22,12 @@ from marey.configs.evaluation import PropagationSettings
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.evaluate.protocols import Inputs
-from marey.pipeline.evaluate.tracking import Recording, known_boxes, read_sequence, truth_files
+from marey.pipeline.evaluate.tracking_layouts import (
+    Recording,
+    known_boxes,
+    read_sequence,
+    truth_files,
+)
 from marey.pipeline.runtime.progress import each
 
 DEFAULT = PropagationSettings()
