@@ -28,7 +28,9 @@ class CorrelationSettings(TrackerSettings):
     pixels: int = Field(default=80, ge=16, le=512)
     """Side of the resampled search window in pixels."""
     window: float = Field(default=2.5, gt=1, le=10)
-    """Side of the search window, in box sizes (sqrt(width x height))."""
+    """Sides of the search window, in those of the box."""
+    own_shape: bool = True
+    """The window has the box's aspect; false: it is square, of equal area."""
     kernel_sigma: float = Field(default=0.5, ge=0, le=10)
     """Width of the Gaussian kernel (KCF); 0 is the linear kernel (DCF)."""
     ridge: float = Field(default=1e-4, gt=0, le=1)
@@ -37,8 +39,12 @@ class CorrelationSettings(TrackerSettings):
     """Learning rate of the filter per frame (eta)."""
     target_sigma: float = Field(default=0.1, gt=0, le=1)
     """Width of the desired response, in box sizes."""
+    colour_weight: float = Field(default=0.0, ge=0, le=1)
+    """Share of the colour histograms in the response (Staple); 0: none."""
     min_score: float = Field(default=0.35, ge=0, le=1000)
-    """Response below which the target counts as lost."""
+    """Score below which the target counts as lost."""
+    learn_score: float = Field(default=0.0, ge=0, le=1000)
+    """Score below which a frame is not learned from, though the track goes on."""
     score: Literal["peak", "psr"] = "peak"
     """What the response is measured by: its peak, or the peak-to-sidelobe ratio."""
     scale_step: float = Field(default=1.0, ge=1, le=2)
@@ -47,6 +53,10 @@ class CorrelationSettings(TrackerSettings):
     """Factor on the response of the other sizes."""
     scale_filter: bool = False
     """Estimate the size by a one-dimensional filter over scales (DSST)."""
+    scales: int = Field(default=33, ge=3, le=101)
+    """Sizes that the filter over scales looks at."""
+    scales_step: float = Field(default=1.02, gt=1, le=1.2)
+    """Ratio of one of those sizes to the next."""
     recrop_cells: float = Field(default=1.0, ge=0, le=100)
     """Motions smaller than this many cells are learned without cutting a new window."""
     temporal: float = Field(default=0.0, ge=0, le=1e8)
@@ -127,21 +137,27 @@ def tracker_options(name: str, given: Mapping[str, Any], prefix: str = "") -> di
 
 for _name, _settings in {
     "mosse": CorrelationSettings(
-        pixels=64, rate=0.125, target_sigma=2.0 / 64 * 2.5, score="psr", min_score=7.0, warps=8
+        own_shape=False, pixels=64, rate=0.125, target_sigma=2.0 / 64 * 2.5, score="psr",
+        min_score=7.0, warps=8,
     ),
     "dcf-grey": CorrelationSettings(
-        kernel_sigma=0.0, target_sigma=1 / 16, rate=0.075, min_score=0.25
+        own_shape=False, kernel_sigma=0.0, target_sigma=1 / 16, rate=0.075, min_score=0.25
     ),
     "kcf-grey": CorrelationSettings(
-        kernel_sigma=0.2, target_sigma=0.08, rate=0.075, min_score=0.5
+        own_shape=False, kernel_sigma=0.2, target_sigma=0.08, rate=0.075, min_score=0.5
     ),
     "dcf-hog": CorrelationSettings(kernel_sigma=0.0),
     "kcf-hog": CorrelationSettings(),
     "kcf-hog-scale": CorrelationSettings(scale_step=1.05),
     "dsst-hog": CorrelationSettings(kernel_sigma=0.0, scale_filter=True),
+    "dcf-colour": CorrelationSettings(kernel_sigma=0.0, colour_weight=0.3),
+    "dcf-colour-scale": CorrelationSettings(
+        kernel_sigma=0.0, colour_weight=0.3, scale_step=1.03, scale_penalty=0.99
+    ),
+    "staple": CorrelationSettings(kernel_sigma=0.0, colour_weight=0.3, scale_filter=True),
     "strcf": CorrelationSettings(
-        pixels=160, window=4.0, rate=0.01, target_sigma=1 / 16, temporal=1e4, scale_filter=True,
-        min_score=0.1, recrop_cells=0.0,
+        pixels=160, window=4.0, rate=0.01, target_sigma=1 / 16, temporal=1e4,
+        colour_weight=0.3, scale_filter=True, min_score=0.1,
     ),
     "median-flow": MedianFlowSettings(),
     "affinity": AffinitySettings(),

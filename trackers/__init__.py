@@ -36,6 +36,9 @@ for _variant in (
     "kcf-hog",
     "kcf-hog-scale",
     "dsst-hog",
+    "dcf-colour",
+    "dcf-colour-scale",
+    "staple",
     "strcf",
 ):
     register(_variant, "marey.trackers.correlation", "build_correlation", variant=_variant)

@@ -1,13 +1,13 @@
 """How are thousands of boxes followed at once? Batched correlation filters in torch.
 
 Every box has a slot. One step moves every slot one frame on: cut the windows, describe them, one
-FFT over all slots, find the peaks, learn. Slots of boxes that ended are refilled from the queue of
-waiting boxes, whatever clip they belong to.
+FFT over all slots, find the peaks, judge them, learn. Slots of boxes that ended are refilled from
+the queue of waiting boxes, whatever clip they belong to.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,111 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from marey.configs.errors import SettingError
+from marey.trackers.colour_response import ColourResponse
 from marey.trackers.crops import Crops, open_crops
-from marey.trackers.features import FHOG, Colour, Features, Grey, Stack
-from marey.trackers.filters import Filter, Kernelised, Model, Mosse, SpatioTemporal, hann
+from marey.trackers.evidence import EVIDENCE, WITHOUT_COLOUR, likeness
+from marey.trackers.filters import Filter, Kernelised, Mosse, SpatioTemporal, hann
 from marey.trackers.peaks import find_peaks, shift_spectra
-from marey.trackers.scale import ScaleFilter, ScaleModel
+from marey.trackers.scale import ScaleFilter
+from marey.trackers.slots import Slots, open_slots
+from marey.trackers.threads import one_thread
 from marey.trackers.tracker import Gate, Job, Tracker
+from marey.trackers.variants import VARIANTS, Settings
 
-
-@dataclass(frozen=True)
-class Settings:
-    """One correlation filter. The defaults are KCF on FHOG (arXiv 1404.7584, table 2)."""
-
-    features: Features = field(default_factory=FHOG)
-    filter: Literal["kernel", "mosse", "strcf"] = "kernel"
-    pixels: int = 80  # side of the resampled window
-    window: float = 2.5  # window side over sqrt(w * h) of the box
-    kernel_sigma: float = 0.5  # 0: linear kernel (DCF)
-    ridge: float = 1e-4  # lambda
-    rate: float = 0.02  # eta
-    target_sigma: float = 0.1  # of sqrt(w * h)
-    min_score: float = 0.35  # below: the target is not there; not learnt, the track ends
-    score: Literal["peak", "psr"] = "peak"
-    scale_step: float = 1.0  # above 1: also look at 1/step and step
-    scale_penalty: float = 0.98
-    scale_filter: bool = False  # one-dimensional scale filter (DSST)
-    recrop_cells: float = 1.0  # a smaller motion is learnt by shifting the detection spectra
-    temporal: float = 0.0  # weight of the previous filter ("strcf"), and
-    steps: int = 2  # ADMM steps a frame
-    warps: int = 0  # random affine copies of the first window (MOSSE)
-
-    @property
-    def cells(self) -> int:
-        """S, cells on a side of the window."""
-        return self.pixels // self.features.cell
-
-
-VARIANTS: dict[str, Settings] = {
-    "mosse": Settings(
-        features=Grey(log=True),
-        filter="mosse",
-        pixels=64,
-        rate=0.125,
-        target_sigma=2.0 / 64 * 2.5,  # 2 px of the 64
-        score="psr",
-        min_score=7.0,
-        warps=8,
-    ),
-    "dcf-grey": Settings(
-        features=Grey(),
-        pixels=80,
-        kernel_sigma=0.0,
-        target_sigma=1 / 16,
-        rate=0.075,
-        min_score=0.25,
-    ),
-    "kcf-grey": Settings(
-        features=Grey(), pixels=80, kernel_sigma=0.2, target_sigma=0.08, rate=0.075, min_score=0.5
-    ),
-    "dcf-hog": Settings(kernel_sigma=0.0),
-    "kcf-hog": Settings(),
-    "kcf-hog-scale": Settings(scale_step=1.05),
-    "dsst-hog": Settings(kernel_sigma=0.0, scale_filter=True),
-    "strcf": Settings(
-        features=Stack((FHOG(colour=True), Colour())),
-        filter="strcf",
-        pixels=160,
-        window=4.0,
-        rate=0.01,
-        target_sigma=1.0 / 16.0,
-        temporal=1e4,
-        scale_filter=True,
-        min_score=0.1,
-        recrop_cells=0.0,
-    ),
-}
+Memory = dict[str, dict[str, Tensor]]
+"""What is remembered of every slot: the models of the filter, of colours and of scales, and the
+first window; tensors whose first dimension is the slot."""
 
 
 @dataclass
-class _Slots:
-    """The boxes that are being followed, one entry each."""
+class _Seen:
+    """The windows of one step, one row per slot: their spectra, the bins of their pixels, and the
+    best displacement in cells with the scale factor it was found at."""
 
-    job: NDArray[np.int64]
-    box: NDArray[np.int64]
-    frame: NDArray[np.int64]
-    centre: NDArray[np.float64]  # [N, 2]
-    size: NDArray[np.float64]  # [N, 2], of the first box
-    scale: NDArray[np.float64]
-    velocity: NDArray[np.float64]  # [N, 2], pixels a frame
-    low: NDArray[np.int64]  # frames in a row below the threshold
-    limit: NDArray[np.int64]  # [N, 2], frame width and height
-    alive: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.job)
-
-    def take(self, rows: NDArray[np.int64]) -> "_Slots":
-        return _Slots(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def join(self, other: "_Slots") -> "_Slots":
-        return _Slots(
-            **{
-                f.name: np.concatenate([getattr(self, f.name), getattr(other, f.name)])
-                for f in fields(self)
-            }
-        )
+    z: Tensor
+    index: Tensor | None
+    moved: NDArray[np.float64]
+    factor: NDArray[np.float64]
+    evidence: NDArray[np.float64]  # [N, len(EVIDENCE)]
 
 
 class CorrelationTracker(Tracker):
@@ -138,8 +59,8 @@ class CorrelationTracker(Tracker):
         """batch: most boxes in one step; 0: 32 on a CPU (its cache), 4096 on a GPU.
 
         patience: frames below `min_score` that are bridged at constant velocity before the track
-        ends at the first of them. persistent: never end a track and always learn (one-pass
-        evaluation needs a box in every frame).
+        ends at the first of them. persistent: never end a track (one-pass evaluation needs a box in
+        every frame).
         """
         self.settings = settings or Settings()
         self.device = torch.device(device)
@@ -149,10 +70,22 @@ class CorrelationTracker(Tracker):
         s = self.settings
         self._filter = _build_filter(s, self.device)
         self._hann = hann(s.cells, self.device)
-        self._scale = ScaleFilter(device=self.device) if s.scale_filter else None
+        self._scale = None
+        if s.scale_filter:
+            self._scale = ScaleFilter(device=self.device, num=s.scales, step=s.scales_step)
+        self._colour = None
+        if s.colour_weight:
+            if not s.own_shape or not s.features.colour:
+                raise SettingError("colour_weight needs own_shape=True and features in colour")
+            self._colour = ColourResponse(s.pixels, s.window, s.cells, self.device)
+        self.observe = None
+        """Called as observe(slots, evidence) after every step, for calibration; None: not."""
 
-    @torch.inference_mode()
     def _follow(self, jobs: list[Job]) -> None:
+        with torch.inference_mode(), one_thread(torch_too=True):
+            self._follow_all(jobs)
+
+    def _follow_all(self, jobs: list[Job]) -> None:
         queue = [(j, b) for j, job in enumerate(jobs) for b in job.pending]
         queue.sort(key=lambda item: (item[0], jobs[item[0]].start[item[1]]))
         queue = [(j, b) for j, b in queue if jobs[j].start[b] < len(jobs[j].frames) - 1]
@@ -163,198 +96,260 @@ class CorrelationTracker(Tracker):
         )
         still = [_repeated(job.frames) for job in jobs]
         queue.reverse()
-        slots, model, scale = self._admit(jobs, crops, queue, self.batch)
+        slots, memory = self._admit(jobs, crops, queue, self.batch)
         while len(slots):
-            self._step(jobs, crops, still, slots, model, scale)
+            self._step(jobs, crops, still, slots, memory)
             ended = len(slots) - int(slots.alive.sum())
             if ended == len(slots) or ended > len(slots) // 8:
-                slots, model, scale = self._refill(jobs, crops, queue, slots, model, scale)
+                slots, memory = self._refill(jobs, crops, queue, slots, memory)
 
     def _refill(
         self,
         jobs: list[Job],
         crops: Crops,
         queue: list[tuple[int, int]],
-        slots: _Slots,
-        model: Model,
-        scale: ScaleModel | None,
-    ) -> tuple[_Slots, Model, ScaleModel | None]:
+        slots: Slots,
+        memory: Memory,
+    ) -> tuple[Slots, Memory]:
         rows = np.flatnonzero(slots.alive)
         index = torch.from_numpy(rows).to(self.device)
         slots = slots.take(rows)
-        model = {key: value[index] for key, value in model.items()}
-        scale = scale and {key: value[index] for key, value in scale.items()}
+        memory = {
+            part: {key: value[index] for key, value in model.items()}
+            for part, model in memory.items()
+        }
         room = self.batch - len(rows)
         if not queue or not room:
-            return slots, model, scale
-        more, more_model, more_scale = self._admit(jobs, crops, queue, room)
-        model = {key: torch.cat([value, more_model[key]]) for key, value in model.items()}
-        if scale is not None and more_scale is not None:
-            scale = {key: torch.cat([value, more_scale[key]]) for key, value in scale.items()}
-        return slots.join(more), model, scale
+            return slots, memory
+        more, fresh = self._admit(jobs, crops, queue, room)
+        memory = {
+            part: {key: torch.cat([value, fresh[part][key]]) for key, value in model.items()}
+            for part, model in memory.items()
+        }
+        return slots.join(more), memory
 
     def _admit(
         self, jobs: list[Job], crops: Crops, queue: list[tuple[int, int]], room: int
-    ) -> tuple[_Slots, Model, ScaleModel | None]:
+    ) -> tuple[Slots, Memory]:
         """Takes up to `room` boxes from the queue and learns them in their start frames."""
-        taken = [queue.pop() for _ in range(min(room, len(queue)))]
-        job = np.array([j for j, _ in taken], dtype=np.int64)
-        box = np.array([b for _, b in taken], dtype=np.int64)
-        frame = np.array([jobs[j].start[b] for j, b in taken], dtype=np.int64)
-        given = np.array([jobs[j].boxes[jobs[j].start[b], b] for j, b in taken], dtype=np.float64)
-        num = len(taken)
-        slots = _Slots(
-            job=job,
-            box=box,
-            frame=frame,
-            centre=given[:, :2] + given[:, 2:] / 2.0,
-            size=given[:, 2:].copy(),
-            scale=np.ones(num),
-            velocity=np.zeros((num, 2)),
-            low=np.zeros(num, dtype=np.int64),
-            limit=np.array([jobs[j].size for j in job], dtype=np.int64),
-            alive=np.ones(num, dtype=bool),
-        )
-        side = self._side(slots)
-        x = self._spectra(crops, slots, slots.centre, side)
-        target = slots.size / side[:, None] * self.settings.cells
-        target = torch.from_numpy(target).to(self.device, torch.float32)
-        model = self._filter.start(x, target)
+        slots = open_slots(jobs, [queue.pop() for _ in range(min(room, len(queue)))])
+        window = self._window(slots)
+        x, index = self._look(crops, slots, slots.centre, window)
+        target = torch.from_numpy(slots.size / window * self.settings.cells)
+        target = target.to(self.device, torch.float32)
+        memory: Memory = {"filter": self._filter.start(x, target)}
         if self.settings.warps:
-            self._add_warps(model, crops, slots, side, target)
-        scale = None
+            self._add_warps(memory["filter"], crops, slots, window, target)
         if self._scale is not None:
-            scale = self._scale.start(crops, job, frame, slots.centre, slots.size)
-        return slots, model, scale
+            memory["scale"] = self._scale.start(
+                crops, slots.job, slots.frame, slots.centre, slots.size
+            )
+        if self._colour is not None and index is not None:
+            memory["colour"] = self._colour.start(index)
+        if self._judges:
+            memory["first"] = {"x": x.clone()}
+        return slots, memory
 
     def _add_warps(
-        self, model: Model, crops: Crops, slots: _Slots, side: NDArray[np.float64], target: Tensor
+        self,
+        model: dict[str, Tensor],
+        crops: Crops,
+        slots: Slots,
+        window: NDArray[np.float64],
+        target: Tensor,
     ) -> None:
         """Averages the model over random affine copies of the first window (MOSSE, 3.2)."""
         rng = np.random.default_rng(0)  # the same warps for every box, whatever the batch
         for _ in range(self.settings.warps):
             turn = np.eye(2) + rng.uniform(-0.1, 0.1, (2, 2))
             turn = np.broadcast_to(turn, (len(slots), 2, 2))
-            other = self._filter.start(
-                self._spectra(crops, slots, slots.centre, side, turn=turn), target
-            )
-            for key, value in other.items():
+            x, _ = self._look(crops, slots, slots.centre, window, turn=turn)
+            for key, value in self._filter.start(x, target).items():
                 model[key] += value
         for key in model:
             model[key] /= self.settings.warps + 1
 
-    def _side(self, slots: _Slots) -> NDArray[np.float64]:
-        """Side of each slot's window in pixels."""
-        return self.settings.window * np.sqrt(slots.size.prod(axis=1)) * slots.scale
+    @property
+    def _judges(self) -> bool:
+        """Is more known of a step than the height of its peak?"""
+        return bool(self.settings.calibration) or self.observe is not None
 
-    def _spectra(
+    def _window(self, slots: Slots) -> NDArray[np.float64]:
+        """Width and height of each slot's window in pixels, [N, 2]."""
+        size = slots.size
+        if not self.settings.own_shape:
+            size = np.repeat(np.sqrt(size.prod(axis=1, keepdims=True)), 2, axis=1)
+        return self.settings.window * size * slots.scale[:, None]
+
+    def _look(
         self,
         crops: Crops,
-        slots: _Slots,
+        slots: Slots,
         centre: NDArray[np.float64],
-        side: NDArray[np.float64],
+        window: NDArray[np.float64],
         rows: NDArray[np.int64] | None = None,
         turn: NDArray[np.float64] | None = None,
-    ) -> Tensor:
-        """complex64 [N, C, S, S//2+1] of the windows around `centre` (of the slots `rows`)."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """complex64 [N, C, S, S//2+1], spectra of the windows around `centre` (of the slots
+        `rows`), and int64 [N, Q, Q], the bins of their colours where those are used."""
         rows = np.arange(len(slots)) if rows is None else rows
-        size = np.repeat(side[rows, None], 2, axis=1)
         cut = crops(
-            slots.job[rows], slots.frame[rows], centre[rows], size, self.settings.pixels, turn
-        )
-        return torch.fft.rfft2(self.settings.features(cut).mul_(self._hann))
+            slots.job[rows], slots.frame[rows], centre[rows], window[rows], self.settings.pixels,
+            turn,
+        )  # fmt: skip
+        z = torch.fft.rfft2(self.settings.features(cut).mul_(self._hann))
+        return z, None if self._colour is None else self._colour.index(cut)
 
     def _step(
         self,
         jobs: list[Job],
         crops: Crops,
         still: list[NDArray[np.bool_]],
-        slots: _Slots,
-        model: Model,
-        scale_model: ScaleModel | None,
+        slots: Slots,
+        memory: Memory,
     ) -> None:
         """Moves every living slot one frame on."""
         s = self.settings
         slots.frame = slots.frame + slots.alive  # an ended slot computes on its last frame again
-        side = self._side(slots)
+        window = self._window(slots)
         search = slots.centre + slots.velocity * (slots.low > 0)[:, None]
-        z, score, moved, factor = self._detect(crops, slots, model, search, side)
+        seen = self._detect(crops, slots, memory, search, window)
         repeated = np.array(
             [still[j][t] for j, t in zip(slots.job, slots.frame, strict=True)], dtype=bool
         )
-        moved[repeated], factor[repeated] = 0.0, 1.0
+        seen.moved[repeated], seen.factor[repeated] = 0.0, 1.0
+        before, scale_before = slots.centre, slots.scale
+        slots.centre = search + seen.moved * window * seen.factor[:, None] / s.cells
+        slots.scale = slots.scale * seen.factor
+        x, index = self._align(crops, slots, seen)
+        shares = None if self._colour is None or index is None else self._colour.shares(index)
+        score = self._judge(slots, memory, seen, x, shares)
         found = np.isfinite(score) & ((score >= s.min_score) | self.persistent)
-        step = moved * (side * factor / s.cells)[:, None]
-        centre = np.where(found[:, None], search + step, slots.centre + slots.velocity)
-        slots.velocity = np.where(found[:, None], centre - slots.centre, slots.velocity)
-        slots.centre = centre
-        slots.scale = slots.scale * np.where(found, factor, 1.0)
-        learn = found & slots.alive & ~repeated
-        if self._scale is not None and scale_model is not None:
+        learn = found & slots.alive & ~repeated & (score >= s.learn_score)
+        slots.centre = np.where(found[:, None], slots.centre, before + slots.velocity)
+        slots.velocity = np.where(found[:, None], slots.centre - before, slots.velocity)
+        slots.scale = np.where(found, slots.scale, scale_before)
+        if self._scale is not None:
             slots.scale = self._scale.update(
-                scale_model, crops, slots.job, slots.frame, centre, slots.size, slots.scale, learn
-            )
-        self._learn(crops, slots, model, z, moved, factor, learn)
+                memory["scale"], crops, slots.job, slots.frame, slots.centre, slots.size,
+                slots.scale, learn,
+            )  # fmt: skip
+        rate = torch.from_numpy(np.where(learn, 1.0, 0.0)).to(self.device, torch.float32)
+        self._filter.learn(memory["filter"], x, rate * s.rate)
+        if self._colour is not None and shares is not None:
+            self._colour.learn(memory["colour"], shares, rate)
         self._record(jobs, slots, score, found)
 
     def _detect(
         self,
         crops: Crops,
-        slots: _Slots,
-        model: Model,
+        slots: Slots,
+        memory: Memory,
         search: NDArray[np.float64],
-        side: NDArray[np.float64],
-    ) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Spectra, score [N], displacement [N, 2] in cells and scale factor [N], the best."""
+        window: NDArray[np.float64],
+    ) -> _Seen:
+        """The windows in this frame and the best displacement, at the best of the scales.
+
+        With several scales the filter's own peak chooses: colours prefer the smaller box.
+        """
         s = self.settings
-        best = best_z = None
+        best = best_z = best_index = None
         factors = (1.0,) if s.scale_step <= 1.0 else (1.0, 1.0 / s.scale_step, s.scale_step)
         for factor in factors:
-            z = self._spectra(crops, slots, search, side * factor)
-            peak = find_peaks(self._filter.respond(model, z), with_psr=s.score == "psr")
-            penalty = 1.0 if factor == 1.0 else s.scale_penalty
-            row = torch.cat([peak, torch.full_like(peak[:, :1], factor)], dim=1)
+            z, index = self._look(crops, slots, search, window * factor)
+            row = self._answer(memory, z, index)
+            row = torch.cat([row, torch.full_like(row[:, :1], factor)], dim=1)
             if best is None or best_z is None:
-                best, best_z = row, z
+                best, best_z, best_index = row, z, index
             else:
+                penalty = 1.0 if factor == 1.0 else s.scale_penalty
                 better = row[:, 0] * penalty > best[:, 0]
                 best = torch.where(better[:, None], row, best)
                 best_z = torch.where(better[:, None, None, None], z, best_z)
+                if index is not None and best_index is not None:
+                    best_index = torch.where(better[:, None, None], index, best_index)
         assert best is not None
         assert best_z is not None
         table = best.cpu().numpy().astype(np.float64)
-        score = table[:, 3] if s.score == "psr" else table[:, 0]
-        return best_z, score, table[:, 1:3].copy(), table[:, 4].copy()
+        evidence = np.zeros((len(slots), len(EVIDENCE)))
+        evidence[:, 0], evidence[:, 1] = table[:, 0], table[:, 3]
+        evidence[:, 4:6] = table[:, 4:6]
+        return _Seen(best_z, best_index, table[:, 1:3].copy(), table[:, 6].copy(), evidence)
 
-    def _learn(
-        self,
-        crops: Crops,
-        slots: _Slots,
-        model: Model,
-        z: Tensor,
-        moved: NDArray[np.float64],
-        factor: NDArray[np.float64],
-        learn: NDArray[np.bool_],
-    ) -> None:
-        """Updates the models of the slots in `learn`; the others keep theirs."""
+    def _answer(self, memory: Memory, z: Tensor, index: Tensor | None) -> Tensor:
+        """float32 [N, 6]: the filter's peak, displacement in cells (x, y), PSR, and the colours'
+        mean likelihood in the box and its excess over the window."""
         s = self.settings
-        far = np.abs(moved).max(axis=1) > s.recrop_cells
-        if not s.recrop_cells:  # the scale filter may have changed the window without a motion
-            far[:] = True
-        rows = np.flatnonzero(learn & far)
+        response = self._filter.respond(memory["filter"], z)
+        with_psr = s.score == "psr" or self._judges
+        if self._colour is None or index is None:
+            peak = find_peaks(response, with_psr=with_psr)
+            return torch.cat([peak, torch.zeros_like(peak[:, :2])], dim=1)
+        likelihood = self._colour.likelihood(memory["colour"], index)
+        colours = self._colour.respond(likelihood)
+        merged = torch.lerp(response, colours, s.colour_weight)
+        peak = find_peaks(response, with_psr=with_psr, merged=merged)
+        place = merged.flatten(1).argmax(dim=1, keepdim=True)
+        inside = colours.flatten(1).gather(1, place)
+        contrast = inside - likelihood.mean(dim=(1, 2))[:, None]
+        return torch.cat([peak, inside, contrast], dim=1)
+
+    def _align(self, crops: Crops, slots: Slots, seen: _Seen) -> tuple[Tensor, Tensor | None]:
+        """Spectra and colours of the windows around the new centres: shifted after a small motion,
+        cut again after a large one."""
+        s = self.settings
+        far = np.abs(seen.moved).max(axis=1) > s.recrop_cells
+        rows = np.flatnonzero(far & slots.alive)
+        window = self._window(slots)
         if len(rows) == len(slots):
-            x = self._spectra(crops, slots, slots.centre, self._side(slots))
-        else:
-            shift = torch.from_numpy(np.where(np.isfinite(moved), moved, 0.0))
-            x = shift_spectra(z, shift.to(self.device, torch.float32), s.cells)
-            if len(rows):
-                again = self._spectra(crops, slots, slots.centre, self._side(slots), rows)
-                x[torch.from_numpy(rows).to(self.device)] = again
-        rate = torch.from_numpy(np.where(learn, s.rate, 0.0)).to(self.device, torch.float32)
-        self._filter.learn(model, x, rate)
+            return self._look(crops, slots, slots.centre, window)
+        shift = torch.from_numpy(np.where(np.isfinite(seen.moved), seen.moved, 0.0))
+        shift = shift.to(self.device, torch.float32)
+        x = shift_spectra(seen.z, shift, s.cells)
+        index = seen.index
+        if self._colour is not None and index is not None:
+            index = self._colour.shift(index, shift)
+        if len(rows):
+            again, again_index = self._look(crops, slots, slots.centre, window, rows)
+            place = torch.from_numpy(rows).to(self.device)
+            x[place] = again
+            if index is not None and again_index is not None:
+                index[place] = again_index
+        return x, index
+
+    def _judge(
+        self,
+        slots: Slots,
+        memory: Memory,
+        seen: _Seen,
+        x: Tensor,
+        shares: tuple[Tensor, Tensor] | None,
+    ) -> NDArray[np.float64]:
+        """The score of every slot: calibrated where the variant is, else the peak or the PSR."""
+        s = self.settings
+        if not self._judges:
+            return seen.evidence[:, 1] if s.score == "psr" else seen.evidence[:, 0]
+        peak = np.maximum(seen.evidence[:, 0], 1e-6)
+        usual = np.where(np.isfinite(slots.usual), slots.usual, peak)
+        slots.usual = 0.9 * usual + 0.1 * peak
+        table = seen.evidence
+        table[:, 1] = np.log1p(np.maximum(table[:, 1], 0.0))
+        table[:, 2] = np.log(peak / usual)
+        table[:, 3] = likeness(memory["first"]["x"], x).cpu().numpy()
+        if shares is not None:
+            first = memory["colour"]["first"]
+            table[:, 6] = (first * shares[0]).sqrt_().sum(dim=1).cpu().numpy()
+        if self.observe is not None:
+            self.observe(slots, table)
+        if not s.calibration:
+            return table[:, 0].copy()
+        count = len(s.calibration) - 1
+        assert count in (WITHOUT_COLOUR, len(EVIDENCE))
+        weighted = table[:, :count] @ np.array(s.calibration[1:]) + s.calibration[0]
+        return 1.0 / (1.0 + np.exp(-weighted))
 
     def _record(
-        self, jobs: list[Job], slots: _Slots, score: NDArray[np.float64], found: NDArray[np.bool_]
+        self, jobs: list[Job], slots: Slots, score: NDArray[np.float64], found: NDArray[np.bool_]
     ) -> None:
         """Writes boxes and endings; a slot is no longer alive once its track or clip ended."""
         size = slots.size * slots.scale[:, None]

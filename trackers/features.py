@@ -152,14 +152,28 @@ def _fhog(crops: Tensor) -> Tensor:
 
 def _gradient(crops: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences [-1, 0, 1] of values 0-1, zero on the crop's border; [N, P, P] each."""
-    values = crops.to(torch.float32)
+    if crops.ndim == 3:
+        dx, dy = _differences(crops.to(torch.float32))
+        return dx.div_(255.0), dy.div_(255.0)
+    # colour: the channel with the largest gradient, the first of equal ones
+    planes = crops.permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    dx, dy = _differences(planes[0])
+    power = (dx * dx).addcmul_(dy, dy)
+    for plane in planes[1:]:
+        other_x, other_y = _differences(plane)
+        other = (other_x * other_x).addcmul_(other_y, other_y)
+        more = other > power
+        dx, dy = torch.where(more, other_x, dx), torch.where(more, other_y, dy)
+        power = torch.maximum(power, other)
+    return dx.div_(255.0), dy.div_(255.0)
+
+
+def _differences(values: Tensor) -> tuple[Tensor, Tensor]:
+    """values: float32 [N, P, P] -> their differences across columns and rows, borders zero."""
     dx, dy = torch.zeros_like(values), torch.zeros_like(values)
     torch.sub(values[:, :, 2:], values[:, :, :-2], out=dx[:, :, 1:-1])
     torch.sub(values[:, 2:], values[:, :-2], out=dy[:, 1:-1])
-    if crops.ndim == 4:  # colour: the channel with the largest gradient
-        best = (dx * dx).addcmul_(dy, dy).argmax(dim=3, keepdim=True)
-        dx, dy = dx.gather(3, best).squeeze(3), dy.gather(3, best).squeeze(3)
-    return dx.div_(255.0), dy.div_(255.0)
+    return dx, dy
 
 
 @lru_cache(maxsize=8)

@@ -9,14 +9,16 @@ SIDELOBE_RADIUS = 5  # MOSSE leaves an 11 x 11 window around the peak out of the
 COARSE_RADIUS = 2  # 5 x 5 on the coarse grids of cell features
 
 
-def find_peaks(response: Tensor, *, with_psr: bool) -> Tensor:
+def find_peaks(response: Tensor, *, with_psr: bool, merged: Tensor | None = None) -> Tensor:
     """response: float32 [B, S, S] -> float32 [B, 4]: height, dx, dy in cells, PSR (else 0).
 
-    Displacements are signed (indices above S/2 wrap) and refined by a parabola an axis. PSR is the
-    peak-to-sidelobe ratio (Bolme et al., CVPR 2010, section 3.5).
+    Displacements are signed (indices above S/2 wrap) and refined by a parabola per axis. PSR is the
+    peak-to-sidelobe ratio (Bolme et al., CVPR 2010, section 3.5). merged: where to look for the
+    peak instead; height and PSR are those of `response` at that place.
     """
     num, cells, _ = response.shape
-    flat = response.reshape(num, -1)
+    own = response.reshape(num, -1)
+    flat = own if merged is None else merged.reshape(num, -1)
     height, place = flat.max(dim=1)
     row = torch.div(place, cells, rounding_mode="floor")
     column = place - row * cells
@@ -26,7 +28,9 @@ def find_peaks(response: Tensor, *, with_psr: bool) -> Tensor:
 
     dy = _wrap(row, cells) + _parabola(at(row - 1, column), height, at(row + 1, column))
     dx = _wrap(column, cells) + _parabola(at(row, column - 1), height, at(row, column + 1))
-    psr = _psr(flat, height, row, column, cells) if with_psr else torch.zeros_like(height)
+    if merged is not None:
+        height = own.gather(1, place[:, None]).squeeze(1)
+    psr = _psr(own, height, row, column, cells) if with_psr else torch.zeros_like(height)
     return torch.stack([height, dx, dy, psr], dim=1)
 
 
