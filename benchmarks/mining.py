@@ -3,9 +3,10 @@
     python -m benchmarks.mining [--tracking FOLDER]
 
 Rendered: textured things move, turn, grow and hide each other over a background that pans; the
-whole of mining runs, and each track is held against the thing it started on. Annotated (OTB
-folders): tracks start at true boxes every few frames, so that proposals play no part. A track is
-right if its overlap with the truth stays above 0.5 to its end.
+whole of mining runs, and each track is held against the thing it started on. Annotated (folders in
+the layout of a tracking benchmark, also the generated one): tracks start at true boxes every few
+frames, so that proposals play no part. A track is right if its overlap with the truth stays above
+0.5 to its end.
 """
 
 import argparse
@@ -16,35 +17,39 @@ import cv2
 import numpy as np
 
 from marey.configs.mining import QualityConfig, TracksMining
-from marey.pipeline.evaluate.tracking import read_sequence, truth_files
+from marey.pipeline.evaluate.tracking_layouts import known_boxes, read_sequence, truth_files
 from marey.pipeline.mining.tracks import Mined, TrackMiner
 from marey.trackers import iou
-from marey.trackers.consistency import forward_backward, judge, last_tracked, measure
+from marey.trackers.proposals import Proposals
 
 FPS = 30.0
 SIZE = (480, 360)
 NO_FILTER = QualityConfig(
     min_fb_iou=0, max_fb_error=1e9, min_appearance=-1, max_appearance=1, min_travel=0,
-    max_travel=1e9, max_scale_rate=1e9, min_inside=0,
+    max_travel=1e9, min_own_travel=0, max_scale_rate=1e9, min_inside=0,
 )  # fmt: skip
 
 
 def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tracking", help="folder of OTB sequences")
-    parser.add_argument("--clips", type=int, default=30)
+    parser.add_argument("--tracking", help="folder of sequences with true boxes")
+    parser.add_argument("--every", type=int, default=4, help="frames from one start to the next")
+    parser.add_argument("--clips", type=int, default=30, help="rendered clips")
     parser.add_argument(
-        "--trackers", nargs="+", default=["kcf-hog", "kcf-hog-scale", "median-flow"]
+        "--trackers", nargs="+", default=["kcf-hog-scale", "dcf-colour", "dcf-colour-scale"]
     )
     options = parser.parse_args()
     print(f"{'data':10}{'tracker':16}{'filters':9}{'tracks':>8}{'right':>8}{'yield':>8}  refused")
     for name in options.trackers:
         for label, quality in (("none", NO_FILTER), ("default", QualityConfig())):
             settings = TracksMining(tracker=name, quality=quality)
-            report("rendered", name, label, *rendered(settings, options.clips))
+            if options.clips:
+                report("rendered", name, label, *rendered(settings, options.clips))
             if options.tracking:
-                report("annotated", name, label, *annotated(settings, options.tracking))
+                report(
+                    "annotated", name, label, *annotated(settings, options.tracking, options.every)
+                )
 
 
 def report(
@@ -163,31 +168,33 @@ def texture(rng: np.random.Generator, height: int, width: int, smooth: float) ->
 
 
 def annotated(
-    settings: TracksMining, folder: str, every: int = 4
+    settings: TracksMining, folder: str, every: int
 ) -> tuple[list[bool], int, Counter[str]]:
-    """Tracks of one second from true boxes; as `rendered`."""
+    """Tracks of one second from true boxes in every `every`-th frame; as `rendered`."""
     miner = TrackMiner(settings)
     # what the annotated targets do is not ours to choose: they may stand or leave quickly
-    limits = replace(miner.limits, min_travel=0.0, max_travel=1e9)
+    miner.limits = replace(miner.limits, min_travel=0.0, max_travel=1e9)
+    length = round(settings.track_s * FPS) + 1
     right: list[bool] = []
     candidates = 0
     reasons: Counter[str] = Counter()
     for file in truth_files(folder):
         sequence = read_sequence(file)
+        known = known_boxes(sequence.truth)
+        found, pieces = [], []
         for start in range(0, len(sequence.frames) - 10, every):
-            frames = sequence.frames[start : start + 31]
-            truth = sequence.truth[start : start + 31]
-            track = miner.tracker.track(frames, truth[:1])
-            fb = forward_backward(miner.tracker, frames, track)
-            verdict = judge(
-                track, measure(frames, track, fb), limits,
-                size=(frames.shape[2], frames.shape[1]), seconds=1 / FPS,
-            )[0]  # fmt: skip
-            candidates += 1
-            reasons[f"track: {verdict or 'accepted'}"] += 1
-            if not verdict:
-                end = int(last_tracked(track)[0]) + 1
-                right.append(bool(iou(track.boxes[:end, 0], truth[:end]).min() > 0.5))
+            if known[start]:
+                box = sequence.truth[start : start + 1]
+                found.append((start, Proposals(box, np.ones(1, np.float32), "")))
+                times_s = np.arange(start, min(start + length, len(sequence.frames))) / FPS
+                pieces.append((sequence.frames[start : start + length], times_s))
+        candidates += len(found)
+        for mined in miner.follow(found, pieces, 1 / FPS, reasons):
+            first = round(mined.times_s[0] * FPS)
+            truth = sequence.truth[first : first + len(mined.boxes)]
+            seen = known_boxes(truth)
+            overlap = iou(mined.boxes, truth)
+            right.append(bool(seen[-1] and overlap[seen].min() > 0.5))
     return right, candidates, reasons
 
 

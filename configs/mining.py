@@ -51,6 +51,12 @@ class QualityConfig(Settings):
     """Minimum distance between the first and the last centre, in box widths."""
     max_travel: float = Field(default=2.0, gt=0)
     """Maximum distance; above, the tracker has probably drifted."""
+    min_own_travel: float = Field(default=0.15, ge=0)
+    """Minimum distance with the camera's motion removed, in box sizes; below, the box is on the
+    background."""
+    min_late_travel: float = Field(default=0.0, ge=0)
+    """The same over the last third of the track; below, the box has probably drifted onto the
+    background, or its object has stopped."""
     max_scale_rate: float = Field(default=1.5, gt=1)
     """Maximum change of the box's size per second, as a ratio."""
     min_inside: float = Field(default=0.98, ge=0, le=1)

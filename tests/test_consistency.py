@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from marey.trackers import State, Track, build
+from marey.trackers.camera_path import camera_path, own_travel
 from marey.trackers.consistency import (
     Limits,
     Quality,
-    count_reasons,
     crop_correlation,
     forward_backward,
     judge,
@@ -42,13 +42,15 @@ def quality(**changed):
         "mean_score": 0.8,
         "low_share": 0.0,
         "travel": 1.0,
+        "own_travel": 1.0,
+        "late_travel": 0.5,
     }
     return Quality(**{k: np.array([v]) for k, v in (values | changed).items()})
 
 
 def verdict(track, measured, **more):
     settings = {"size": (400, 300), "seconds": 1 / 30} | more
-    return judge(track, measured, Limits(), **settings)[0]
+    return judge(track, measured, Limits(min_own_travel=0.1), **settings)[0]
 
 
 def test_a_good_track_stands():
@@ -66,6 +68,8 @@ def test_a_good_track_stands():
         ({"low_share": 0.3}, "low_score"),
         ({"travel": 0.05}, "static"),
         ({"travel": 3.0}, "travel"),
+        ({"own_travel": 0.05}, "background"),
+        ({"own_travel": np.nan, "late_travel": np.nan}, ""),
     ],
 )
 def test_each_check_refuses_alone(changed, reason):
@@ -117,9 +121,40 @@ def test_crop_correlation_knows_same_opposite_and_unrelated():
     assert abs(crop_correlation(image, box, texture(80, 80, 7), box)) < 0.4
 
 
-def test_every_candidate_is_counted_once():
-    assert count_reasons(["", "fb", "", "static", "fb", "fb"]) == {
-        "fb": 3,
-        "accepted": 2,
-        "static": 1,
-    }
+@pytest.mark.parametrize("pan", [(0, 0), (3, 1), (-2, 2)])
+def test_a_box_on_the_background_has_no_travel_of_its_own(pan):
+    """A pan carries the box far across the picture: it still goes nowhere."""
+    plane, square = texture(400, 500, 1), texture(40, 40, 2)
+    frames, moving, still = [], [], []
+    for t in range(21):
+        x, y = 60 + pan[0] * t, 60 + pan[1] * t
+        frame = plane[y : y + 240, x : x + 320].copy()
+        frame[80 + t : 120 + t, 60 + 4 * t : 100 + 4 * t] = square
+        frames.append(frame)
+        moving.append([60 + 4 * t, 80 + t, 40, 40])
+        still.append([150 - pan[0] * t, 150 - pan[1] * t, 40, 40])
+    path = camera_path(np.stack(frames))
+    whole, late = own_travel(path, np.array(still, np.float32))
+    assert max(whole, late) < 0.05
+    whole, late = own_travel(path, np.array(moving, np.float32))
+    expected = np.hypot(80 + pan[0] * 20, 20 + pan[1] * 20) / 40
+    assert whole == pytest.approx(expected, abs=0.05)
+    assert late == pytest.approx(expected / 2, abs=0.05)  # the last ten frames of twenty
+
+
+def test_a_camera_that_cannot_be_followed_refuses_nothing():
+    frames = np.stack([texture(120, 160, seed) for seed in range(11)])
+    path = camera_path(frames)
+    box = np.tile(np.array([[40, 40, 30, 30]], np.float32), (11, 1))
+    assert np.isnan(own_travel(path, box)).all()
+
+
+def test_a_thing_before_a_plain_wall_is_not_taken_for_the_scene():
+    """All corners are the thing's: without its box, nothing tells how the camera moved."""
+    frames = np.full((11, 200, 300, 3), 100, np.uint8)
+    boxes = np.zeros((11, 1, 4), np.float32)
+    for t in range(11):
+        frames[t, 40:140, 20 + 5 * t : 120 + 5 * t] = texture(100, 100, 3)
+        boxes[t, 0] = 20 + 5 * t, 40, 100, 100
+    assert own_travel(camera_path(frames), boxes[:, 0])[0] < 0.1
+    assert np.isnan(own_travel(camera_path(frames, boxes), boxes[:, 0])).all()

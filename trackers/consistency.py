@@ -3,14 +3,13 @@
 `docs/tracking.md` says what each check catches and what none of them does.
 """
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from marey.trackers.camera_path import CameraPath, own_travel
 from marey.trackers.tracker import Request, State, Track, Tracker, inside_share, iou
 
 
@@ -23,6 +22,9 @@ class Quality:
     appearance: normalised cross-correlation of the first and the last crop, [B].
     mean_score, low_share: mean of the tracker's score, and share of its frames below `min_score`.
     travel: distance between the first and the last centre over the box's width, [B].
+    own_travel, late_travel: distance between the last centre and the first one, or the one at two
+        thirds of the track, carried by the camera, over sqrt(w * h), [B]; NaN where the camera's
+        motion is not known.
     """
 
     fb_iou: NDArray[np.float64]
@@ -31,6 +33,8 @@ class Quality:
     mean_score: NDArray[np.float64]
     low_share: NDArray[np.float64]
     travel: NDArray[np.float64]
+    own_travel: NDArray[np.float64]
+    late_travel: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Limits:
     max_scale_rate: float = 1.2  # size ratio a second
     min_travel: float = 0.1  # box widths over the whole track
     max_travel: float = 2.0
+    min_own_travel: float = 0.0  # of its own accord, the camera's motion removed
+    min_late_travel: float = 0.0  # the same over the last third of the track
     min_inside: float = 0.98  # share of the last box inside the frame
 
 
@@ -101,12 +107,17 @@ def measure(
     *,
     start: int = 0,
     min_score: float = 0.0,
+    camera: CameraPath | None = None,
 ) -> Quality:
-    """Everything `judge` needs, from one clip's frames and tracks and their `forward_backward`."""
+    """Everything `judge` needs, from one clip's frames and tracks and their `forward_backward`.
+
+    camera: the path of the camera through frames[start:]; None: what needs it is NaN.
+    """
     last = last_tracked(track)
     num_boxes = track.boxes.shape[1]
     appearance, travel = np.full(num_boxes, np.nan), np.full(num_boxes, np.nan)
     mean_score, low_share = np.full(num_boxes, np.nan), np.full(num_boxes, np.nan)
+    own, late = np.full(num_boxes, np.nan), np.full(num_boxes, np.nan)
     for b in np.flatnonzero(last > start):
         first, final = track.boxes[start, b], track.boxes[last[b], b]
         appearance[b] = crop_correlation(frames[start], first, frames[last[b]], final)
@@ -114,7 +125,9 @@ def measure(
         scores = track.score[start + 1 : last[b] + 1, b]
         mean_score[b] = scores.mean()
         low_share[b] = (scores < min_score).mean()
-    return Quality(fb[0], fb[1], appearance, mean_score, low_share, travel)
+        if camera is not None:
+            own[b], late[b] = own_travel(camera, track.boxes[start : last[b] + 1, b])
+    return Quality(fb[0], fb[1], appearance, mean_score, low_share, travel, own, late)
 
 
 def judge(
@@ -141,11 +154,6 @@ def judge(
         boxes = track.boxes[start : end + 1, b].astype(np.float64)
         reasons.append(_judge_one(boxes, quality, b, limits, size, seconds))
     return reasons
-
-
-def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
-    """How often each reason was given, most frequent first; accepted ones are under "accepted"."""
-    return dict(Counter(reason or "accepted" for reason in reasons).most_common())
 
 
 def crop_correlation(
@@ -187,6 +195,11 @@ def _judge_one(
         return "static"
     if quality.travel[b] > limits.max_travel:
         return "travel"
+    # an unknown camera refuses nothing
+    if quality.own_travel[b] < limits.min_own_travel:
+        return "background"
+    if quality.late_travel[b] < limits.min_late_travel:
+        return "stopped"
     if not quality.fb_iou[b] >= limits.min_fb_iou or not quality.fb_error[b] <= limits.max_fb_error:
         return "fb"
     if quality.appearance[b] < limits.min_appearance:

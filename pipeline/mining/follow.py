@@ -21,6 +21,8 @@ from marey.trackers.proposals import PROPOSERS
 
 TICK = Fraction(1, 90_000)
 """Unit of time of the video that is written, in seconds."""
+LOOK_EVERY_S = 0.2
+"""How often frames are looked at for something that moves."""
 MAX_SECONDS = 120.0
 """Longest piece that is followed at once: its frames are held in memory."""
 
@@ -49,9 +51,10 @@ def follow(
 ) -> Followed:
     """Track boxes from `start_s` on, and write the frames with the boxes drawn as an mp4.
 
-    boxes: float [B, 4] xywh in pixels of the displayed video; None proposes what moves in the
-    first frame. Raises InputError when the video cannot be read or nothing moves, UsageError for
-    values out of range, SettingError for an unknown tracker.
+    boxes: float [B, 4] xywh in pixels of the displayed video, in the first frame; None takes what
+    moves, from the first frame on in which something does. Raises InputError when the video cannot
+    be read or nothing moves, UsageError for values out of range, SettingError for an unknown
+    tracker.
     """
     if not 0 < seconds <= MAX_SECONDS:
         raise UsageError(f"--seconds {seconds} is not in (0, {MAX_SECONDS:g}]")
@@ -66,19 +69,30 @@ def follow(
     if len(frames) < 2:
         raise InputError(f"{video}: fewer than two frames from {start_s} s on")
     scale = frames.shape[1] / info.height
+    fps = (len(times_s) - 1) / (times_s[-1] - times_s[0])
     if boxes is None:
-        proposals = PROPOSERS["moving_objects"]().propose(frames, 0, np.random.default_rng(0))
-        if not len(proposals.boxes):
+        first, chosen = _first_motion(frames, max(1, round(fps * LOOK_EVERY_S)))
+        if not len(chosen):
             raise InputError(
-                f"{video}: nothing to follow at {start_s} s ({proposals.reason}); give --box"
+                f"{video}: nothing moves within {seconds} s of {start_s} s but the camera; give "
+                "--box x,y,w,h, or another --start"
             )
-        chosen = proposals.boxes
     else:
-        chosen = (boxes * scale).astype(np.float32)
-    request = Request(frames, chosen, np.zeros(len(chosen), dtype=np.int64))
+        first, chosen = 0, (boxes * scale).astype(np.float32)
+    request = Request(frames, chosen, np.full(len(chosen), first, dtype=np.int64))
     (track,) = built.track_clips([request])
     _write(draw_track(frames, track), times_s, out)
     return _summary(track)
+
+
+def _first_motion(frames: np.ndarray, every: int) -> tuple[int, np.ndarray]:
+    """The first of every `every`-th frame in which things move, and their boxes float32 [B, 4]."""
+    proposer = PROPOSERS["moving_objects"]()
+    for at in range(0, len(frames) - 1, every):
+        boxes = proposer.propose(frames, at, np.random.default_rng(0)).boxes
+        if len(boxes):
+            return at, boxes
+    return 0, np.zeros((0, 4), np.float32)
 
 
 def _summary(track: Track) -> Followed:

@@ -29,6 +29,7 @@ from marey.pipeline.video import Span
 from marey.pipeline.video.isolate import read_span
 from marey.pipeline.video.reasons import reason_of
 from marey.trackers import State, Track, Tracker, build
+from marey.trackers.camera_path import camera_path
 from marey.trackers.consistency import (
     Limits,
     Quality,
@@ -126,6 +127,8 @@ class TrackMiner:
             max_travel=q.max_travel,
             max_scale_rate=q.max_scale_rate,
             min_inside=q.min_inside,
+            min_own_travel=q.min_own_travel,
+            min_late_travel=q.min_late_travel,
         )
 
     def unit(self, video: Video, unit: TrackUnit) -> tuple[list[Mined], Counter[str]]:
@@ -208,7 +211,7 @@ class TrackMiner:
                 continue
             found.append((key, proposals))
             pieces.append((frames[key:end], times_s[key:end]))
-        return self._follow(found, pieces, seconds, reasons)
+        return self.follow(found, pieces, seconds, reasons)
 
     def _keys(self, times_s: np.ndarray, start_s: float, stop_s: float) -> Iterator[int]:
         """Frames in which tracks start: the first at or after every multiple of `every_s`.
@@ -222,14 +225,19 @@ class TrackMiner:
                 yield place
             before = place
 
-    def _follow(
+    def follow(
         self,
         found: list[tuple[int, Proposals]],
         pieces: list[tuple[np.ndarray, np.ndarray]],
         seconds: float,
         reasons: Counter[str],
     ) -> list[Mined]:
-        """Tracks every proposal of every key frame in one batch, and keeps what stands."""
+        """Tracks every proposal of every key frame in one batch, and keeps what stands.
+
+        found: key frames and the boxes that start there. pieces: for each, the frames from the key
+        frame on, uint8 [T, H, W, 3], and their times. seconds: from one frame to the next. Adds to
+        `reasons`.
+        """
         tracks = self.tracker.track_clips(
             [
                 Request(frames, p.boxes, np.zeros(len(p.boxes), dtype=np.int64))
@@ -272,6 +280,11 @@ class TrackMiner:
                 return np.zeros(0, dtype=np.int64)
         perfect = np.ones(num_boxes), np.zeros(num_boxes)
         verdicts = self._judge(track, measure(frames, track, perfect), frames, seconds)
+        if not all(verdicts):  # the camera's motion is only measured where tracks depend on it
+            standing = np.array([not reason for reason in verdicts])
+            path = camera_path(frames, track.boxes[:, standing])
+            quality = measure(frames, track, perfect, camera=path)
+            verdicts = self._judge(track, quality, frames, seconds)
         for reason in verdicts:
             if reason:
                 reasons[f"track: {reason}"] += 1
