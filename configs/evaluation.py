@@ -115,7 +115,7 @@ class GeometrySettings(Seeded):
 
 
 class TrackingSettings(ProtocolSettings):
-    """Trackers against ground truth on OTB sequences (one-pass evaluation, or TRE)."""
+    """Trackers against ground truth (OTB, LaSOT, GOT-10k, VOT folders); one pass, or TRE."""
 
     trackers: str = ""
     """Names of trackers, separated by commas; empty: all but OpenCV's."""

@@ -5,7 +5,7 @@ FFT over all slots, find the peaks, judge them, learn. Slots of boxes that ended
 the queue of waiting boxes, whatever clip they belong to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -78,7 +78,7 @@ class CorrelationTracker(Tracker):
             if not s.own_shape or not s.features.colour:
                 raise SettingError("colour_weight needs own_shape=True and features in colour")
             self._colour = ColourResponse(s.pixels, s.window, s.cells, self.device)
-        self.observe = None
+        self.observe: Callable[[Slots, NDArray[np.float64]], None] | None = None
         """Called as observe(slots, evidence) after every step, for calibration; None: not."""
 
     def _follow(self, jobs: list[Job]) -> None:

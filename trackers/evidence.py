@@ -1,10 +1,10 @@
-"""Is the box still on what it started on? A score from what a step knows, calibrated on truth.
+"""Is the box still on what it started on? What a step knows of it, to be weighed on truth.
 
 A filter that drifted onto the background answers with a high and sharp peak there: the height of
 the peak does not tell a right track from a lost one. What tells them apart is whether the box still
 looks like it did in the first frame, and whether its colours are still those of the target and not
-of its surroundings. The weights are a logistic regression on the tuning half of the generated
-benchmark (`python -m benchmarks.trackers calibrate`).
+of its surroundings. `python -m benchmarks.tracker_scores` fits weights on the tuning half of the
+generated benchmark: a variant's `calibration`.
 """
 
 import torch

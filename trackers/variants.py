@@ -1,7 +1,7 @@
 """Which correlation trackers are there, and what sets them apart?
 
-The settings of `kcf-hog`, `dcf-*`, `dsst-hog`, `staple` and `strcf` were chosen on the tuning half
-of the generated benchmark alone (`docs/tracking.md`).
+The window's shape, the colours' weight and the scales were tried on the tuning half of the
+generated benchmark alone (`docs/tracking.md`).
 """
 
 from dataclasses import dataclass, field
