@@ -36,7 +36,7 @@ def draw_track(frames: NDArray[np.uint8], track: Track) -> NDArray[np.uint8]:
         for b in ended:
             since = t - int(track.num_frames[b])
             begun = int(np.argmax(track.state[:, b] != State.NOT_STARTED))
-            if since - begun < LINGER:
+            if since - begun < LINGER and np.isfinite(track.boxes[t, b]).all():
                 text = f"{b} {ENDINGS.get(track.reason[b], track.reason[b].replace('_', ' '))}"
                 _draw_box(image, track.boxes[t, b], GREY, 1, text)
         for b in np.flatnonzero(track.state[t] == State.TRACKED):
