@@ -26,9 +26,9 @@ from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.evaluate.depth import DepthSummary, depth_errors, order_agreement, summarize
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.training.checkpoint import load_state
+from marey.pipeline.training.job import build_method
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.record import read_metrics
-from marey.pipeline.training.trainer import build_method
 from tests.depth_scenes import (
     BASELINE_M,
     FIELD_OF_VIEW_DEG,

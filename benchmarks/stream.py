@@ -22,15 +22,15 @@ from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.runtime.cores import default_workers
 from marey.pipeline.runtime.engine import ray_session
-from marey.pipeline.stream.graph import (
-    Budget,
+from marey.pipeline.stream.plan import Plan, Position, make_plan
+from marey.pipeline.stream.resources import Budget
+from marey.pipeline.stream.samples import (
     Sample,
     batches,
     rows_of_shard,
     stream_here,
     stream_ray,
 )
-from marey.pipeline.stream.plan import Plan, Position, make_plan
 from marey.pipeline.synthetic.arm_corpus import make_corpus
 
 BATCH = 8

@@ -1,13 +1,13 @@
 """What can be set when a corpus is mined into shards: tracked patches, or planned samples."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, model_validator
 
 from marey.configs.base import Settings
 from marey.configs.errors import UsageError
 from marey.configs.load import check, override, suggest
-from marey.configs.sampling import Sampling
+from marey.configs.sampling import ByKind, Sampling, family, kinds
 from marey.configs.schema import DataConfig
 from marey.configs.tracking import tracker_options
 
@@ -118,7 +118,7 @@ class TracksMining(Settings):
 class SamplesMining(Settings):
     """Planned samples (tuples, pairs, clips, frames), decoded once and stored."""
 
-    sampling: Sampling
+    sampling: Annotated[Sampling, ByKind()]
     """Which frames make a sample."""
     data: DataConfig = DataConfig()
     """Size and decoder of the frames."""
@@ -135,24 +135,20 @@ class SamplesMining(Settings):
         return self.sampling.kind
 
 
-KINDS = {
-    "tracks": "tracks",
-    "tuples": "tuples",
-    "pairs": "view_pairs",
-    "time_pairs": "time_pairs",
-    "view_pairs": "view_pairs",
-    "clips": "clips",
-    "frames": "frames",
-    "spread": "spread",
-}
-"""Words of `--kind`, and the sampling that each stands for."""
+SHORT = {"pairs": "view_pairs"}
+"""Words of `--kind` beside the names of the kinds, and what they stand for."""
 
 
 def mining_settings(kind: str, words: list[str]) -> TracksMining | SamplesMining:
     """Checked settings of one kind. Raises UsageError for a kind that does not exist."""
-    if kind not in KINDS:
-        raise UsageError(f"no kind {kind!r}{suggest(kind, sorted(KINDS))}")
+    known = sorted({*kinds(), *SHORT})
+    if kind not in known:
+        raise UsageError(f"no kind {kind!r}{suggest(kind, known)}")
     if kind == "tracks":
         return check(TracksMining, override({}, words))
-    sampling = TypeAdapter(Sampling).validate_python({"kind": KINDS[kind]})
-    return check(SamplesMining, override({"sampling": sampling.model_dump()}, words))
+    tree = override({"sampling": {"kind": SHORT.get(kind, kind)}}, words)
+    chosen = tree["sampling"]
+    if isinstance(chosen, dict) and chosen["kind"] in kinds():
+        # by the kind's own settings, so that a mistake names the nearest of those
+        tree["sampling"] = check(family(chosen["kind"]), chosen, "sampling.")
+    return check(SamplesMining, tree)

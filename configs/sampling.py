@@ -1,21 +1,141 @@
-"""Which frames make a sample: the settings of every sampler family.
+"""Which frames make a sample: the settings of every family of samples, by its `kind`.
 
 A method names one of these; `marey.pipeline.sampling` turns it into a sampler. Times are seconds.
+
+A family that somebody adds subclasses `Sampling`, or one of the families below: then it may stand
+wherever that one does (`method.sampling.kind=...`).
 """
 
-from typing import Annotated, Literal
+from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    ModelWrapValidatorHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from marey.configs.base import Settings
+from marey.configs.nearest import suggest
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
-class FramesSampling(Settings):
+class Sampling(Settings):
+    """What the settings of all families of samples have in common.
+
+    A family sets the default of `kind`, its name, and is made known with `register_kind` (which
+    `marey.pipeline.sampling.register_sampler` does along with its sampler).
+    """
+
+    kind: str
+    """Name of the family."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, value: Any, handler: ModelWrapValidatorHandler[Sampling]) -> Sampling:
+        """Another kind than the declared one is checked by that kind's settings, if they fit."""
+        own = cls.model_fields["kind"].default
+        kind = value.get("kind", own) if isinstance(value, Mapping) else own
+        return handler(value) if kind == own else family(kind, cls).model_validate(value)
+
+    @model_serializer
+    def _whole(self) -> dict[str, Any]:
+        """All settings, also those that a declared family's subclass adds."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    @property
+    def follows_motion(self) -> bool:
+        """Whether samples are drawn where motion was measured."""
+        return False
+
+    @property
+    def least_contrast(self) -> float:
+        """Standard deviation of brightness, of 255, below which a frame is blank; 0: none is."""
+        return 0.0
+
+    @property
+    def frames_in_a_row(self) -> int:
+        """So many consecutive frames of a sample have to be evenly spaced; 1: none have."""
+        return 1
+
+    @property
+    def labels_used(self) -> float:
+        """Share of the labelled events whose labels a run may use."""
+        return 1.0
+
+    @property
+    def part_labelled(self) -> float | None:
+        """Part of an epoch's samples that shall have a label; None leaves it to the data."""
+        return None
+
+
+_kinds: dict[str, type[Sampling]] = {}
+S = TypeVar("S", bound=Sampling)
+
+
+def register_kind(settings: type[S]) -> type[S]:
+    """Class decorator: make a family's settings known by their `kind`.
+
+    Raises TypeError for settings without a `kind`, or with that of others.
+    """
+    kind = settings.model_fields["kind"].default
+    if not isinstance(kind, str):
+        raise TypeError(f"{settings.__name__} must give its field `kind` a default: its name")
+    known = _kinds.setdefault(kind, settings)
+    if (known.__module__, known.__qualname__) != (settings.__module__, settings.__qualname__):
+        raise TypeError(f"two kinds of samples are called {kind!r}: {known} and {settings}")
+    _kinds[kind] = settings
+    return settings
+
+
+def kinds(*families: type[Sampling]) -> list[str]:
+    """Names of the known kinds of samples, or of those that may stand for these families."""
+    wanted = families or (Sampling,)
+    return [kind for kind, settings in _kinds.items() if issubclass(settings, wanted)]
+
+
+def family(kind: Any, *families: type[Sampling]) -> type[Sampling]:
+    """The settings of a kind. Raises ValueError, naming the nearest, when there is none that fits.
+
+    families: what it has to be, or to extend; by default any.
+    """
+    fits = kinds(*families)
+    if kind not in fits:
+        raise ValueError(f"no kind of samples {kind!r} here{suggest(str(kind), fits)}")
+    return _kinds[kind]
+
+
+class ByKind:
+    """Annotation of a field of several families (`Annotated[A | B, ByKind()]`): `kind` decides."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        families = get_args(source) or (source,)
+
+        def validate(value: Any) -> Sampling:
+            if isinstance(value, families):
+                return value
+            if not isinstance(value, Mapping):
+                raise ValueError("a group of settings, not a value")
+            if "kind" not in value:
+                raise ValueError(f"`kind` is missing; known are {', '.join(kinds(*families))}")
+            return family(value["kind"], *families).model_validate(value)
+
+        return core_schema.no_info_plain_validator_function(validate)
+
+
+@register_kind
+class FramesSampling(Sampling):
     """Single frames (or images of a folder or table), stratified over the time of a video."""
 
-    kind: Literal["frames"] = "frames"
+    kind: str = "frames"
     per_video: int = Field(default=1, ge=1, le=10_000)
     """Frames drawn from one video in an epoch, one from each of as many equal time bins."""
     min_contrast: float = Field(default=3.0, ge=0, le=127)
@@ -28,8 +148,23 @@ class FramesSampling(Settings):
     """Part of an epoch's samples that shall have a label: where fewer have one, what is labelled is
     visited more often (S4L: 0.5). Unset: everything once."""
 
+    @property
+    def least_contrast(self) -> float:
+        """See `Sampling`."""
+        return self.min_contrast
 
-class StackSettings(Settings):
+    @property
+    def labels_used(self) -> float:
+        """See `Sampling`."""
+        return self.labelled_share
+
+    @property
+    def part_labelled(self) -> float | None:
+        """See `Sampling`."""
+        return self.labelled_part
+
+
+class StackSettings(Sampling):
     """Stacks of frames in place of single ones (multi-frame TCN, Dwibedi et al. 2018)."""
 
     stack: int = Field(default=1, ge=1, le=64)
@@ -45,10 +180,11 @@ class StackSettings(Settings):
         return (self.stack - 1) * self.stack_s
 
 
+@register_kind
 class TimePairsSampling(StackSettings):
     """Frame pairs close in time within one view (TCN, single-view)."""
 
-    kind: Literal["time_pairs"] = "time_pairs"
+    kind: str = "time_pairs"
     pairs: int = Field(default=16, ge=2, le=512)
     """Anchor/positive pairs in one sample, all from one view of one video."""
     positive_s: Seconds = 0.2
@@ -62,7 +198,7 @@ class TimePairsSampling(StackSettings):
     """Samples drawn from one video in an epoch."""
 
     @model_validator(mode="after")
-    def _margin(self) -> "TimePairsSampling":
+    def _margin(self) -> TimePairsSampling:
         if self.negative_s <= self.positive_s:
             raise ValueError(
                 f"negative_s ({self.negative_s}) must exceed positive_s ({self.positive_s})"
@@ -80,10 +216,11 @@ class TimePairsSampling(StackSettings):
         return self
 
 
+@register_kind
 class ViewPairsSampling(StackSettings):
     """Frame pairs at one time from two synchronised views (TCN, multi-view, section 3.1)."""
 
-    kind: Literal["view_pairs"] = "view_pairs"
+    kind: str = "view_pairs"
     pairs: int = Field(default=16, ge=1, le=512)
     """Distinct times in one sample, farther apart than a stack is long; each gives one anchor and
     one positive from another view."""
@@ -97,10 +234,11 @@ class ViewPairsSampling(StackSettings):
     """Samples drawn from one synchronised event in an epoch."""
 
 
-class TuplesSampling(Settings):
+@register_kind
+class TuplesSampling(Sampling):
     """Ordered and misordered three-frame tuples in windows of high motion (Shuffle and Learn)."""
 
-    kind: Literal["tuples"] = "tuples"
+    kind: str = "tuples"
     max_span_s: Seconds = 2.0
     """Largest distance between first and last frame of a tuple (60 frames in the paper)."""
     min_gap_s: Seconds = 0.5
@@ -115,8 +253,13 @@ class TuplesSampling(Settings):
     """Add a fourth frame: the one that is in order, between the ends. Beside a middle frame out of
     order it tells whether that one looks as if it were in order, as in cyclic motion."""
 
+    @property
+    def follows_motion(self) -> bool:
+        """See `Sampling`."""
+        return self.motion_weighted
+
     @model_validator(mode="after")
-    def _reach(self) -> "TuplesSampling":
+    def _reach(self) -> TuplesSampling:
         if self.min_gap_s > self.max_span_s:
             raise ValueError(
                 f"min_gap_s ({self.min_gap_s}) must not exceed max_span_s ({self.max_span_s}): a "
@@ -125,10 +268,11 @@ class TuplesSampling(Settings):
         return self
 
 
-class ClipsSampling(Settings):
+@register_kind
+class ClipsSampling(Sampling):
     """Runs of frames at a fixed spacing, one or several from one video."""
 
-    kind: Literal["clips"] = "clips"
+    kind: str = "clips"
     num_frames: int = Field(default=16, ge=1, le=512)
     """Frames in one clip."""
     spacing_s: Seconds = 0.1
@@ -148,8 +292,18 @@ class ClipsSampling(Settings):
     per_video: int = Field(default=1, ge=1, le=10_000)
     """Samples drawn from one video in an epoch."""
 
+    @property
+    def follows_motion(self) -> bool:
+        """See `Sampling`."""
+        return self.motion_weighted
+
+    @property
+    def frames_in_a_row(self) -> int:
+        """See `Sampling`."""
+        return self.num_frames
+
     @model_validator(mode="after")
-    def _interval(self) -> "ClipsSampling":
+    def _interval(self) -> ClipsSampling:
         pair = self.placement == "anywhere" and self.clips == 2 and not self.motion_weighted
         if self.interval_power != 1 and not pair:
             raise ValueError(
@@ -159,10 +313,11 @@ class ClipsSampling(Settings):
         return self
 
 
+@register_kind
 class SpreadSampling(StackSettings):
     """Frames spread over the whole of one view, one from each of as many equal parts (TCC)."""
 
-    kind: Literal["spread"] = "spread"
+    kind: str = "spread"
     num_frames: int = Field(default=20, ge=2, le=512)
     """Frames in one sample, distinct and in temporal order."""
     within: Literal["video", "shot"] = "video"
@@ -173,19 +328,8 @@ class SpreadSampling(StackSettings):
     """Samples drawn from one video in an epoch."""
 
 
-class TracksSampling(Settings):
+@register_kind
+class TracksSampling(Sampling):
     """Patches of one track each, from shards that `marey mine --kind tracks` has written."""
 
-    kind: Literal["tracks"] = "tracks"
-
-
-Sampling = Annotated[
-    FramesSampling
-    | TimePairsSampling
-    | ViewPairsSampling
-    | TuplesSampling
-    | ClipsSampling
-    | SpreadSampling
-    | TracksSampling,
-    Field(discriminator="kind"),
-]
+    kind: str = "tracks"

@@ -30,9 +30,9 @@ from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.run import Figures, run_eval
 from marey.pipeline.runtime.cores import default_workers
 from marey.pipeline.stream.decode import DecodeStage
-from marey.pipeline.stream.graph import batches as in_batches
-from marey.pipeline.stream.graph import shuffled, split_rows
 from marey.pipeline.stream.plan import Plan, Position, make_plan
+from marey.pipeline.stream.samples import batches as in_batches
+from marey.pipeline.stream.samples import shuffled, split_rows
 from marey.pipeline.training.launch import Watch, prepare, run_training
 from marey.pipeline.training.trainer import collate
 from marey.pipeline.video.reader import read
@@ -210,7 +210,8 @@ def ray_dataset(
     import ray
 
     from marey.pipeline.runtime.engine import quiet_data
-    from marey.pipeline.stream.graph import budget, stream_ray
+    from marey.pipeline.stream.resources import budget
+    from marey.pipeline.stream.samples import stream_ray
 
     config = recipe(preset, settings)
     plan, _ = _plan(data, config, epochs)

@@ -44,6 +44,8 @@ class Rows:
 
     kind = "video"
     location = "rows"
+    stills = False
+    sample_kind = None
 
     def __init__(self, *events: Event, labels: list[int] | None = None) -> None:
         self._events = events

@@ -45,8 +45,9 @@ def main(index: str, out: str) -> dict[str, Any]:
     from marey.pipeline.embedding.embed import embed
     from marey.pipeline.mining.mine import mine_corpus
     from marey.pipeline.runtime.engine import ray_session
-    from marey.pipeline.stream.graph import Budget, rows_of_shard, stream_ray
     from marey.pipeline.stream.plan import Position, make_plan
+    from marey.pipeline.stream.resources import Budget
+    from marey.pipeline.stream.samples import rows_of_shard, stream_ray
 
     with ray_session():
         mined = mine_corpus(index, f"{out}/shards", check(TracksMining, {"track_s": 0.5}))

@@ -13,7 +13,7 @@ from marey.pipeline.cli.main import build_parser
 from marey.pipeline.embedding.embed import embed
 from marey.pipeline.embedding.encoder_files import export_encoder
 from marey.pipeline.runtime.storage import Folder
-from marey.pipeline.training.trainer import build_method
+from marey.pipeline.training.job import build_method
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 from tests.videos import encode_video

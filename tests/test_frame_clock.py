@@ -8,7 +8,8 @@ import pytest
 
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.index import LATER_COLUMNS, Index
-from marey.pipeline.embedding.embed import ReadPart, frame_numbers, parts
+from marey.pipeline.embedding.frame_parts import frame_numbers, parts
+from marey.pipeline.embedding.read_part import ReadPart
 from marey.pipeline.video.frame_clock import FrameClock, knots_of
 from tests.videos import encode_video
 
@@ -64,7 +65,7 @@ def test_every_frame_is_embedded_once_under_its_own_number(index: Index) -> None
     from tests.test_video_cases import number_of
 
     (part,) = parts(index, 0)
-    rows = ReadPart(index, 0, (48, 80))(part)
+    rows = ReadPart(index, 0, (48, 80)).columns(part)
     screen = rows["video_id"] == CASE.name
     assert rows["frame"][screen].tolist() == list(range(32))
     assert [number_of(f) for f in rows["frames"][screen]] == list(range(32))

@@ -11,8 +11,8 @@ from marey.configs.errors import SettingError
 from marey.configs.schema import TrainerConfig
 from marey.pipeline.runtime.cores import default_workers
 from marey.pipeline.training import launch
+from marey.pipeline.training.job import Job
 from marey.pipeline.training.launch import Prepared, prepare, wants_gpus
-from marey.pipeline.training.trainer import Job
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 

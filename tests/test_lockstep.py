@@ -9,8 +9,8 @@ import pytest
 
 from marey.configs.errors import InputError
 from marey.models.objectives.distributed import rank
-from marey.pipeline.stream.graph import Sample
 from marey.pipeline.stream.plan import Position
+from marey.pipeline.stream.samples import Sample
 from marey.pipeline.training.lockstep import MAX_EMPTY, Used, accepted, in_step
 from marey.pipeline.training.meter import Meter
 from tests.two_processes import WORLD, in_two_processes

@@ -19,10 +19,9 @@ from marey.configs.sampling import ClipsSampling, FramesSampling, TimePairsSampl
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.shards import Shards, decode_images
-from marey.pipeline.mining.mine import mine_corpus, part_blocks
+from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.mining.shots import hard_cuts
 from marey.pipeline.mining.tracks import Mined, TrackMiner, TrackUnits, cut_patch
-from marey.pipeline.stream.graph import MAX_BLOCKS
 from marey.pipeline.video import read_range
 from marey.trackers import iou
 from tests.corpora import encode_corpus, load
@@ -373,12 +372,3 @@ def test_real_cuts_and_a_static_camera(shared_data, tmp_path):
     assert hard_cuts(frames) == [30, 76, 137, 187, 242]
     frames, *_ = read_range(str(shared_data / "videos" / "vtest.avi"), 0, 20, 160)
     assert hard_cuts(frames) == []
-
-
-def test_a_block_holds_a_part_or_several_where_there_are_very_many():
-    few = part_blocks([4, 7, 9])
-    assert [block["part"].to_pylist() for block in few] == [[4], [7], [9]]
-    numbers = list(range(3, 3 + 2 * MAX_BLOCKS))
-    many = part_blocks(numbers)
-    assert len(many) == MAX_BLOCKS
-    assert [n for block in many for n in block["part"].to_pylist()] == numbers

@@ -19,8 +19,8 @@ from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.source import open_source
 from marey.pipeline.embedding.embed import embed
 from marey.pipeline.mining.mine import mine_corpus
-from marey.pipeline.stream.graph import stream_here
 from marey.pipeline.stream.plan import make_plan
+from marey.pipeline.stream.samples import stream_here
 from marey.pipeline.video import isolate, probe, reader
 from tests.videos import encode_video
 

@@ -24,11 +24,12 @@ from marey.pipeline.embedding.embeddings import load_embeddings
 from marey.pipeline.embedding.encoder_files import export_encoder
 from marey.pipeline.runtime.engine import ray_session
 from marey.pipeline.runtime.storage import Folder
-from marey.pipeline.stream.graph import Budget, rows_of_shard, stream_here, stream_ray
 from marey.pipeline.stream.plan import Position, make_plan
+from marey.pipeline.stream.resources import Budget
+from marey.pipeline.stream.samples import rows_of_shard, stream_here, stream_ray
 from marey.pipeline.training.checkpoint import load_state, position_of
+from marey.pipeline.training.job import build_method
 from marey.pipeline.training.launch import prepare, run_training
-from marey.pipeline.training.trainer import build_method
 from tests.corpora import encode_corpus
 from tests.test_train import TREE, make_config
 
@@ -91,7 +92,7 @@ def _read_all(shards):
 @pytest.mark.usefixtures("session")
 def test_embeddings_from_ray_are_those_of_one_process(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr("marey.pipeline.embedding.embed.PART_FRAMES", 160)
-    monkeypatch.setattr("marey.pipeline.embedding.embed.MAX_BLOCKS", 2)  # three parts in two turns
+    monkeypatch.setattr("marey.pipeline.stream.graph.TURN_UNITS", 2)  # three parts in two turns
     check_embeddings(corpus, tmp_path, 8 * 2 * 24)
 
 

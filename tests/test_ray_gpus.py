@@ -13,12 +13,13 @@ from marey.configs.errors import DependencyError
 from marey.configs.mining import mining_settings
 from marey.configs.schema import DataConfig
 from marey.pipeline.data.shards import Shards
-from marey.pipeline.mining import mine
 from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.runtime.engine import _local_options, quiet_data, ray_session
 from marey.pipeline.runtime.storage import Folder
-from marey.pipeline.stream.graph import budget_on_gpus, rows_of_shard, stream_here, stream_ray
+from marey.pipeline.stream import graph
 from marey.pipeline.stream.plan import Position
+from marey.pipeline.stream.resources import Needs, budget_on_gpus
+from marey.pipeline.stream.samples import rows_of_shard, stream_here, stream_ray
 from marey.pipeline.training import launch
 from marey.pipeline.training.launch import prepare
 from tests.corpora import encode_corpus
@@ -77,8 +78,9 @@ def test_encoders_on_gpus_write_the_embeddings_of_one_process(corpus, tmp_path, 
 def test_miners_on_gpus_store_the_samples_of_one_process(corpus, tmp_path, monkeypatch):
     settings = mining_settings("frames", ["data.decode_size=32"])
     mine_corpus(corpus, str(tmp_path / "here"), settings, engine="local")
-    run_on_ray = mine.run_on_ray
-    monkeypatch.setattr(mine, "run_on_ray", lambda make, on_gpus: run_on_ray(make, True))
+    shares = graph.shares
+    on_gpus = [Needs(gpus_for="device=cuda")]
+    monkeypatch.setattr(graph, "shares", lambda cpus, gpus, needs: shares(cpus, gpus, on_gpus))
     mine_corpus(corpus, str(tmp_path / "there"), settings)
     here, there = (Shards(str(tmp_path / name)) for name in ("here", "there"))
     assert len(here) > 0

@@ -20,7 +20,8 @@ from marey.configs.schema import DataConfig
 from marey.pipeline.data.build_index import make_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.source import open_source
-from marey.pipeline.embedding.embed import ReadPart, parts
+from marey.pipeline.embedding.frame_parts import parts
+from marey.pipeline.embedding.read_part import ReadPart
 from marey.pipeline.sampling.shown import BLANK, REPEATED_FRAME, UNEVEN_SPACING, unlike_plan
 from marey.pipeline.stream.decode import DecodeStage
 from marey.pipeline.stream.plan import Position, make_plan
@@ -99,11 +100,11 @@ def test_clips_that_would_repeat_frames_are_not_embedded(tmp_path: Path) -> None
     index = slowing(tmp_path / "videos")
     read = ReadPart(index, 0.0, (64, 64), clip=(4, 0.12))
     (part,) = parts(index, 0.0)
-    rows = read(part)
+    rows = read.columns(part)
     assert reasons(rows) == {REPEATED_FRAME}
     for clip in rows["frames"][rows["refused"] == ""]:
         assert len(set(numbers_of(clip))) == 4
-    frames = ReadPart(index, 0.0, (64, 64))(part)
+    frames = ReadPart(index, 0.0, (64, 64)).columns(part)
     assert not any(frames["refused"])
 
 

@@ -11,8 +11,8 @@ from marey.pipeline.data.source import open_source
 from marey.pipeline.data.stored_samples import StoredSamples
 from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.report import write_report
-from marey.pipeline.stream.graph import stream_here
 from marey.pipeline.stream.plan import make_plan
+from marey.pipeline.stream.samples import stream_here
 from tests.corpora import encode_corpus
 
 DATA = DataConfig(decode_size=64)

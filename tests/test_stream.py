@@ -2,6 +2,7 @@
 
 import io
 import math
+import pickle
 
 import cv2
 import numpy as np
@@ -15,15 +16,10 @@ from marey.configs.schema import DataConfig
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.source import open_source
-from marey.pipeline.stream.graph import (
-    batches,
-    budget,
-    budget_on_gpus,
-    shuffled,
-    stream_here,
-    unit_blocks,
-)
+from marey.pipeline.stream.graph import Stage, run, unit_blocks
 from marey.pipeline.stream.plan import Position, Unit, make_plan
+from marey.pipeline.stream.resources import Needs, budget, budget_on_gpus, shares
+from marey.pipeline.stream.samples import batches, shuffled, stream_here
 from tests.corpora import encode_corpus
 from tests.videos import frame_number
 
@@ -170,8 +166,59 @@ def test_very_many_units_share_blocks_without_loss(monkeypatch):
     units = [Unit(0, n, n + 1) for n in range(50)]
     blocks = unit_blocks(units)
     assert len(blocks) == 7
-    rows = [row for block in blocks for row in block.to_pylist()]
-    assert [(r["epoch"], r["start"], r["stop"]) for r in rows] == [(0, n, n + 1) for n in range(50)]
+    sizes = [len(block) for block in blocks]
+    assert max(sizes) - min(sizes) <= 1
+    assert [pickle.loads(u) for b in blocks for u in b.column("unit").to_pylist()] == units
+    assert [len(block) for block in unit_blocks(units[:3])] == [1, 1, 1]
+    assert unit_blocks([]) == []
+
+
+class Doubled:
+    """A step that gives two rows a unit."""
+
+    suspicious = False
+
+    def __call__(self, unit):
+        yield {"unit": np.array([unit])}
+        yield {"unit": np.array([-unit])}
+
+
+def squared():
+    return lambda rows: [{"unit": rows["unit"] ** 2}]
+
+
+def test_stages_follow_each_other_in_the_order_of_the_units():
+    rows = run(range(1, 20), [Stage(Doubled), Stage(squared)], "local")
+    assert [int(r["unit"][0]) for r in rows] == [n * n for n in range(1, 20) for _ in (0, 1)]
+
+
+def test_nothing_is_started_where_there_is_no_unit():
+    never = Stage(lambda: pytest.fail("made"))
+    assert list(run([], [never], "local")) == list(run([], [never], "ray")) == []
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(2, 1), (16, 1), (16, 2), (16, 3), (64, 8), (4, 8)])
+def test_actors_that_need_gpus_share_all_of_them(cpus, gpus):
+    (share,) = shares(cpus, gpus, [Needs(gpus_for="device=cuda")])
+    assert 0 < share.gpus <= 1
+    side_by_side = math.floor(1 / share.gpus + 1e-9)  # on one GPU: none has parts of two
+    assert share.actors / gpus <= side_by_side < share.actors / gpus + 1
+    (without,) = shares(cpus, gpus, [Needs()])
+    assert not without.gpus
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (16, 0), (16, 2), (64, 8)])
+def test_one_heavy_actor_has_each_gpu_and_the_others_what_cpus_are_left(cpus, gpus):
+    read, embed = shares(cpus, gpus, [Needs(), Needs(one_a_gpu=True)])
+    assert (embed.actors, embed.gpus, embed.fixed) == (max(1, gpus), float(gpus > 0), True)
+    assert read.gpus == 0
+    assert not read.fixed
+    assert read.actors * read.cpus + embed.actors * embed.cpus <= 0.9 * cpus + 1e-6
+
+
+def test_actors_that_need_gpus_name_what_asks_for_them():
+    with pytest.raises(SettingError, match="device=cuda, but the cluster has no GPU"):
+        shares(16.0, 0, [Needs(gpus_for="device=cuda")])
 
 
 def test_an_index_survives_its_file(tmp_path):

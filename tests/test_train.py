@@ -17,8 +17,10 @@ from marey.models.method import methods
 from marey.pipeline.data.source import open_source
 from marey.pipeline.embedding.encoder_files import export_encoder, load_encoder
 from marey.pipeline.runtime.storage import Folder
-from marey.pipeline.stream.graph import stream_here
+from marey.pipeline.stream.samples import stream_here
+from marey.pipeline.training import run_state
 from marey.pipeline.training.checkpoint import load_state, position_of
+from marey.pipeline.training.job import build_method, synchronised
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.meter import Meter
 from marey.pipeline.training.optim import (
@@ -29,12 +31,7 @@ from marey.pipeline.training.optim import (
     weight_decay,
 )
 from marey.pipeline.training.record import SUMMARY, read_metrics
-from marey.pipeline.training.trainer import (
-    build_method,
-    forward_backward,
-    synchronised,
-    train,
-)
+from marey.pipeline.training.trainer import forward_backward, train
 from tests.corpora import encode_corpus
 
 TREE = {
@@ -147,7 +144,7 @@ def test_a_resumed_run_does_not_keep_the_checkpoint_that_it_has_read(corpus, tmp
 
     job = prepare(make_config("trainer.steps=4"), corpus, str(tmp_path / "more")).job
     shutil.copytree(tmp_path / "run", tmp_path / "more", dirs_exist_ok=True)
-    monkeypatch.setattr(loop, "load_state", load)
+    monkeypatch.setattr(run_state, "load_state", load)
     monkeypatch.setattr(loop, "forward_backward", step)
     source = open_source(corpus)
     train(job, lambda done: stream_here(job.plan, source, job.config.data, done))
@@ -332,9 +329,8 @@ def test_what_was_refused_before_a_run_died_is_told_at_its_end(tmp_path, monkeyp
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(corpus, tmp_path, monkeypatch):
-    import marey.pipeline.training.trainer as loop
 
-    build = loop.build_method
+    build = run_state.build_method
 
     def broken(config):
         method = build(config)
@@ -342,7 +338,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(corpus, tmp_path, m
             next(method.parameters()).fill_(float("nan"))
         return method
 
-    monkeypatch.setattr(loop, "build_method", broken)
+    monkeypatch.setattr(run_state, "build_method", broken)
     with pytest.raises(MareyError, match="clip_norm"):
         run(corpus, tmp_path / "run")
 

@@ -18,10 +18,11 @@ from marey.pipeline.embedding.encoder_files import load_encoder
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.training.checkpoint import is_finite, load_state, position_of
 from marey.pipeline.training.checkpoint import weights as named_weights
+from marey.pipeline.training.job import build_method
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.lockstep import in_step
 from marey.pipeline.training.record import read_metrics, warnings_in
-from marey.pipeline.training.trainer import LONE, build_method
+from marey.pipeline.training.single_sample import LONE
 from marey.pipeline.training.weight_average import WeightAverage
 from tests.corpora import encode_corpus
 from tests.every_method import METHOD_PRESETS, build, small_config
@@ -90,7 +91,7 @@ def test_no_round_is_of_a_single_sample_and_none_is_lost(size, accumulate):
 def prepared_job(samples, batch, accumulate):
     from types import SimpleNamespace
 
-    from marey.pipeline.training.trainer import Job
+    from marey.pipeline.training.job import Job
 
     config = make_config(f"trainer.batch_size={batch}", f"trainer.accumulate={accumulate}")
     return Job(config, SimpleNamespace(total=samples), "", {})

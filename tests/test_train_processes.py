@@ -11,7 +11,7 @@ from marey.models.method import methods
 from marey.models.objectives.distributed import _alone, rank
 from marey.pipeline.data.source import open_source
 from marey.pipeline.runtime.storage import Folder
-from marey.pipeline.stream.graph import stream_here
+from marey.pipeline.stream.samples import stream_here
 from marey.pipeline.training.checkpoint import load_state, position_of
 from marey.pipeline.training.launch import Prepared, prepare, run_training
 from marey.pipeline.training.lockstep import in_step

@@ -40,7 +40,8 @@ def scale_of_weights(backbone: str) -> Scale:
 
         weights: Any = get_model_weights(backbone)
         preset = weights.DEFAULT.transforms()
-        return tuple(preset.mean), tuple(preset.std)
+        mean, std = preset.mean, preset.std
+        return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
     import timm
 
     if not timm.is_model(backbone.split(".")[0]):

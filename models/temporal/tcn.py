@@ -20,7 +20,7 @@ from torch import Tensor
 
 from marey.configs.base import MethodConfig
 from marey.configs.errors import SettingError
-from marey.configs.sampling import TimePairsSampling, ViewPairsSampling
+from marey.configs.sampling import ByKind, TimePairsSampling, ViewPairsSampling
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
@@ -35,9 +35,7 @@ from marey.models.objectives.info_nce import equal_pairs, info_nce, similarity
 class TCNConfig(MethodConfig):
     """Time-contrastive networks, multi-view (`view_pairs`) or single-view (`time_pairs`)."""
 
-    sampling: Annotated[ViewPairsSampling | TimePairsSampling, Field(discriminator="kind")] = (
-        ViewPairsSampling()
-    )
+    sampling: Annotated[ViewPairsSampling | TimePairsSampling, ByKind()] = ViewPairsSampling()
     """Where anchors and positives come from."""
     loss: Literal["triplet", "npairs", "lifted", "infonce"] = "triplet"
     """Objective: triplet and infonce need unit embeddings, npairs and lifted free ones."""

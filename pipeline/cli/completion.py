@@ -10,7 +10,8 @@ import argparse
 from collections.abc import Mapping
 
 from marey.configs.load import presets
-from marey.configs.mining import KINDS
+from marey.configs.mining import SHORT
+from marey.configs.sampling import kinds
 from marey.pipeline.cli.declared import all_methods
 from marey.pipeline.evaluate.protocols import protocols
 from marey.trackers import names
@@ -40,7 +41,7 @@ def _words(name: str, parser: argparse.ArgumentParser) -> Words:
 
 
 def _choices(action: argparse.Action) -> list[str]:
-    known = {"--tracker": [*names()], "--kind": [*KINDS]}
+    known = {"--tracker": [*names()], "--kind": sorted({*kinds(), *SHORT})}
     named = next((known[o] for o in action.option_strings if o in known), [])
     return named or [str(choice) for choice in action.choices or ()]
 

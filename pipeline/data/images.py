@@ -7,8 +7,8 @@ the frames of videos alike.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError
-from marey.pipeline.data.index import Event, Video, relative_name
+from marey.pipeline.data.events import Event, Video
+from marey.pipeline.data.index import relative_name
+from marey.pipeline.data.reading import Frames, Lack, Reader, Wanted, no_frames
 from marey.pipeline.data.row_groups import RowGroups
 from marey.pipeline.runtime.storage import as_utf8, local_path
 
@@ -31,37 +33,68 @@ _NO_MOTION = np.empty(0, dtype=np.float32)
 
 
 class Images:
-    """Images by position; the same interface as an `Index`, one image an event."""
+    """Pictures as a source, one an event: opened as an `ImageFolder` or an `ImageTable`.
+
+    names: of the pictures, in order. reader: reads them by the `uri` that `uri(number)` gives.
+    """
 
     kind = "image"
+    stills = True
+    sample_kind = None
 
-    def __init__(self, names: Sequence[str], location: str) -> None:
+    def __init__(self, names: Sequence[str], location: str, encoded: Encoded) -> None:
         self.names = names
         self.location = location
+        self._encoded = encoded
+
+    @property
+    def reader(self) -> Reader:
+        """Decodes pictures; holds none of the names."""
+        return ImageReader(self._encoded)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def event(self, number: int) -> Event:
-        """The image at a position, as an event of one one-frame video."""
-        name = self.names[number]
-        return Event(name, (still(name, str(number)),))
+    def uri(self, number: int) -> str:
+        """What the reader knows the picture at a position by: its number, if nothing else."""
+        return str(number)
 
-    @cached_property
+    def event(self, number: int) -> Event:
+        """The picture at a position, as an event of one one-frame video."""
+        name = self.names[number]
+        return Event(name, (still(name, self.uri(number)),))
+
+    @property
     def digest(self) -> str:
         """A short hash of the names in order."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.blake2b("\n".join(self.names).encode(), digest_size=8).hexdigest()
 
     def check_present(self) -> list[str]:
-        """Images of a table are inside it; those of a folder were listed just now."""
+        """Nothing is gone: a table holds its pictures, those of a folder were just listed."""
         return []
 
+    def video(self, place: int) -> Video:
+        """The still of the event at a position."""
+        return self.event(place).videos[0]
+
+    def durations_s(self) -> np.ndarray:
+        """Stills have no duration: zeros."""
+        return np.zeros(len(self))
+
+    def without_frames(self) -> Iterator[Video]:
+        """None: which pictures are broken is known when they are decoded."""
+        return iter(())
+
     def encoded(self, number: int) -> bytes:
-        """The file content of one image."""
-        raise TypeError("Images is a base: open an ImageFolder or an ImageTable")
+        """The encoded bytes of one picture. Raises OSError or ValueError where there are none."""
+        return self._encoded(self.uri(number))
 
     def labels(self) -> list[int] | None:
-        """Class numbers from 0, -1 for an image without one; None for a source without labels."""
+        """Class numbers from 0, -1 for a picture without one; None for a source without labels."""
         return None
 
     @property
@@ -74,6 +107,37 @@ class Images:
         return None
 
 
+Encoded = Callable[[str], bytes]
+"""The file content of a picture, by its uri; picklable, and small when pickled."""
+
+
+class ImageReader:
+    """Decodes pictures by the `uri` of their rows."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        self._encoded = encoded
+
+    def read(
+        self,
+        wanted: Sequence[Wanted],
+        shape: tuple[int, int],
+        *,
+        suspected: bool = False,
+        backend: str = "pyav",
+    ) -> Frames:
+        """See `Reader.read`; a still shows the same at any time."""
+        out = no_frames(wanted, shape)
+        uris = [one.event.videos[0].uri for one in wanted]
+        # numbers in ascending order: a table is read row group by row group
+        for number in sorted(range(len(uris)), key=lambda n: (len(uris[n]), uris[n])):
+            out.shown_s[number] = wanted[number].times_s
+            try:
+                out.frames[number] = decode_image(self._encoded(uris[number]), shape)
+            except (OSError, ValueError) as error:
+                out.lacks[number] = Lack(0, str(error))
+        return out
+
+
 class ImageFolder(Images):
     """Image files of a folder, to any depth, by relative name."""
 
@@ -84,13 +148,17 @@ class ImageFolder(Images):
             raise InputError(
                 f"{location} holds no image (looked for {' '.join(sorted(SUFFIXES))}, any depth)"
             )
-        files = [relative_name(path, root) for path in paths]
-        super().__init__([as_utf8(file) for file in files], location)
-        self._root, self._files = root, files
+        self._files = [relative_name(path, root) for path in paths]
+        names = [as_utf8(file) for file in self._files]
+        super().__init__(names, location, partial(_file_content, root))
 
-    def encoded(self, number: int) -> bytes:
-        """The file content of one image."""
-        return (self._root / self._files[number]).read_bytes()
+    def uri(self, number: int) -> str:
+        """The file's name within the folder, as the file system has it."""
+        return self._files[number]
+
+
+def _file_content(root: Path, name: str) -> bytes:
+    return (root / name).read_bytes()
 
 
 class ImageTable(Images):
@@ -110,14 +178,7 @@ class ImageTable(Images):
         else:
             names = Names(pa.array([f"{row:09d}" for row in range(self._images.num_rows)]))
         self._label = self._images.column("label") if "label" in columns else None
-        super().__init__(names, location)
-
-    def encoded(self, number: int) -> bytes:
-        """The encoded bytes of one image. Raises ValueError for a row without one."""
-        content = self._images.value(number)
-        if content is None:
-            raise ValueError("the row holds no image")
-        return content
+        super().__init__(names, location, TableContent(self._images))
 
     def labels(self) -> list[int] | None:
         """Numbers of the classes in the column `label`; None without one."""
@@ -142,6 +203,20 @@ class ImageTable(Images):
     def _numbered(self) -> tuple[list[int] | None, list[int | str]]:
         # only where somebody asks: most methods train without labels, whatever the column holds
         return (None, []) if self._label is None else class_numbers(self._label)
+
+
+class TableContent:
+    """The encoded picture of a row, by the row's number; opened anew where it is unpickled."""
+
+    def __init__(self, images: RowGroups) -> None:
+        self._images = images
+
+    def __call__(self, uri: str) -> bytes:
+        """Raises ValueError for a row without a picture."""
+        content = self._images.value(int(uri))
+        if content is None:
+            raise ValueError("the row holds no image")
+        return content
 
 
 class Names(Sequence[str]):

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +19,10 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from marey.configs.errors import InputError
+from marey.pipeline.data.events import Event, Video
+from marey.pipeline.data.reading import VideoReader
 from marey.pipeline.runtime.storage import is_remote, local_path
 from marey.pipeline.video.frame_clock import FrameClock
-
-Times = TypeVar("Times", float, np.ndarray)
-"""One time or several, in seconds."""
 
 SCHEMA = pa.schema(
     [
@@ -55,68 +53,16 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Video:
-    """One row of the index, as the samplers see it. Times are seconds from the first shown frame.
-
-    The event has a clock of its own: see `shown_at`.
-    """
-
-    video_id: str
-    uri: str
-    event: str
-    view: str
-    label: str
-    """Class of what the event shows, for evaluation and semi-supervised methods; mostly empty."""
-    clock_offset_s: float
-    clock_rate: float
-    duration_s: float
-    fps: float
-    frames: int
-    width: int
-    height: int
-    stream: int
-    motion: np.ndarray
-    motion_hz: float
-    cuts: tuple[float, ...]
-    status: str
-    frame_times: FrameClock | None = None
-    """When each frame is shown, where the rate varies."""
-
-    @property
-    def has_frames(self) -> bool:
-        """Whether there is anything to sample: damaged and unreadable videos may have no frame."""
-        return self.frames > 0 and self.fps > 0
-
-    @property
-    def frame_clock(self) -> FrameClock:
-        """When each frame is shown. For a video that has frames."""
-        return self.frame_times or FrameClock.even(self.frames, self.fps)
-
-    def shown_at(self, time_s: Times) -> Times:
-        """When in this video a time of the event's clock is shown."""
-        return self.clock_rate * time_s + self.clock_offset_s
-
-    def event_time(self, shown_s: Times) -> Times:
-        """The time of the event's clock that this video shows at one of its own times."""
-        return (shown_s - self.clock_offset_s) / self.clock_rate
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Event:
-    """Synchronised videos of one happening, in the order of their view names; mostly one."""
-
-    event_id: str
-    videos: tuple[Video, ...]
-
-
 class Index:
-    """A loaded index: its columns as Arrow, events in a fixed order, rows made when asked for.
+    """A loaded index as a source: Arrow columns, events in a fixed order, rows made on demand.
 
-    Every process of a run holds one: see docs/cluster.md for what that takes.
+    Held by the driver and by actors that decode: see docs/cluster.md for what that takes.
     """
 
     kind = "video"
+    stills = False
+    sample_kind = None
+    reader = VideoReader()
 
     def __init__(self, table: pa.Table, location: str) -> None:
         self.table = table
@@ -162,6 +108,10 @@ class Index:
     def video(self, place: int) -> Video:
         """The video at a place of the fixed order, all events one after another."""
         return self._video(int(self._order[place]))
+
+    def durations_s(self) -> np.ndarray:
+        """float64 [videos]: how long each is, in the fixed order; 0 for one without a frame."""
+        return np.where(self.column("frames") > 0, self.column("duration_s"), 0.0)
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers, in the fixed order of the videos."""
@@ -220,9 +170,13 @@ class Index:
         known = number.fill_null(-1).to_numpy()
         return known[self._order[self._starts[:-1]]].tolist()
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """What the samples depend on, as a short hash: ids, grouping, lengths and clocks."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.blake2b(digest_size=8)
         for name in (
             "video_id", "event", "view", "label", "frames", "fps", "clock_offset_s", "clock_rate",
@@ -236,6 +190,11 @@ class Index:
         column = self.table.column(name)
         for start in range(0, len(column), _SLICE):
             yield from column.slice(start, _SLICE).to_pylist()
+
+    def without_frames(self) -> Iterator[Video]:
+        """The videos that no frame can be read from, in order."""
+        empty = ~((self.column("frames") > 0) & (self.column("fps") > 0))
+        return (self.video(int(place)) for place in np.flatnonzero(empty))
 
     def missing(self) -> list[str]:
         """Local uris that are no file, of rows that were readable when they were indexed."""

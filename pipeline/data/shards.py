@@ -59,6 +59,10 @@ class PartCounts:
     rows: int
     reasons: dict[str, int]
 
+    def as_rows(self) -> dict[str, np.ndarray]:
+        """As a row of the stage graph: `rows` int64 [1], `reasons` str (JSON) [1]."""
+        return {"rows": np.array([self.rows]), "reasons": np.array([json.dumps(self.reasons)])}
+
 
 def part_name(number: int) -> str:
     """File of a unit of work, relative to the folder of shards."""
@@ -159,13 +163,17 @@ class Shards:
         for number in range(self.manifest["parts"]):
             yield from self.part(number).to_pylist()
 
-    def row(self, number: int) -> dict[str, Any]:
-        """One row by its place. Reads its part; use `rows` to read many."""
+    def place(self, number: int) -> tuple[int, int]:
+        """Where a row is: its part, and its place there. Raises IndexError for one that is not."""
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
         part = int(np.searchsorted(self._ends, number, side="right"))
-        first = int(self._ends[part - 1]) if part else 0
-        return self.part(part).slice(number - first, 1).to_pylist()[0]
+        return part, number - (int(self._ends[part - 1]) if part else 0)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """One row by its number. Reads its part; use `rows` to read many."""
+        part, place = self.place(number)
+        return self.part(part).slice(place, 1).to_pylist()[0]
 
 
 def encode_image(image: np.ndarray, config: ImageConfig) -> bytes:
@@ -192,7 +200,7 @@ def decode_images(images: Sequence[bytes]) -> np.ndarray:
 
 
 def sample_table(rows: dict[str, np.ndarray], image: ImageConfig) -> pa.Table:
-    """Decoded samples (`marey.pipeline.stream.decode.Rows`) without the refused ones, as a table.
+    """Decoded samples (`pipeline.stream.decode.Rows`) without the refused ones, as a table.
 
     Every target becomes a column of flat lists; its shape stands in the schema's metadata.
     """

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from marey.configs.errors import InputError
 from marey.configs.evaluation import FinetuneSettings
 from marey.models.encoders.encoder import Encoder
-from marey.pipeline.data.source import open_source
-from marey.pipeline.data.stored_samples import StoredSamples
+from marey.pipeline.data.source import need_frames, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
-from marey.pipeline.embedding.embed import ReadPart, parts
 from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.embedding.frame_parts import parts
+from marey.pipeline.embedding.read_part import ReadPart
 from marey.pipeline.evaluate.bootstrap import split_by_group
 from marey.pipeline.evaluate.few_labels import few_rows
 from marey.pipeline.evaluate.finetune_network import LabelledFrames, fine_tune
@@ -132,8 +132,7 @@ def _labelled_frames(
 ) -> tuple[Embeddings, NDArray[np.uint8]]:
     """The keys and labels of a corpus's frames (as embeddings of no dimension), and the frames."""
     source = open_source(location)
-    if isinstance(source, StoredSamples):
-        raise InputError(f"{location} holds shards: give the index that they were mined from")
+    need_frames(source)
     source.check_present()
     config = encoder.config
     todo = list(parts(source, fps))
@@ -146,7 +145,7 @@ def _labelled_frames(
         )
     side = config.image_size
     read = ReadPart(source, fps, (side, side), clip=(config.clip_frames, config.clip_step_s))
-    reading = ahead(lambda part: [read(part)], todo, default_workers())
+    reading = ahead(lambda part: [read.columns(part)], todo, default_workers())
     rows = list(each(reading, "read", "parts", len(todo)))
     good = np.concatenate([part["refused"] == "" for part in rows])
     if not good.any():

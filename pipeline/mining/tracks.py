@@ -2,7 +2,7 @@
 
     unit of work -> windows of frames -> shots -> proposals -> tracks -> checks -> patches -> rows
 
-Plain callables; `mining.mine` runs them, in threads or as Ray actors. Every candidate that is
+Plain callables; the stage graph runs them, in threads or as Ray actors. Every candidate that is
 refused is counted under one reason.
 """
 
@@ -21,8 +21,9 @@ import pyarrow as pa
 from marey.configs.errors import InputError
 from marey.configs.mining import TracksMining
 from marey.configs.tracking import tracker_options
-from marey.pipeline.data.index import Index, Video
+from marey.pipeline.data.events import Video
 from marey.pipeline.data.shards import TRACKS, encode_image
+from marey.pipeline.data.source import Source
 from marey.pipeline.mining.shots import hard_cuts
 from marey.pipeline.sampling import event_rng
 from marey.pipeline.video import Span
@@ -61,9 +62,9 @@ class TrackUnits(Sequence[TrackUnit]):
     Made when they are asked for: a corpus has millions.
     """
 
-    def __init__(self, index: Index, settings: TracksMining) -> None:
-        self._duration_s = index.column("duration_s")
-        readable = (index.column("frames") > 0) & (self._duration_s > 0)
+    def __init__(self, source: Source, settings: TracksMining) -> None:
+        self._duration_s = source.durations_s()
+        readable = self._duration_s > 0
         pieces = np.ceil(self._duration_s / settings.unit_s - 1e-6)
         self._ends = np.cumsum(np.where(readable, np.maximum(1, pieces), 0).astype(np.int64))
         self._unit_s = settings.unit_s

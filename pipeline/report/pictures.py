@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError, MareyError
-from marey.pipeline.data.images import Images, decode_image
-from marey.pipeline.data.index import Index, Video
-from marey.pipeline.data.source import open_source
+from marey.pipeline.data.events import Video
+from marey.pipeline.data.reading import read_frames
+from marey.pipeline.data.source import need_frames, open_source
 from marey.pipeline.video import read
 
 Fetch = Callable[[str, float], NDArray[np.uint8]]
@@ -19,49 +19,43 @@ Fetch = Callable[[str, float], NDArray[np.uint8]]
 
 HEIGHT = 144
 """Pixels at which frames are read for a page."""
+STILL = (96, 96)
+"""Height and width at which stills are."""
 
 
 def open_fetch(data: str) -> Fetch:
     """Frames by video_id of an index or image table. Raises InputError when it is gone."""
     source = open_source(data)
-    if isinstance(source, Images):
-        return _of_images(source)
-    if isinstance(source, Index):
-        return _of_index(source)
-    raise InputError(f"{data} is neither an index nor images: frames cannot be had from it by name")
-
-
-def _of_index(index: Index) -> Fetch:
-    videos = {video.video_id: video for event in index.events() for video in event.videos}
+    need_frames(source)
+    reader = source.reader
+    places = {
+        video.video_id: (number, view)
+        for number in range(len(source))
+        for view, video in enumerate(source.event(number).videos)
+    }
 
     @cache
     def fetch(video_id: str, time_s: float) -> NDArray[np.uint8]:
-        if video_id not in videos:
-            raise InputError(f"{index.location} has no video {video_id}")
-        return frame_of(videos[video_id], time_s)
+        if video_id not in places:
+            raise InputError(f"{data} has no {source.kind} {video_id}")
+        number, view = places[video_id]
+        event = source.event(number)
+        video = event.videos[view]
+        shape = STILL if source.stills else (HEIGHT, _width(video, HEIGHT))
+        return read_frames(reader, event, view, np.array([video.shown_at(time_s)]), shape)[0]
 
     return fetch
+
+
+def _width(video: Video, height: int) -> int:
+    return max(16, round(height * video.width / max(1, video.height)))
 
 
 def frame_of(video: Video, time_s: float, height: int = HEIGHT) -> NDArray[np.uint8]:
     """The frame of a video shown at `time_s` of its event's clock, scaled to `height`."""
-    width = max(16, round(height * video.width / max(1, video.height)))
     times = np.array([video.shown_at(time_s)])
-    return read(video.uri, times, (height, width), stream=video.stream, fit="cover")[0]
-
-
-def _of_images(images: Images) -> Fetch:
-    number = {name: index for index, name in enumerate(images.names)}
-
-    def fetch(video_id: str, time_s: float) -> NDArray[np.uint8]:
-        if video_id not in number:
-            raise InputError(f"{images.location} has no image {video_id}")
-        try:
-            return decode_image(images.encoded(number[video_id]), (96, 96))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{video_id}: {error}") from error
-
-    return fetch
+    size = (height, _width(video, height))
+    return read(video.uri, times, size, stream=video.stream, fit="cover")[0]
 
 
 def try_fetch(fetch: Fetch | None, video_id: str, time_s: float) -> NDArray[np.uint8] | None:

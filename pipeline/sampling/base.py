@@ -8,12 +8,15 @@ same in every epoch) or why it gives none, and plans them from a generator keyed
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from marey.pipeline.data.index import Event, Video
+from marey.configs.errors import InputError
+from marey.configs.sampling import Sampling, register_kind
+from marey.pipeline.data.events import Event, Video
 
 LACKS = ("single_frame", "too_short", "frame_rate_too_low", "no_motion")
 """Why a view gives no sample, in the order in which it is checked."""
@@ -34,10 +37,12 @@ class SampleRequest:
 
 
 class Sampler(Protocol):
-    """A family of samples, configured."""
+    """A family of samples, configured: built from its settings alone."""
 
-    num_frames: int
-    """Frames in every sample."""
+    @property
+    def num_frames(self) -> int:
+        """Frames in every sample."""
+        ...
 
     def count(self, event: Event) -> tuple[int, str]:
         """Samples that the event gives in an epoch, and the reason code when there are none."""
@@ -46,6 +51,37 @@ class Sampler(Protocol):
     def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
         """Exactly `count(event)` requests."""
         ...
+
+
+_samplers: dict[str, Callable[[Any], Sampler]] = {}
+C = TypeVar("C", bound=Callable[[Any], Sampler])
+
+
+def register_sampler(settings: type[Sampling]) -> Callable[[C], C]:
+    """Class decorator: make a sampler, and the settings that it takes, known by their `kind`.
+
+    Raises TypeError for settings without a `kind`, or with that of others.
+    """
+    kind = register_kind(settings).model_fields["kind"].default
+
+    def register(sampler: C) -> C:
+        _samplers[kind] = sampler
+        return sampler
+
+    return register
+
+
+def build_sampler(settings: Sampling) -> Sampler:
+    """The sampler of a method's sampling settings.
+
+    Raises InputError for a kind that no sampler finds in videos (`tracks`: it has to be mined).
+    """
+    if settings.kind not in _samplers:
+        raise InputError(
+            f"samples of kind {settings.kind!r} are not planned, they are mined: first run "
+            f"`marey mine INDEX -o SHARDS --kind {settings.kind}` and give SHARDS as --data"
+        )
+    return _samplers[settings.kind](settings)
 
 
 def event_rng(seed: int, epoch: int, event_id: str) -> np.random.Generator:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from marey.configs.sampling import ClipsSampling
-from marey.pipeline.data.index import Event, Video
-from marey.pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
+from marey.pipeline.data.events import Event, Video
+from marey.pipeline.sampling.base import (
+    SampleRequest,
+    count_views,
+    no_room,
+    one_view,
+    register_sampler,
+)
 from marey.pipeline.sampling.frame_numbers import frame_time, shots, spaced, whole_step
 from marey.pipeline.sampling.motion_profile import frame_motion, still
 
 
+@register_sampler(ClipsSampling)
 class ClipsSampler:
     """`clips` runs of `num_frames` frames `spacing_s` apart, each within one shot of one view.
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from marey.pipeline.data.index import Video
+from marey.pipeline.data.events import Video
 
 LEAST_STEP = 0.999
 """Least spacing in frame periods at which frames differ: one, but for the rounding of rates."""

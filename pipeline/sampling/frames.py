@@ -7,11 +7,12 @@ from itertools import pairwise
 import numpy as np
 
 from marey.configs.sampling import FramesSampling
-from marey.pipeline.data.index import Event
-from marey.pipeline.sampling.base import SampleRequest, one_view, usable
+from marey.pipeline.data.events import Event
+from marey.pipeline.sampling.base import SampleRequest, one_view, register_sampler, usable
 from marey.pipeline.sampling.frame_numbers import frame_time
 
 
+@register_sampler(FramesSampling)
 class FramesSampler:
     """`per_video` single frames of every view, one from each of as many equal time bins.
 

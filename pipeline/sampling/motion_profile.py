@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from marey.pipeline.data.index import Video
+from marey.pipeline.data.events import Video
 
 
 def still(video: Video) -> bool:

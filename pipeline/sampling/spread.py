@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from marey.configs.sampling import SpreadSampling
-from marey.pipeline.data.index import Event, Video
-from marey.pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
+from marey.pipeline.data.events import Event, Video
+from marey.pipeline.sampling.base import (
+    SampleRequest,
+    count_views,
+    no_room,
+    one_view,
+    register_sampler,
+)
 from marey.pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
 from marey.pipeline.sampling.motion_profile import still
 from marey.pipeline.sampling.stacks import (
@@ -18,6 +24,7 @@ from marey.pipeline.sampling.stacks import (
 )
 
 
+@register_sampler(SpreadSampling)
 class SpreadSampler:
     """N frames of one view in temporal order, one drawn uniformly from each of N equal parts.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from marey.configs.sampling import StackSettings
-from marey.pipeline.data.index import Video
+from marey.pipeline.data.events import Video
 from marey.pipeline.sampling.frame_numbers import shots, spaced, whole_step
 
 

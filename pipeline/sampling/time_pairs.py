@@ -7,13 +7,20 @@ from math import lgamma
 import numpy as np
 
 from marey.configs.sampling import TimePairsSampling
-from marey.pipeline.data.index import Event, Video
-from marey.pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
+from marey.pipeline.data.events import Event, Video
+from marey.pipeline.sampling.base import (
+    SampleRequest,
+    count_views,
+    no_room,
+    one_view,
+    register_sampler,
+)
 from marey.pipeline.sampling.frame_numbers import draw_near, frame_time, frames_within
 from marey.pipeline.sampling.motion_profile import still
 from marey.pipeline.sampling.stacks import stack_runs, stack_spaced, stack_step_s, stacked
 
 
+@register_sampler(TimePairsSampling)
 class TimePairsSampler:
     """N anchors and a positive for each, all from one range of one shot of one view.
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from marey.configs.sampling import TuplesSampling
-from marey.pipeline.data.index import Event, Video
-from marey.pipeline.sampling.base import SampleRequest, count_views, no_room, one_view
+from marey.pipeline.data.events import Event, Video
+from marey.pipeline.sampling.base import (
+    SampleRequest,
+    count_views,
+    no_room,
+    one_view,
+    register_sampler,
+)
 from marey.pipeline.sampling.frame_numbers import frame_time, shots
 from marey.pipeline.sampling.motion_profile import frame_motion, still
 
@@ -14,6 +20,7 @@ MIN_GAP_S = 0.2
 """In a short shot span and gap shrink together, the gap to no less than this."""
 
 
+@register_sampler(TuplesSampling)
 class TuplesSampler:
     """Tuples (b, c, d) in order, or (b, a, d) and (b, e, d) with a before b or e after d.
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from marey.configs.sampling import ViewPairsSampling
-from marey.pipeline.data.index import Event, Video
-from marey.pipeline.sampling.base import SampleRequest, no_room, target_arrays
+from marey.pipeline.data.events import Event, Video
+from marey.pipeline.sampling.base import (
+    SampleRequest,
+    no_room,
+    register_sampler,
+    target_arrays,
+)
 from marey.pipeline.sampling.frame_numbers import shots
 from marey.pipeline.sampling.motion_profile import still
 from marey.pipeline.sampling.stacks import stack_spaced, stack_step_s, stacked
@@ -15,6 +20,7 @@ MAX_CLOCK_GAP = 0.5
 """Synchronised views count as simultaneous within this share of a frame period."""
 
 
+@register_sampler(ViewPairsSampling)
 class ViewPairsSampler:
     """N distinct times of one event; at each, an anchor from one view, a positive from another.
 

@@ -15,10 +15,9 @@ from functools import cached_property
 import numpy as np
 
 from marey.configs.errors import InputError
-from marey.configs.sampling import FramesSampling, Sampling
-from marey.pipeline.data.index import Event
+from marey.configs.sampling import Sampling
+from marey.pipeline.data.events import Event
 from marey.pipeline.data.source import Source
-from marey.pipeline.data.stored_samples import StoredSamples
 from marey.pipeline.runtime.progress import each
 from marey.pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
 from marey.pipeline.sampling.labelled import label_is_kept, visits
@@ -159,7 +158,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
     events, counts, frames = [], [], []
     refused: Counter[str] = Counter()
     names: list[tuple[str, str]] = []
-    weighted = source.kind == "video" and getattr(sampling, "motion_weighted", False)
+    weighted = sampling.follows_motion and not source.stills
     unweighted = 0
     for number in each(range(len(source)), "plan", "events"):
         event = source.event(number)
@@ -182,8 +181,8 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
     columns = np.array([events, counts, frames], dtype=np.int64)
     visit = np.zeros(len(events), dtype=np.int64)
     labels = known_labels(source, sampling)
-    if labels is not None and isinstance(sampling, FramesSampling) and sampling.labelled_part:
-        chosen, visit = visits(labels[columns[0]] >= 0, columns[1], sampling.labelled_part)
+    if labels is not None and (part := sampling.part_labelled):
+        chosen, visit = visits(labels[columns[0]] >= 0, columns[1], part)
         columns = columns[:, chosen]
     return Plan(
         sampling,
@@ -192,7 +191,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
         events=columns[0],
         counts=columns[1],
         frames=columns[2],
-        stills=source.kind != "video",
+        stills=source.stills,
         visit=visit,
         refused=dict(refused),
         refused_names=names,
@@ -207,8 +206,8 @@ def known_labels(source: Source, sampling: Sampling) -> np.ndarray | None:
     if labels is None:
         return None
     known = np.array(labels, dtype=np.int64)
-    if isinstance(sampling, FramesSampling) and sampling.labelled_share < 1:
-        kept = label_is_kept(np.arange(len(known)), sampling.labelled_share)
+    if sampling.labels_used < 1:
+        kept = label_is_kept(np.arange(len(known)), sampling.labels_used)
         known = np.where(kept, known, -1)
     return known
 
@@ -226,10 +225,14 @@ class _Stored:
 
 
 def _sampler(source: Source, sampling: Sampling) -> Sampler:
-    if isinstance(source, StoredSamples):
-        source.check_kind(sampling.kind)
-        return _Stored()
-    return build_sampler(sampling)
+    if source.sample_kind is None:
+        return build_sampler(sampling)
+    if source.sample_kind != sampling.kind:
+        raise InputError(
+            f"{source.location} holds samples of kind {source.sample_kind!r}; this method trains "
+            f"on {sampling.kind!r} (mine those, or give an index)"
+        )
+    return _Stored()
 
 
 def _starts(counts: np.ndarray) -> np.ndarray:

@@ -142,7 +142,8 @@ def draw(frame: NDArray[np.float32], thing: Thing, place: Array, pose: Posed) ->
         opacity = blurred
     piece = frame[low[1] : high[1], low[0] : high[0]]
     piece += opacity[..., None] * (colour - piece)
-    return Layer(corner, opacity, opacity.copy())
+    shown = np.asarray(opacity, np.float32)
+    return Layer(corner, shown, shown.copy())
 
 
 def outline(thing: Thing, place: Array, pose: Posed) -> NDArray[np.float32]:

@@ -22,18 +22,13 @@ from marey.pipeline.data.source import open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
 from marey.pipeline.runtime.engine import gpu_count, ray_session
 from marey.pipeline.runtime.storage import Folder, absolute, is_remote, local_path
-from marey.pipeline.stream.graph import (
-    TURN_UNITS,
-    Budget,
-    budget,
-    budget_on_gpus,
-    rows_of_shard,
-    stream_here,
-    stream_ray,
-)
+from marey.pipeline.stream.graph import TURN_UNITS
 from marey.pipeline.stream.plan import make_plan
+from marey.pipeline.stream.resources import Budget, budget, budget_on_gpus
+from marey.pipeline.stream.samples import rows_of_shard, stream_here, stream_ray
 from marey.pipeline.training.checkpoint import load_state, position_of
 from marey.pipeline.training.held_out import build_probe
+from marey.pipeline.training.job import Job, build_method, training_device
 from marey.pipeline.training.lockstep import Used
 from marey.pipeline.training.record import (
     METRICS,
@@ -46,7 +41,7 @@ from marey.pipeline.training.record import (
     NewMetrics,
 )
 from marey.pipeline.training.single_sample import check_single_sample
-from marey.pipeline.training.trainer import Job, build_method, train, training_device
+from marey.pipeline.training.trainer import train
 from marey.pipeline.video.backends import ON_GPU, check_backend
 
 FREE_ON_RESUME = frozenset(

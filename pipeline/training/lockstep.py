@@ -17,8 +17,8 @@ import torch.distributed as dist
 
 from marey.configs.errors import InputError
 from marey.models.objectives.distributed import world_size
-from marey.pipeline.stream.graph import Sample, batches
 from marey.pipeline.stream.plan import Position
+from marey.pipeline.stream.samples import Sample, batches
 from marey.pipeline.training.checkpoint import position_of
 
 MAX_EMPTY = 1000

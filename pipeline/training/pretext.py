@@ -24,10 +24,11 @@ from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.runtime.progress import each
 from marey.pipeline.runtime.storage import Folder, absolute
-from marey.pipeline.stream.graph import Sample, batches, stream_here
 from marey.pipeline.stream.plan import Plan, make_plan
+from marey.pipeline.stream.samples import Sample, batches, stream_here
 from marey.pipeline.training.checkpoint import load_state
-from marey.pipeline.training.trainer import build_method, collate
+from marey.pipeline.training.job import build_method
+from marey.pipeline.training.trainer import collate
 
 MIXED = 512
 """Samples that are shuffled together, so that a batch holds several videos."""

@@ -15,8 +15,8 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.method import Progress
 from marey.pipeline.embedding.encoder_files import export_encoder
 from marey.pipeline.runtime.storage import Folder, is_remote, local_path
-from marey.pipeline.stream.graph import Sample
 from marey.pipeline.stream.plan import Position
+from marey.pipeline.stream.samples import Sample
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"

@@ -1,0 +1,68 @@
+"""One row of a corpus, as samplers and readers see it: a video. Several are an event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from marey.pipeline.video.frame_clock import FrameClock
+
+Times = TypeVar("Times", float, np.ndarray)
+"""One time or several, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Video:
+    """One row of the index, as the samplers see it. Times are seconds from the first shown frame.
+
+    The event has a clock of its own: see `shown_at`.
+    """
+
+    video_id: str
+    uri: str
+    event: str
+    view: str
+    label: str
+    """Class of what the event shows, for evaluation and semi-supervised methods; mostly empty."""
+    clock_offset_s: float
+    clock_rate: float
+    duration_s: float
+    fps: float
+    frames: int
+    width: int
+    height: int
+    stream: int
+    motion: np.ndarray
+    motion_hz: float
+    cuts: tuple[float, ...]
+    status: str
+    frame_times: FrameClock | None = None
+    """When each frame is shown, where the rate varies."""
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether there is anything to sample: damaged and unreadable videos may have no frame."""
+        return self.frames > 0 and self.fps > 0
+
+    @property
+    def frame_clock(self) -> FrameClock:
+        """When each frame is shown. For a video that has frames."""
+        return self.frame_times or FrameClock.even(self.frames, self.fps)
+
+    def shown_at(self, time_s: Times) -> Times:
+        """When in this video a time of the event's clock is shown."""
+        return self.clock_rate * time_s + self.clock_offset_s
+
+    def event_time(self, shown_s: Times) -> Times:
+        """The time of the event's clock that this video shows at one of its own times."""
+        return (shown_s - self.clock_offset_s) / self.clock_rate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """Synchronised videos of one happening, in the order of their view names; mostly one."""
+
+    event_id: str
+    videos: tuple[Video, ...]

@@ -1,0 +1,70 @@
+"""How is one part of the embeddings made from its frames, and written?"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from marey.pipeline.embedding.baselines import open_encoder
+from marey.pipeline.embedding.frame_parts import Part
+from marey.pipeline.embedding.read_part import KEY_COLUMNS, from_one_row
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.graph import Rows
+
+
+class EmbedPart:
+    """The second step of embedding: a part's frames in, its file written, its counts out."""
+
+    def __init__(self, encoder_run: str, out: str, dtype: str) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        encoder, _ = open_encoder(encoder_run)
+        self.encoder = encoder.to(self.device)
+        self.out = Folder(out)
+        self.dtype = np.dtype(dtype)
+
+    @torch.inference_mode()
+    def embed(self, frames: np.ndarray, batch: int = 128) -> np.ndarray:
+        """uint8 [n, (T,) H, W, 3] -> [n, D]; independent of the batch that a row is in."""
+        vectors = [
+            self.encoder(
+                self.encoder.preprocess(torch.from_numpy(frames[n : n + batch]).to(self.device))
+            )
+            for n in range(0, len(frames), batch)
+        ]
+        return torch.cat(vectors).float().cpu().numpy().astype(self.dtype)
+
+    def __call__(self, row: Rows) -> Iterator[Rows]:
+        """Embed and write the one part of a row; its `rows` [1] and `reasons` (JSON) [1]."""
+        columns = from_one_row(row)
+        good = columns["refused"] == ""
+        table = pa.table(
+            {
+                name: pa.array(columns[name][good].tolist(), kind)
+                for name, kind in KEY_COLUMNS.items()
+                if name in columns
+            }
+            | {"embedding": self._vectors(columns["frames"][good])}
+        )
+        reasons = Counter(
+            f"{video}: {reason}"
+            for video, reason in zip(columns["video_id"], columns["refused"], strict=True)
+            if reason
+        )
+        counts = {"rows": str(len(table)), "refused": json.dumps(dict(reasons))}
+        buffer = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(counts), buffer, compression="zstd")
+        # under a temporary name, then renamed
+        self.out.write(Part(int(columns["part"][0]), ()).name, buffer.getvalue())
+        yield {"rows": np.array([len(table)]), "reasons": np.array([counts["refused"]])}
+
+    def _vectors(self, frames: np.ndarray) -> pa.Array:
+        width = self.encoder.out_dim
+        vectors = self.embed(frames) if len(frames) else np.empty((0, width), self.dtype)
+        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)

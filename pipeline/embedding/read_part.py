@@ -1,0 +1,139 @@
+"""How are the frames of one part of the embeddings read?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from marey.pipeline.data.events import Event
+from marey.pipeline.data.reading import Wanted
+from marey.pipeline.data.source import Source, open_source
+from marey.pipeline.embedding.copies import strong_copy
+from marey.pipeline.embedding.frame_parts import Part, frame_numbers
+from marey.pipeline.sampling.lookback import clip_times
+from marey.pipeline.sampling.shown import unlike_plan
+from marey.pipeline.stream.graph import Rows
+
+KEY_COLUMNS = {
+    "video_id": pa.string(),
+    "event": pa.string(),
+    "view": pa.string(),
+    "frame": pa.int64(),
+    "time_s": pa.float64(),
+    "label": None,  # as the source has them; a part without any fits all
+    "copy": pa.int64(),
+}
+"""The columns of embeddings beside the vectors; `label` and `copy` where there are any."""
+_READ = (*KEY_COLUMNS, "refused")
+
+
+@dataclass
+class ReadPart:
+    """The first step of embedding: a part in, its frames and their keys out."""
+
+    source: Source
+    rate: float
+    shape: tuple[int, int]
+    copies: int = 0
+    """Strongly changed copies of each frame to give in its place; 0 gives the frame itself."""
+    clip: tuple[int, float] = (1, 0.0)
+    """Frames that an embedding sees, and the seconds between them (see `clip_times`)."""
+    suspicious: bool = False
+    """Read each video in a process of its own: one of them may have killed this one before."""
+
+    def __call__(self, part: Part) -> Iterator[Rows]:
+        """What was read of a part, as one row."""
+        yield as_one_row(self.columns(part))
+
+    def columns(self, part: Part) -> Rows:
+        """Rows `frames` uint8 [n, H, W, 3] (of clips [n, T, H, W, 3]) and their keys.
+
+        `refused` rows keep their keys.
+        """
+        columns: dict[str, list[Any]] = {name: [] for name in _READ}
+        images: list[np.ndarray] = []
+        for event_number, view, start, stop in part.pieces:
+            event = self.source.event(event_number)
+            video = event.videos[view]
+            numbers = frame_numbers(video, self.rate)[start:stop]
+            times_s = video.frame_clock.middles(numbers)
+            frames, refused = self._read(event, view, times_s)
+            images.append(frames)
+            count = len(times_s)
+            columns["video_id"] += [video.video_id] * count
+            columns["event"] += [video.event] * count
+            columns["view"] += [video.view] * count
+            columns["frame"] += numbers.tolist()
+            columns["time_s"] += video.event_time(times_s).tolist()
+            if self.source.labelled:
+                columns["label"] += [self.source.label_of(event_number)] * count
+            columns["refused"] += refused
+        columns["part"] = [part.number] * len(columns["frame"])
+        rows = {name: np.array(v) for name, v in columns.items() if v} | {
+            "frames": np.concatenate(images)
+        }
+        return self._changed(rows) if self.copies else rows
+
+    def _changed(self, rows: Rows) -> Rows:
+        """Every row `copies` times, its frames changed by draws that its own key decides."""
+        count = len(rows["frames"])
+        rows = {name: np.repeat(values, self.copies, axis=0) for name, values in rows.items()}
+        rows["copy"] = np.tile(np.arange(self.copies), count)
+        for n, row in enumerate(rows["frames"]):
+            key = f"{rows['video_id'][n]} {rows['frame'][n]} {rows['copy'][n]}"
+            # one change for all frames of a clip
+            for frame in row.reshape(-1, *row.shape[-3:]):
+                frame[:] = strong_copy(frame, key)
+        return rows
+
+    def _read(self, event: Event, view: int, times_s: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """Frames (or clips) at times of one view, and for each why it is refused (or empty).
+
+        One request a row: a damaged frame costs only the rows that see it.
+        """
+        length, step_s = self.clip
+        video = event.videos[view]
+        wanted_s, refused = clip_times(video, times_s, length, step_s)
+        good = [n for n, reason in enumerate(refused) if not reason]
+        frames = np.zeros((len(times_s), length, *self.shape, 3), dtype=np.uint8)
+        if good:
+            wanted = [Wanted(event, np.full(length, view), wanted_s[n]) for n in good]
+            read = self.source.reader.read(wanted, self.shape, suspected=self.suspicious)
+            for n, lack, shown_s in zip(good, read.lacks, read.shown_s, strict=True):
+                refused[n] = (
+                    lack.error or lack.reason
+                    if lack
+                    else unlike_plan(wanted_s[n], shown_s, video.fps, length)
+                )
+            if len(good) == len(times_s):
+                frames = read.frames
+            else:
+                frames[good] = read.frames
+        return (frames if length > 1 else frames[:, 0]), refused
+
+
+def read_part_at(
+    location: str, rate: float, shape: tuple[int, int], copies: int, clip: tuple[int, float]
+) -> ReadPart:
+    """`ReadPart` over a source that is opened here."""
+    return ReadPart(open_source(location), rate, shape, copies, clip)
+
+
+def as_one_row(columns: Rows) -> Rows:
+    """A part's columns as one row: rows are never divided or joined, so that the part stays whole.
+
+    Returns `frames` uint8 [1, n, ...] and `keys`, the other columns as JSON, [1].
+    """
+    keys = {name: values.tolist() for name, values in columns.items() if name != "frames"}
+    return {"frames": columns["frames"][None], "keys": np.array([json.dumps(keys, default=str)])}
+
+
+def from_one_row(row: Rows) -> Rows:
+    """The columns that `as_one_row` was given."""
+    keys = json.loads(str(row["keys"][0]))
+    return {name: np.array(values) for name, values in keys.items()} | {"frames": row["frames"][0]}

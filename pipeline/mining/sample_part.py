@@ -1,0 +1,49 @@
+"""How does one unit of a plan become a part of stored samples?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from marey.configs.mining import ImageConfig
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.shards import sample_table, write_part
+from marey.pipeline.data.source import open_source
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.decode import DecodeStage
+from marey.pipeline.stream.graph import Rows
+from marey.pipeline.stream.plan import Plan, Position, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class SampleWork:
+    """A unit of the plan, and the number of the part that it becomes."""
+
+    number: int
+    unit: Unit
+
+
+class SamplePart:
+    """The one step of storing samples: decodes a unit, writes its part, gives its counts."""
+
+    def __init__(
+        self, location: str, out: str, plan: Plan, data: DataConfig, image: ImageConfig
+    ) -> None:
+        self._decode = DecodeStage(plan, open_source(location), data, Position())
+        self._image, self._out = image, Folder(out)
+        self.suspicious = False
+
+    def __call__(self, work: SampleWork) -> Iterator[Rows]:
+        """The `rows` [1] and `reasons` (JSON) [1] of one part."""
+        self._decode.suspicious = self.suspicious
+        tables: list[pa.Table] = []
+        reasons: Counter[str] = Counter()
+        for rows in self._decode(work.unit):
+            tables.append(sample_table(rows, self._image))
+            reasons.update(f"sample: {why}" for why in rows["refused"].tolist() if why)
+        reasons["sample: accepted"] += sum(len(table) for table in tables)
+        part = write_part(self._out, work.number, pa.concat_tables(tables), dict(reasons))
+        yield part.as_rows()

@@ -1,0 +1,104 @@
+"""The planned samples of a run as a stream of decoded ones, one by one: what a trainer takes.
+
+Rows arrive in the plan's order from either engine when one trainer reads them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from marey.configs.schema import DataConfig
+from marey.pipeline.data.source import Source, open_source
+from marey.pipeline.stream.decode import DecodeStage, Rows
+from marey.pipeline.stream.graph import TURN_UNITS, Stage, dataset, run_here
+from marey.pipeline.stream.plan import Plan, Position
+from marey.pipeline.stream.resources import Budget
+
+if TYPE_CHECKING:
+    import ray.data
+
+SHUFFLE_BYTES = 512 * 2**20
+"""A shuffle buffer holds at most this many bytes of frames."""
+Sample = dict[str, np.ndarray]
+"""One row: the columns of `Rows` without their first dimension."""
+
+
+def split_rows(rows: Rows) -> Iterator[Sample]:
+    """Rows one by one; frames are copied, so that a block is not kept alive by one of its rows."""
+    for n in range(len(rows["sample"])):
+        sample = {name: column[n] for name, column in rows.items()}
+        sample["frames"] = np.array(sample["frames"])
+        yield sample
+
+
+def shuffled(samples: Iterable[Sample], size: int, rng: np.random.Generator) -> Iterator[Sample]:
+    """Mix a stream through a buffer of `size` samples; a function of the stream and the seed."""
+    buffer: list[Sample] = []
+    room = size
+    for sample in samples:
+        if len(buffer) >= room:
+            place = int(rng.integers(len(buffer)))
+            yield buffer[place]
+            buffer[place] = sample
+            continue
+        buffer.append(sample)
+        room = min(size, max(1, SHUFFLE_BYTES // max(1, sample["frames"].nbytes)))
+    for place in rng.permutation(len(buffer)):
+        yield buffer[place]
+
+
+def batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Runs of `size` samples; the last may be shorter."""
+    iterator = iter(samples)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def stream_here(
+    plan: Plan, source: Source, data: DataConfig, done: Position | None = None
+) -> Iterator[Sample]:
+    """The samples of a plan, decoded in threads of this process, in order."""
+    stages = [
+        # 1. Decode: a thread a core, or as many as were asked for.
+        Stage(partial(DecodeStage, plan, source, data, done or Position())),
+    ]
+    for rows in run_here(plan.units(done), stages, data.decode_actors):
+        yield from split_rows(rows)
+
+
+def decode_at(plan: Plan, location: str, data: DataConfig, done: Position) -> DecodeStage:
+    """The decode stage over a source that is opened here."""
+    return DecodeStage(plan, open_source(location), data, done)
+
+
+def stream_ray(
+    plan: Plan,
+    location: str,
+    data: DataConfig,
+    done: Position,
+    share: Budget,
+    turn: int = TURN_UNITS,
+) -> ray.data.Dataset:
+    """The next samples of a plan as a Ray Data dataset: lazily decoded, in the plan's order.
+
+    turn: units of work, of those that are not done, that it holds at most.
+    """
+    stages = [
+        # 1. Decode: what the trainers leave of the CPUs, an actor each (or a quarter of the GPUs,
+        #    where these decode): see `resources.budget`.
+        Stage(partial(decode_at, plan, location, data, done)),
+    ]
+    return dataset(itertools.islice(plan.units(done), turn), stages, [share.of_actors])
+
+
+def rows_of_shard(shard: Any, prefetch: int) -> Iterator[Sample]:
+    """The samples of one trainer's Ray Data shard."""
+    for rows in shard.iter_batches(
+        batch_size=None, prefetch_batches=prefetch, batch_format="numpy"
+    ):
+        yield from split_rows(rows)

@@ -1,0 +1,143 @@
+"""The state of a run in one process: set up from its latest checkpoint, and saved to the next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from marey.configs.errors import InputError, MareyError
+from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.small_maps import suit_small_maps
+from marey.models.method import Method
+from marey.models.objectives.distributed import world_size
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.training.checkpoint import is_finite, load_state, save_state, weights
+from marey.pipeline.training.job import Job, build_method, synchronised, training_device
+from marey.pipeline.training.lockstep import Used, agreed
+from marey.pipeline.training.optim import build_optimizer, restore
+from marey.pipeline.training.record import Record
+from marey.pipeline.training.weight_average import WeightAverage
+
+
+class RunState:
+    """What a step changes and a checkpoint holds: networks, optimiser, average, samples used.
+
+    Raises InputError when the run's latest checkpoint does not fit the method.
+    """
+
+    def __init__(self, job: Job) -> None:
+        trainer = job.config.trainer
+        self.job = job
+        self.device = training_device(trainer.device)
+        self.method = _networks(job, self.device)
+        self.optimizer = build_optimizer(self.method, trainer.optimizer, self.method.constant_lr)
+        state = load_state(Folder(job.run))
+        self.used = Used(state)
+        self.trained = self.used.trained
+        """Samples trained on, those of earlier attempts too."""
+        self.step = 0
+        self.warnings: list[str] = []
+        """What a person should know of the checkpoints that were passed over."""
+        average_state = None
+        if state is not None:
+            self.step, self.warnings = int(state["step"]), state["passed_over"]
+            _restore(job, self.method, self.optimizer, state)
+            average_state = state.get("average")
+        self.saved = self.step
+        """Step of the last checkpoint, 0 where there is none."""
+        # after the weights are restored: an average begins as a copy of them
+        self.average = (
+            None if trainer.ema is None else WeightAverage(self.method.exported, trainer.ema)
+        )
+        if self.average is not None and average_state is not None:
+            self.average.load_state_dict(average_state)
+        del state, average_state  # a memory bank alone can be gigabytes
+        self.model = _parallel(self.method, self.device)
+        if trainer.compile:
+            self.model.compile()
+
+    @property
+    def encoder(self) -> Encoder:
+        """What is probed and exported: the average of the weights, where one is kept."""
+        return self.method.exported if self.average is None else self.average.encoder
+
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run, as far as is known by now."""
+        return self.job.total_steps(self.step, self.trained)
+
+    def checkpoint(self, record: Record | None) -> None:
+        """Save the state and export the encoder; every process calls it, rank 0 has the record.
+
+        Raises MareyError, and writes nothing, when some weight is not finite in any process.
+        """
+        content: dict[str, Any] = {
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            content["average"] = self.average.state_dict()
+        states = [dict(self.method.named_parameters()), content["optimizer"]]
+        states += [weights(content[name]) for name in ("method", "average") if name in content]
+        if not agreed(is_finite(states)):
+            raise self.diverged("the weights are not finite")
+        self.used.merge()
+        if record:
+            content["refused"] = dict(self.used.refused)
+            save_state(Folder(self.job.run), self.step, content, self.used.position)
+            record.export(self.encoder, self.job.provenance | {"step": self.step})
+        if world_size() > 1:
+            dist.barrier()
+        self.saved = self.step
+
+    def diverged(self, what: str) -> MareyError:
+        """The error of a run whose loss or weights are not finite, with what to do about it."""
+        advice = "a lower trainer.optimizer.lr, or trainer.optimizer.clip_norm=1"
+        if not self.saved:
+            return MareyError(
+                f"{what} at step {self.step}; begin again in the same -o with {advice}"
+            )
+        return MareyError(
+            f"{what} at step {self.step}; the checkpoint and the encoder of step {self.saved} are "
+            f"good and were kept: go on from there with --resume and {advice}"
+        )
+
+
+def _networks(job: Job, device: torch.device) -> Method:
+    """The method on its device, ready to train, with the weights of the run's seed."""
+    method = build_method(job.config)
+    method.prepare(job.corpus)
+    if world_size() > 1 and device.type == "cuda" and job.config.trainer.sync_batch_norm:
+        method = synchronised(method)
+    method = method.to(device).train()
+    if device.type == "cpu":
+        for part in method.modules():
+            if isinstance(part, Encoder):
+                suit_small_maps(part)
+    return method
+
+
+def _parallel(method: Method, device: torch.device) -> nn.Module:
+    """The method as the loop calls it: under DDP where several processes train."""
+    if world_size() == 1:
+        return method
+    return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _restore(
+    job: Job, method: Method, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Load a checkpoint. Raises InputError where it is not of this method as it is built now."""
+    try:
+        method.load_state_dict(state["method"])
+        restore(optimizer, state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the checkpoint of step {state['step']} in {job.run} (marey "
+            f"{state.get('marey', 'of an older version')}) does not fit {job.config.name} as this "
+            f"version builds it: {reason}; start a new run with another -o"
+        ) from error
