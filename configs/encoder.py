@@ -17,7 +17,8 @@ class EncoderConfig(Settings):
     backbone: str = "tiny"
     """`tiny` (small, learns on a CPU), `tiny_vit` (a small transformer over 8x8 patches) or the
     name of a timm model (`resnet18`, `vit_small...`); for clips also `tiny_r3d`, `tiny_r2plus1d`,
-    `tiny_video_vit`, `r3d_18`, `mc3_18` or `r2plus1d_18`."""
+    `tiny_video_vit`, `r3d_18`, `mc3_18` or `r2plus1d_18`. A network of your own by the name that it
+    is registered with, or as `package.module:function` (docs/extending.md)."""
     clip_frames: int = Field(default=1, ge=1, le=128)
     """Frames that one embedding sees; 1 embeds single images."""
     clip_step_s: float = Field(default=0.1, gt=0, le=60)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from marey.configs import plugins
 from marey.configs.base import MethodConfig, Settings
 from marey.configs.describe import describe
 from marey.configs.errors import SettingError
@@ -35,13 +36,22 @@ def method_of(preset: str) -> str:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """A preset by name, or any YAML file by path. Raises SettingError when there is none."""
+    """A preset by name, or any YAML file by path; of a plugin's method, by its name, the defaults.
+
+    The plugins that a file names are imported, see `plugins.need`. Raises SettingError when there
+    is no such preset or file.
+    """
+    if plugins.is_dotted(plugins.allow_name(name)):
+        return {"name": name}
     own = name.endswith((".yaml", ".yml"))
     stem, said = (name, {}) if own else OLD_PRESETS.get(name, (name, {}))
     path = Path(name) if own else PRESETS / f"{stem}.yaml"
     if own and not path.is_file():
         raise SettingError(f"no such file: {name}")
     if not path.is_file():
+        plugins.load()
+        if name in plugins.brought("method"):
+            return {"name": name}
         raise SettingError(_no_preset(name))
     try:
         content = read_yaml(path.read_text(encoding="utf-8"))
@@ -54,6 +64,7 @@ def read_preset(name: str) -> dict[str, Any]:
     if said:
         content["name"] = name
         content["method"] = {**content["method"], **said}
+    plugins.need(content.get("plugins") or [], str(path))
     return content
 
 
@@ -118,6 +129,8 @@ def override(tree: dict[str, Any], words: list[str]) -> dict[str, Any]:
             if not isinstance(branch, dict):
                 raise SettingError(f"{key}: {parent} is a single value, not a group of settings")
         branch[leaf] = value
+        plugins.allow_typed({leaf: value})
+    plugins.need(result.get("plugins") or [], "the settings")
     return renamed(result)
 
 

@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from marey.configs import plugins
 from marey.configs.base import Settings
 from marey.configs.errors import UsageError
-from marey.configs.load import check, override, suggest
+from marey.configs.load import check, override
 from marey.configs.sampling import ByKind, Sampling, family, kinds
 from marey.configs.schema import DataConfig
 from marey.configs.tracking import tracker_options
@@ -141,14 +142,18 @@ SHORT = {"pairs": "view_pairs"}
 
 def mining_settings(kind: str, words: list[str]) -> TracksMining | SamplesMining:
     """Checked settings of one kind. Raises UsageError for a kind that does not exist."""
-    known = sorted({*kinds(), *SHORT})
-    if kind not in known:
-        raise UsageError(f"no kind {kind!r}{suggest(kind, known)}")
+    if not plugins.is_dotted(plugins.allow_name(kind)) and kind not in {*kinds(), *SHORT}:
+        plugins.load()
+        known = sorted({*kinds(), *SHORT})
+        if kind not in known:
+            raise UsageError(plugins.unknown("kind", kind, known))
     if kind == "tracks":
         return check(TracksMining, override({}, words))
     tree = override({"sampling": {"kind": SHORT.get(kind, kind)}}, words)
     chosen = tree["sampling"]
-    if isinstance(chosen, dict) and chosen["kind"] in kinds():
+    if isinstance(chosen, dict) and (chosen["kind"] in kinds() or plugins.is_dotted(kind)):
         # by the kind's own settings, so that a mistake names the nearest of those
-        tree["sampling"] = check(family(chosen["kind"]), chosen, "sampling.")
+        own = family(chosen["kind"])
+        chosen["kind"] = own.model_fields["kind"].default
+        tree["sampling"] = check(own, chosen, "sampling.")
     return check(SamplesMining, tree)

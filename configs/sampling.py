@@ -20,8 +20,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from marey.configs import plugins
 from marey.configs.base import Settings
-from marey.configs.nearest import suggest
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -41,8 +41,9 @@ class Sampling(Settings):
     def _of_its_kind(cls, value: Any, handler: ModelWrapValidatorHandler[Sampling]) -> Sampling:
         """Another kind than the declared one is checked by that kind's settings, if they fit."""
         own = cls.model_fields["kind"].default
-        kind = value.get("kind", own) if isinstance(value, Mapping) else own
-        return handler(value) if kind == own else family(kind, cls).model_validate(value)
+        if isinstance(value, Mapping) and value.get("kind", own) != own:
+            return of_its_kind(value, cls)
+        return handler(value)
 
     @model_serializer
     def _whole(self) -> dict[str, Any]:
@@ -91,6 +92,7 @@ def register_kind(settings: type[S]) -> type[S]:
     if (known.__module__, known.__qualname__) != (settings.__module__, settings.__qualname__):
         raise TypeError(f"two kinds of samples are called {kind!r}: {known} and {settings}")
     _kinds[kind] = settings
+    plugins.bring("sampling", kind, settings.__module__)
     return settings
 
 
@@ -101,14 +103,30 @@ def kinds(*families: type[Sampling]) -> list[str]:
 
 
 def family(kind: Any, *families: type[Sampling]) -> type[Sampling]:
-    """The settings of a kind. Raises ValueError, naming the nearest, when there is none that fits.
+    """The settings of a kind, or those at a dotted name (`package.module:Settings`).
 
-    families: what it has to be, or to extend; by default any.
+    families: what it has to be, or to extend; by default any. Raises ValueError, naming the
+    nearest, when there is none that fits.
     """
+    wanted = families or (Sampling,)
+    if plugins.is_dotted(kind):
+        found = plugins.resolve(kind, "kind of samples")
+        if not (isinstance(found, type) and issubclass(found, wanted)):
+            names = " or ".join(one.__name__ for one in wanted)
+            raise ValueError(f"{kind} is {found!r}; settings that extend {names} are needed here")
+        return found
+    if kind not in kinds(*families):
+        plugins.load()
     fits = kinds(*families)
     if kind not in fits:
-        raise ValueError(f"no kind of samples {kind!r} here{suggest(str(kind), fits)}")
+        raise ValueError(plugins.unknown("kind of samples", str(kind), fits))
     return _kinds[kind]
+
+
+def of_its_kind(value: Mapping[str, Any], *families: type[Sampling]) -> Sampling:
+    """A group of settings, checked by the settings of its `kind`; see `family`."""
+    found = family(value["kind"], *families)
+    return found.model_validate({**value, "kind": found.model_fields["kind"].default})
 
 
 class ByKind:
@@ -126,7 +144,7 @@ class ByKind:
                 raise ValueError("a group of settings, not a value")
             if "kind" not in value:
                 raise ValueError(f"`kind` is missing; known are {', '.join(kinds(*families))}")
-            return family(value["kind"], *families).model_validate(value)
+            return of_its_kind(value, *families)
 
         return core_schema.no_info_plain_validator_function(validate)
 

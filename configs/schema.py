@@ -2,10 +2,14 @@
 
 from typing import Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
+from marey.configs import plugins
 from marey.configs.base import MethodConfig, Settings
 from marey.configs.encoder import EncoderConfig
+
+DECODERS = ("pyav", "decord", "torchcodec", "torchcodec-cuda")
+"""marey's own."""
 
 
 class DataConfig(Settings):
@@ -14,9 +18,9 @@ class DataConfig(Settings):
     decode_size: int | tuple[int, int] = 128
     """Height and width in pixels at which frames are decoded and travel (uint8); one number for
     both. Frames are scaled to cover it and cut to its centre."""
-    backend: Literal["pyav", "decord", "torchcodec", "torchcodec-cuda"] = "pyav"
-    """Decoder of videos; `torchcodec-cuda` decodes on GPUs, which its actors share with the
-    trainers."""
+    backend: str = "pyav"
+    """Decoder of videos: pyav, decord, torchcodec, torchcodec-cuda (decodes on GPUs, which its
+    actors share with the trainers), a plugin's, or `package.module:function`."""
     shuffle_buffer: int = Field(default=256, ge=1, le=1_000_000)
     """Size of the shuffle buffer in samples (at most 512 MiB of them), which mixes samples of one
     video with others; 1 keeps the planned order."""
@@ -30,6 +34,16 @@ class DataConfig(Settings):
         """(height, width) of decoded frames."""
         size = self.decode_size
         return (size, size) if isinstance(size, int) else size
+
+    @field_validator("backend")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in DECODERS and not plugins.is_dotted(name):
+            plugins.load()
+            known = [*DECODERS, *plugins.brought("decoder")]
+            if name not in known:
+                raise ValueError(plugins.unknown("decoder", name, known))
+        return name
 
     @model_validator(mode="after")
     def _bounds(self) -> "DataConfig":
@@ -123,7 +137,10 @@ class RunConfig(Settings):
     """Everything that a training run depends on, beside the data."""
 
     name: str
-    """The method's name."""
+    """The method's name, or where it is (`package.module:Class`)."""
+    plugins: tuple[str, ...] = ()
+    """Modules that bring what the run uses: methods, samplers, decoders, backbones. They are
+    imported if named with `--import`, or installed (docs/extending.md)."""
     method: SerializeAsAny[MethodConfig]
     """The method's hyperparameters."""
     encoder: EncoderConfig = EncoderConfig()

@@ -26,6 +26,8 @@ __all__ = [
     "batches",
     "embed",
     "evaluate",
+    "extend",
+    "import_plugins",
     "index",
     "load_encoder",
     "losses",
@@ -43,6 +45,7 @@ _ELSEWHERE = {
 }
 """Public name -> its module, where that is not `marey.public`."""
 _MODULES = {
+    "extend": "marey.extend",
     "losses": "marey.models.objectives.losses",
     "sampling": "marey.pipeline.sampling",
     "trackers": "marey.trackers",
@@ -50,7 +53,7 @@ _MODULES = {
 """Public name -> the module that it stands for."""
 
 if TYPE_CHECKING:
-    from marey import trackers
+    from marey import extend, trackers
     from marey.configs.errors import MareyError
     from marey.models.method import Method
     from marey.models.objectives import losses
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
         batches,
         embed,
         evaluate,
+        import_plugins,
         index,
         load_encoder,
         open,

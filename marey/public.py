@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, get_worker_info
 
+from marey.configs import plugins
 from marey.configs.errors import InputError, SettingError, UsageError
-from marey.configs.load import override, read_preset, run_config, suggest
+from marey.configs.load import override, read_preset, run_config
 from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
-from marey.models.method import find_method, methods
+from marey.models.method import find_method
 from marey.pipeline.data.build_index import Motion, probe_corpus, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.source import Source, open_source
-from marey.pipeline.embedding.baselines import open_encoder
+from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.run import Figures, run_eval
 from marey.pipeline.runtime.cores import default_workers
@@ -43,6 +44,7 @@ __all__ = [
     "batches",
     "embed",
     "evaluate",
+    "import_plugins",
     "index",
     "load_encoder",
     "open",
@@ -55,6 +57,16 @@ __all__ = [
 Location = str | Path
 Settings = Mapping[str, Any]
 """Settings by dotted name, as on the command line: `{"trainer.batch_size": 64}`."""
+
+
+def import_plugins(*modules: str) -> None:
+    """Import plugins by name, here and in every process that this one starts.
+
+    A module that a program imports by itself is known here as well. This also lets files (a run's
+    config.yaml, an encoder.json) name the modules.
+    Raises MareyError for a module that does not exist, or whose import fails, with its error.
+    """
+    plugins.use(*modules)
 
 
 def index(
@@ -113,13 +125,15 @@ def recipe(preset: str | RunConfig, settings: Settings | None = None) -> RunConf
             if not isinstance(branch, dict):
                 raise SettingError(f"{key}: {parent} is a single value, not a group of settings")
         branch[leaf] = value
-    return run_config(tree, find_method(tree["name"], suggest).Config)
+        plugins.allow_typed({leaf: value})
+    plugins.need(tree.get("plugins") or [], "the settings")
+    return run_config(tree, find_method(tree["name"]).Config)
 
 
 def _plan(data: Location, config: RunConfig, epochs: int) -> tuple[Plan, Source]:
     source = open_source(str(data))
     source.check_present()
-    sampling = methods()[config.name].samples(config.method)
+    sampling = find_method(config.name).samples(config.method)
     return make_plan(source, sampling, seed=config.trainer.seed, epochs=epochs), source
 
 
@@ -150,6 +164,7 @@ class Samples(IterableDataset):
         self.data = str(data)
         self.plan, _ = _plan(data, self.config, epochs)
         self.refused: Counter[str] = Counter()
+        self._plugins = plugins.active()
 
     def __len__(self) -> int:
         """Samples of all epochs, if none is refused."""
@@ -157,6 +172,8 @@ class Samples(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         worker = get_worker_info()
+        if worker:
+            plugins.adopt(self._plugins)  # it may be a new process
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
         stage = DecodeStage(self.plan, open_source(self.data), self.config.data, Position())
         for number, unit in enumerate(self.plan.units()):
@@ -268,7 +285,7 @@ def load_encoder(location: Location) -> Encoder:
     [N, H, W, 3] to float32 [N, D]; `encoder.features(...)` gives the trunk's last map.
     Raises InputError when there is none.
     """
-    return open_encoder(str(location))[0]
+    return open_encoder(encoder_location(str(location)))[0]
 
 
 @torch.inference_mode()

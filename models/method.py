@@ -15,12 +15,13 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
+from marey.configs import plugins
 from marey.configs.base import MethodConfig
 from marey.configs.errors import SettingError
 from marey.configs.sampling import Sampling
@@ -155,17 +156,39 @@ M = TypeVar("M", bound=type[Method])
 
 
 def register(method: M) -> M:
-    """Class decorator: make a method known by its `name`."""
+    """Class decorator: make a method known by its `name`.
+
+    Raises TypeError for a class that is no method, says no name, paper or settings, or has the name
+    of another.
+    """
+    _check(method)
     known = _registry.get(method.name)
     if known is not None and known.__module__ != method.__module__:
         raise TypeError(f"two methods are called {method.name!r}: {known} and {method}")
     _registry[method.name] = method
+    plugins.bring("method", method.name, method.__module__)
     return method
 
 
+register_method = register
+"""The same by a name that says what is registered, for `marey.extend`."""
+
+
+def _check(method: Any) -> None:
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise TypeError(f"{method!r} is no method: it must be a class that extends marey.Method")
+    absent = [name for name in ("name", "paper", "Config") if not hasattr(method, name)]
+    if absent:
+        raise TypeError(f"the method {method.__name__} must set {', '.join(absent)}")
+    config = method.Config
+    if not (isinstance(config, type) and issubclass(config, MethodConfig)):
+        raise TypeError(f"{method.__name__}.Config must extend MethodConfig, not be {config!r}")
+
+
 def methods() -> dict[str, type[Method]]:
-    """All methods by name: one file each in the three family folders."""
+    """All methods by name: one file each in the three family folders, and those of plugins."""
     _import_families()
+    plugins.load()
     return dict(sorted(_registry.items()))
 
 
@@ -177,9 +200,18 @@ def _import_families() -> None:
             importlib.import_module(f"marey.models.{family}.{module.name}")
 
 
-def find_method(name: str, suggest: Callable[[str, list[str]], str]) -> type[Method]:
-    """The method of that name. Raises SettingError with the nearest names when there is none."""
-    known = methods()
-    if name not in known:
-        raise SettingError(f"no method {name!r}{suggest(name, list(known))}")
-    return known[name]
+def find_method(name: str) -> type[Method]:
+    """The method of that name, or at a dotted name (`package.module:Class`).
+
+    Raises SettingError with the nearest names when there is none.
+    """
+    _import_families()
+    return plugins.look_up(_registry, name, "method", made_of=_made_of)
+
+
+def _made_of(dotted: str, method: Any) -> type[Method]:
+    try:
+        _check(method)
+    except TypeError as error:
+        raise SettingError(f"method {dotted!r}: {error}") from error
+    return method

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from marey.configs import plugins
+
 # Processes that test side by side share the cores: more threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,5 +36,7 @@ def shared_data() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise the order stays."""
+    # what test files have registered is for themselves: no other process has to import them
+    plugins._brought.clear()
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))

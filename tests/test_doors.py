@@ -58,6 +58,11 @@ class Greys:
     def labels(self):
         return [value // 100 for value in self.reader.values]
 
+    labelled = True
+
+    def label_of(self, number):
+        return self.labels()[number]
+
     def without_frames(self):
         return iter(())
 
@@ -201,7 +206,7 @@ def test_a_sampler_that_does_not_fit_its_method_is_refused_with_those_that_do():
     config = methods()["tcn"].Config
     with pytest.raises(SettingError, match="did you mean time_pairs"):
         check(config, {"sampling": {"kind": "time_pair"}}, "method.")
-    with pytest.raises(SettingError, match="no kind of samples 'last_frames' here; known are"):
+    with pytest.raises(SettingError, match="no kind of samples 'last_frames'; known are"):
         check(config, {"sampling": {"kind": "last_frames"}}, "method.")
     with pytest.raises(SettingError, match=r"no setting 'method\.sampling\.bakc'"):
         check(

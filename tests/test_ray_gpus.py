@@ -49,7 +49,7 @@ def cluster():
 @pytest.mark.usefixtures("cluster")
 def test_actors_that_decode_on_gpus_give_the_samples_of_one_process(corpus):
     source, plan = make(corpus, epochs=1)
-    share = budget_on_gpus(2.0, 1, GPUS, None, trainers=True)
+    share = budget_on_gpus(2.0, 1, GPUS, None, trainers=True, backend="x")
     assert 0 < share.actor_gpus < share.trainer_gpus < 1
     here = list(stream_here(plan, source, DATA))
     there = list(rows_of_shard(stream_ray(plan, corpus, DATA, Position(), share).iterator(), 1))
@@ -62,7 +62,7 @@ def test_what_an_actor_lacks_is_told_in_a_line(corpus):
     """Whatever is missing here: torchcodec, FFmpeg, or the GPU itself."""
     _, plan = make(corpus, epochs=1)
     data = DataConfig(decode_size=32, backend="torchcodec-cuda")
-    share = budget_on_gpus(2.0, 1, GPUS, 1, trainers=False)
+    share = budget_on_gpus(2.0, 1, GPUS, 1, trainers=False, backend="x")
     with pytest.raises(DependencyError, match=r"^backend='torchcodec") as raised, ray_session():
         list(rows_of_shard(stream_ray(plan, corpus, data, Position(), share).iterator(), 1))
     assert "\n" not in str(raised.value)

@@ -145,7 +145,7 @@ def test_the_budget_leaves_room_for_a_task(cpus, workers, actors):
 @pytest.mark.parametrize("actors", [None, 1, 5])
 @pytest.mark.parametrize("trainers", [False, True])
 def test_actors_that_decode_on_gpus_find_room_beside_the_trainers(workers, gpus, actors, trainers):
-    share = budget_on_gpus(64.0, workers, gpus, actors, trainers=trainers)
+    share = budget_on_gpus(64.0, workers, gpus, actors, trainers=trainers, backend="x")
     assert share.actors == (actors or 2 * gpus)
     assert share.actor_gpus > 0
     # one on each GPU with its trainer, as many actors as there are GPUs to spread them over
@@ -158,7 +158,7 @@ def test_actors_that_decode_on_gpus_find_room_beside_the_trainers(workers, gpus,
 
 def test_decoding_on_gpus_needs_one():
     with pytest.raises(SettingError, match="needs a GPU, and the cluster has none"):
-        budget_on_gpus(8.0, 1, 0, None, trainers=False)
+        budget_on_gpus(8.0, 1, 0, None, trainers=False, backend="x")
 
 
 def test_very_many_units_share_blocks_without_loss(monkeypatch):

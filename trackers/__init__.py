@@ -8,10 +8,12 @@ from marey.trackers.tracker import (
     Track,
     Tracker,
     build,
+    find_tracker,
     iou,
     missing,
     names,
     register,
+    register_tracker,
 )
 
 __all__ = [
@@ -22,10 +24,12 @@ __all__ = [
     "Track",
     "Tracker",
     "build",
+    "find_tracker",
     "iou",
     "missing",
     "names",
     "register",
+    "register_tracker",
 ]
 
 for _variant in (

@@ -10,17 +10,19 @@ A tracker knows no classes: it is given pixels and boxes and follows each box on
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib import import_module
 from inspect import signature
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from marey.configs import plugins
 from marey.configs.errors import DependencyError, InputError, SettingError
+from marey.configs.tracking import TrackerSettings, declare_tracker
 
 Direction = Literal["forward", "backward"]
 
@@ -244,18 +246,68 @@ def _check(request: Request, boxes: NDArray[np.float32]) -> None:
         )
 
 
-# name -> (module, constructor, fixed settings). Modules load on use: OpenCV and torch are slow.
-_REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {}
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """How a tracker is made: `make()` gives what is called with the settings."""
+
+    make: Callable[[], Callable[..., Tracker]]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+_registry: dict[str, _Entry] = {}
+T = TypeVar("T", bound=Callable[..., Tracker])
 
 
 def register(name: str, module: str, constructor: str, /, **settings: Any) -> None:
-    """Makes `build(name)` call `module.constructor(**settings)`."""
-    _REGISTRY[name] = (module, constructor, settings)
+    """Make `build(name)` call `module.constructor(**settings)`; the module is imported then.
+
+    OpenCV and torch take long to load.
+    """
+    _registry[name] = _Entry(lambda: getattr(import_module(module), constructor), settings)
+    plugins.bring("tracker", name, module)
+
+
+def register_tracker(name: str, settings: TrackerSettings | None = None) -> Callable[[T], T]:
+    """Decorator of a tracker's class, or of a function that makes one: `build(name)` calls it.
+
+    settings: what can be set, with the tracker's own values as defaults, for help and checks;
+    without it the parameters are what can be set. Raises TypeError if another has this name.
+    """
+
+    def decorate(make: T) -> T:
+        known = _registry.get(name)
+        if known is not None and _where(known.make()) != _where(make):
+            raise TypeError(f"two trackers are called {name!r}: {known.make()} and {make}")
+        _registry[name] = _Entry(lambda: make)
+        plugins.bring("tracker", name, make.__module__)
+        if settings is not None:
+            declare_tracker(name, settings)
+        return make
+
+    return decorate
+
+
+def _where(make: Callable[..., Tracker]) -> tuple[str, str]:
+    return make.__module__, make.__qualname__
 
 
 def names() -> tuple[str, ...]:
     """Every registered tracker, whether it can be built here or not."""
-    return tuple(_REGISTRY)
+    return tuple(_registry)
+
+
+def find_tracker(name: str) -> _Entry:
+    """How the tracker of that name, or at a dotted name, is made.
+
+    Raises SettingError with the nearest names when there is none.
+    """
+    return plugins.look_up(_registry, name, "tracker", made_of=_made_of)
+
+
+def _made_of(name: str, make: Any) -> _Entry:
+    if not callable(make):
+        raise SettingError(f"tracker {name!r} is {make!r}; a class or function is needed")
+    return _Entry(lambda: cast("Callable[..., Tracker]", make))
 
 
 def build(name: str, /, **settings: Any) -> Tracker:
@@ -263,21 +315,22 @@ def build(name: str, /, **settings: Any) -> Tracker:
 
     Raises SettingError for an unknown name or setting, DependencyError where a package is missing.
     """
-    if name not in _REGISTRY:
-        raise SettingError(f"tracker: {name!r} is unknown; one of {', '.join(_REGISTRY)}")
-    module, constructor, fixed = _REGISTRY[name]
-    make: Callable[..., Tracker] = getattr(import_module(module), constructor)
+    entry = find_tracker(name)
+    make, given = entry.make(), {**entry.fixed, **settings}
     try:
-        signature(make).bind(**(fixed | settings))
+        signature(make).bind(**given)
     except TypeError as error:
         raise SettingError(f"tracker {name!r}: {error}") from error
-    return make(**(fixed | settings))
+    made = make(**given)
+    if not isinstance(made, Tracker):
+        raise SettingError(f"tracker {name!r} made {type(made)}, which does not extend Tracker")
+    return made
 
 
 def missing() -> dict[str, str]:
     """Which registered trackers cannot be built on this machine, and why."""
     absent = {}
-    for name in _REGISTRY:
+    for name in _registry:
         try:
             build(name)
         except DependencyError as error:

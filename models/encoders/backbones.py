@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from marey.configs import plugins
 from marey.configs.errors import SettingError
+from marey.models.encoders.any_network import (
+    build_network,
+    find_backbone,
+    is_timm,
+    registered,
+)
 from marey.models.encoders.pretrained import check_fetchable, unfetched
 from marey.models.encoders.tiny_resnet import tiny
 from marey.models.encoders.transformer import tiny_vit
@@ -29,7 +36,8 @@ def build_trunk(
 ) -> tuple[Trunk, int]:
     """The trunk of that name and the channels of its last map.
 
-    `name` is `tiny`, `tiny_vit` or a timm model. `stages` keeps the first ones only: of a
+    `name` is `tiny`, `tiny_vit`, a network that a plugin registered, `package.module:function` of
+    any other (see `any_network`), or a timm model. `stages` keeps the first ones only: of a
     hierarchical network the levels of resolution that timm lists (a ResNet has 5, its stem being
     the first: `resnet18` without its last stage is `stages=4`), of a plain transformer its blocks.
     `in_channels`: those of the input (6 for two stacked frames); pretrained first layers are
@@ -48,14 +56,21 @@ def build_trunk(
         else:
             trunk = tiny_vit(image_size, stages=stages, in_channels=in_channels)
         return trunk, trunk.levels[-1].channels
+    backbone = find_backbone(name)
+    if backbone is not None:
+        if backbone.clips:
+            raise SettingError(
+                f"encoder.backbone={name} takes clips: set encoder.clip_frames to 2 or more, or "
+                "take an image backbone"
+            )
+        return build_network(
+            backbone, stages=stages, pretrained=pretrained, in_channels=in_channels,
+            image_size=image_size,
+        )  # fmt: skip
     import timm
 
-    if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, [*_OWN, *timm.list_models()], n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise SettingError(
-            f"backbone {name!r} is neither {' nor '.join(map(repr, _OWN))} nor a timm model{hint}"
-        )
+    if not is_timm(name):
+        raise SettingError(_unknown(name, timm.list_models()))
     shape = (name, stages, in_channels, image_size)
     options = _options(*shape)
     if pretrained:
@@ -64,6 +79,15 @@ def build_trunk(
     trunk = _build(name, stages, in_channels, options)
     trunk.levels = _measured(*shape)
     return trunk, trunk.levels[-1].channels
+
+
+def _unknown(name: str, timm_models: list[str]) -> str:
+    known = [*_OWN, *registered()]
+    near = difflib.get_close_matches(name, [*known, *timm_models], n=3, cutoff=0.5)
+    end = f"; did you mean {', '.join(near)}?" if near else "; a network of your own is named as "
+    end += "" if near else "package.module:function, or registered by a plugin (--import MODULE)"
+    lost = "".join(f"; {fault}" for fault in plugins.faults().values())
+    return f"backbone {name!r} is neither one of {', '.join(known)} nor a timm model{end}{lost}"
 
 
 def _build(name: str, stages: int | None, in_channels: int, options: dict[str, Any]) -> Trunk:

@@ -15,7 +15,7 @@ from marey.models.encoders.heads import SpatialSoftmax, mlp
 from marey.models.encoders.lab_trunk import LabTrunk
 from marey.models.encoders.norms import layer_norms
 from marey.models.encoders.pretrained import with_input_scale
-from marey.models.encoders.trunk import Trunk
+from marey.models.encoders.trunk import Trunk, channels_last
 from marey.models.encoders.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
 
@@ -156,8 +156,7 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
         trunk = LabTrunk(lightness, color)
     else:
         trunk = _image_trunk(config, 3)
-    # Convolutions are about a fifth faster with channels last, on CPU and GPU.
-    return trunk.to(memory_format=torch.channels_last), trunk.levels[-1].channels  # pyright: ignore
+    return channels_last(trunk), trunk.levels[-1].channels
 
 
 def _image_trunk(config: EncoderConfig, in_channels: int) -> Trunk:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from marey.configs.errors import SettingError
+from marey.models.encoders.any_network import build_network, find_backbone
 from marey.models.encoders.backbones import build_trunk
 from marey.models.encoders.pretrained import TORCHVISION, unfetched
 from marey.models.encoders.transformer import tiny_video_vit
+from marey.models.encoders.trunk import channels_last
 
 Fusion = Literal["mean", "convolution", "stack"]
 VIDEO_BACKBONES = ("tiny_r3d", "tiny_r2plus1d", "tiny_video_vit", *TORCHVISION)
@@ -30,13 +32,20 @@ def build_clip_trunk(
     """The trunk of that name and the channels of its last map.
 
     The trunk maps float [N, 3, T, S, S] with T = `frames` to float [N, C, t, h, w]. `name` is one
-    of `VIDEO_BACKBONES`, or an image backbone (see `backbones.build_trunk`) that is applied to
-    every frame or to their stack, in the way of `fusion`. `stages` keeps the first ones only, the
-    stem being the first, or, of `tiny_video_vit`, its blocks; patches of that are two frames long
-    and an eighth of `image_size` wide.
+    of `VIDEO_BACKBONES`, a network of clips that a plugin registered, or an image backbone (see
+    `backbones.build_trunk`) that is applied to every frame or to their stack, in the way of
+    `fusion`. `stages` keeps the first ones only, the stem being the first, or, of
+    `tiny_video_vit`, its blocks; patches of that are two frames long and an eighth of `image_size`
+    wide.
 
     Raises SettingError for an unknown name, too many stages, or weights that do not exist.
     """
+    own = find_backbone(name) if name not in VIDEO_BACKBONES else None
+    if own is not None and own.clips:
+        return build_network(
+            own, stages=stages, pretrained=pretrained, in_channels=3, image_size=image_size,
+            frames=frames,
+        )  # fmt: skip
     if name not in VIDEO_BACKBONES:
         stacked = fusion == "stack"
         trunk, channels = build_trunk(
@@ -77,7 +86,7 @@ class FrameTrunk(nn.Module):
 
     def __init__(self, trunk: nn.Module, channels: int, frames: int, fusion: Fusion) -> None:
         super().__init__()
-        self.trunk = trunk.to(memory_format=torch.channels_last)  # pyright: ignore
+        self.trunk = channels_last(trunk)
         self.stacked = fusion == "stack"
         self.fusion: nn.Module = nn.Identity()
         if fusion == "convolution":

@@ -6,11 +6,18 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from marey.configs import plugins
 from marey.configs.describe import Setting, describe, typed
 from marey.configs.load import flat, method_of, presets, read_preset
 from marey.configs.renamed import renamed
 from marey.configs.schema import RunConfig
-from marey.pipeline.cli.declared import all_methods, check_run, declared_method, method_settings
+from marey.pipeline.cli.declared import (
+    all_methods,
+    check_run,
+    declared_method,
+    method_settings,
+    plugin_method,
+)
 
 
 def list_methods() -> tuple[str, dict[str, Any]]:
@@ -41,7 +48,7 @@ def describe_method(name: str) -> tuple[str, dict[str, Any]]:
         row for row in describe(RunConfig) if not row.key.startswith(("method", "name"))
     ]
     of = f" (method {tree['name']})" if tree["name"] != name else ""
-    found = declared_method(tree["name"]) or {m.name: m for m in all_methods()}[tree["name"]]
+    found = declared_method(tree["name"]) or plugin_method(tree["name"])
     title = f"{name}{of}: {found.paper}"
     text = "\n".join([title, "", *setting_lines(rows, values)])
     return text, {"method": tree["name"], "settings": values}
@@ -51,7 +58,7 @@ def describe_protocol(name: str) -> str:
     """What a protocol of `marey eval` measures, and every setting of it."""
     from marey.pipeline.evaluate.protocols import find_protocol
 
-    protocol = find_protocol(name)
+    protocol = find_protocol(plugins.allow_name(name))
     options = [f"--{o} ({'needed' if o in protocol.required else 'may be given'})"
                for o in protocol.options]  # fmt: skip
     return "\n".join(
@@ -75,7 +82,9 @@ def list_protocols() -> str:
 def describe_tracker(name: str) -> str:
     """Every setting of a tracker."""
     from marey.configs.tracking import declared_tracker
+    from marey.trackers import find_tracker
 
+    find_tracker(plugins.allow_name(name))
     settings = declared_tracker(name)
     if settings is None:
         return f"{name}: a tracker that declares no settings"
@@ -87,6 +96,7 @@ def describe_tracker(name: str) -> str:
 
 def list_trackers() -> str:
     """The trackers by kind."""
+    plugins.load()
     from marey.configs.tracking import declared_tracker
     from marey.trackers import names
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from marey.configs import plugins
 from marey.configs.errors import MareyError, UsageError
 
 if TYPE_CHECKING:  # pydantic takes a quarter of a second, which `--help` has no need of
@@ -186,13 +187,12 @@ def mine(options: argparse.Namespace) -> Result:
 
 def track(options: argparse.Namespace) -> Result:
     """Draw what a tracker follows over a video."""
-    from marey.configs.load import override, suggest
+    from marey.configs.load import override
     from marey.configs.tracking import tracker_options
     from marey.pipeline.cli.locations import check_suffix, check_there
-    from marey.trackers import names
+    from marey.trackers import find_tracker
 
-    if options.tracker not in names():
-        raise UsageError(f"no tracker {options.tracker!r}{suggest(options.tracker, [*names()])}")
+    find_tracker(plugins.allow_name(options.tracker))
     settings = tracker_options(options.tracker, override({}, options.settings))
     check_suffix(options.out, ".mp4", "what `marey track` draws")
     check_there(options.video, "VIDEO", "give a video file or a URI")
@@ -234,7 +234,7 @@ def _boxes(words: list[str]) -> Any:
 
 def train(options: argparse.Namespace) -> Result:
     """Train a method, showing how far it is and what it warns of."""
-    from marey.configs.load import preset_with, run_config, suggest
+    from marey.configs.load import preset_with, run_config
     from marey.pipeline.cli.declared import check_run
     from marey.pipeline.cli.locations import check_data, check_views
 
@@ -251,7 +251,7 @@ def train(options: argparse.Namespace) -> Result:
     from marey.pipeline.training.online_probe import DETAILS
     from marey.pipeline.training.record import NOT_SAMPLED, SUMMARY, warnings_in
 
-    config = run_config(tree, find_method(tree["name"], suggest).Config)
+    config = run_config(tree, find_method(tree["name"]).Config)
     with showing():
         prepared = prepare(
             config, options.data, options.out, resume=options.resume, probe_data=options.probe
@@ -355,7 +355,7 @@ def evaluate(options: argparse.Namespace) -> Result:
     from marey.pipeline.evaluate.protocols import LOCATIONS, Inputs, find_protocol
     from marey.pipeline.runtime.progress import showing
 
-    protocol = find_protocol(options.protocol)
+    protocol = find_protocol(plugins.allow_name(options.protocol))
     settings = override({}, options.settings)
     if "baseline_gallery" in settings and not options.baseline_gallery:
         print("note: baseline_gallery=FOLDER is now --baseline-gallery FOLDER", file=sys.stderr)

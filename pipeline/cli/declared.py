@@ -23,10 +23,10 @@ from types import ModuleType
 from typing import Any
 
 import marey
+from marey.configs import plugins
 from marey.configs.base import MethodConfig
 from marey.configs.errors import SettingError
 from marey.configs.load import run_config
-from marey.configs.nearest import suggest
 from marey.configs.schema import RunConfig
 
 MODELS = Path(marey.__file__).parent / "models"
@@ -73,15 +73,18 @@ def declared_method(name: str) -> Declared | None:
 
 
 def all_methods() -> list[Declared]:
-    """The methods of this package, and of the plugins that have been imported."""
-    known = declared_methods()
-    loaded = sys.modules.get("marey.models.method")
-    others = loaded.methods() if loaded else {}
-    return [*known.values()] + [
-        Declared(name, method.paper, "plugins", method.__module__, method.Config.__qualname__)
-        for name, method in others.items()
-        if name not in known
-    ]
+    """The methods of this package, and of plugins: those named, and those of installed packages."""
+    plugins.load()
+    others = [plugin_method(name) for name in plugins.brought("method")]
+    return [*declared_methods().values(), *sorted(others, key=lambda one: one.name)]
+
+
+def plugin_method(name: str) -> Declared:
+    """What a plugin's method says of itself, by its name or dotted name; torch is loaded."""
+    from marey.models.method import find_method
+
+    found = find_method(name)
+    return Declared(name, found.paper, "plugins", found.__module__, found.Config.__qualname__)
 
 
 def check_run(tree: dict[str, Any]) -> RunConfig:
@@ -94,21 +97,20 @@ def check_run(tree: dict[str, Any]) -> RunConfig:
     except _Heavy:
         from marey.models.method import find_method
 
-        return run_config(tree, find_method(tree["name"], suggest).Config)
+        return run_config(tree, find_method(tree["name"]).Config)
 
 
 def method_settings(name: str) -> type[MethodConfig]:
-    """The class of a method's settings. Raises SettingError where there is no such method.
-
-    A plugin's method is known once the plugin has been imported.
-    """
+    """The class of a method's settings. Raises SettingError where there is no such method."""
     found = declared_method(name)
     if found is not None:
         return found.config_model()
-    loaded = sys.modules.get("marey.models.method")
-    if loaded is not None and name in loaded.methods():
-        return loaded.methods()[name].Config
-    raise SettingError(f"no method {name!r}{suggest(name, [*declared_methods()])}")
+    plugins.load()
+    if name in plugins.brought("method") or plugins.is_dotted(name):
+        from marey.models.method import find_method
+
+        return find_method(name).Config
+    raise SettingError(plugins.unknown("method", name, declared_methods()))
 
 
 def _declared_in(path: Path) -> Iterator[Declared]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from marey.configs.errors import InputError, UsageError
 from marey.configs.load import override, read_preset, run_config
-from marey.models.method import methods
+from marey.models.method import find_method
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.embedding.embed import embed
@@ -67,7 +67,7 @@ def run_demo(out: str, *, videos: str | None = None, views: str | None = None) -
     tree = read_preset("demo")
     if not _has_views(train):
         tree = override(tree, [f"method.sampling={SINGLE_VIEW}"])
-    config = run_config(tree, methods()[tree["name"]].Config)
+    config = run_config(tree, find_method(tree["name"]).Config)
     probe = test if _has_views(test) else None
     prepared = prepare(config, train, str(home / "run"), probe_data=probe)
     with ray_session():

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from marey.configs import plugins
+
 PACKAGES = ("torch", "torchvision", "av", "cv2", "ray", "pyarrow", "timm")
 State = Literal["ok", "optional", "missing"]
 
@@ -44,6 +46,7 @@ def examine() -> Iterator[Finding]:
     yield _contrib()
     yield _ray()
     yield _shared_memory()
+    yield from _plugins()
 
 
 WIDTH = len("torch with torchvision")
@@ -146,6 +149,18 @@ def _ray() -> Finding:
     if address:
         return Finding("ray cluster", "ok", f"RAY_ADDRESS={address}")
     return Finding("ray cluster", "ok", "none named: a local instance is started for each command")
+
+
+def _plugins() -> Iterator[Finding]:
+    """The plugins that installed packages declare, and whether they can be imported."""
+    plugins.load()
+    faults = plugins.faults()
+    for module, package in plugins.installed().items():
+        if module in faults:
+            advice = f"mend the package, or uninstall it: {package}"
+            yield Finding(f"plugin {module}", "missing", faults[module], advice)
+        else:
+            yield Finding(f"plugin {module}", "ok", package)
 
 
 def _shared_memory() -> Finding:

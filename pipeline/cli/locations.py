@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from marey.configs import plugins
 from marey.configs.errors import InputError, MareyError, UsageError
 from marey.configs.load import check, method_of, presets, read_preset
 from marey.configs.schema import RunConfig
@@ -28,7 +29,13 @@ VIEW_RULES = (
 
 
 def check_data(location: str, option: str = "--data") -> None:
-    """Raises UsageError for a video, InputError for what is not there."""
+    """Raises UsageError for a video, InputError for what is not there.
+
+    Where a plugin has brought a layout, `open_source` has to say what it reads.
+    """
+    plugins.load()
+    if plugins.brought("layout"):
+        return
     if Path(location).suffix.lower() in VIDEOS:
         raise UsageError(
             f"{option} {location} is a video; index it first: "

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from marey.configs import plugins
 from marey.configs.errors import MareyError
 from marey.pipeline.cli.commands import DONE, FAILED
 from marey.pipeline.cli.parser import build_parser, read_words
@@ -22,8 +23,11 @@ def main(words: Sequence[str] | None = None) -> int:
         build_parser().print_help()
         return DONE
     said = f"marey {words[0]}" if not words[0].startswith("-") else "marey"
+    plugins.look_here()
     try:
         options = read_words(words)
+        if hasattr(options, "imported"):
+            plugins.use(*plugins.named())
         with _ended_in_order():
             code, figures = options.run(options)
         if options.json:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import marey
+from marey.configs import plugins
 from marey.configs.errors import UsageError
 from marey.configs.nearest import suggest
 from marey.pipeline.cli import commands
@@ -67,6 +68,19 @@ def _plain(message: str) -> str:
         names = [name for name in names if name != "key=value"]
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
     return message.removeprefix("argument ")
+
+
+WITHOUT_PLUGINS = ("index", "completion", "demo")
+"""Commands that use no part that a plugin could bring."""
+
+
+class _Import(argparse.Action):
+    """`--import MODULE`: at once, so that what follows, `--help` too, knows what it brings."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, *_: object
+    ) -> None:
+        plugins.use(value)
 
 
 class _Help(argparse.Action):
@@ -168,6 +182,12 @@ def build_parser() -> Parser:
             epilog=f"Example: {EXAMPLES[name]}",
         )  # fmt: skip
         made.set_defaults(run=run)
+        if name not in WITHOUT_PLUGINS:
+            made.add_argument(
+                "--import", action=_Import, dest="imported", metavar="MODULE",
+                help="import a plugin by its name in Python, from this folder or an installed "
+                "package (docs/extending.md); may be repeated",
+            )  # fmt: skip
         made.add_argument("-h", "--help", action=_Help, help="show this help")
         made.add_argument(
             "--json", action="store_true", help="print the results as one line of JSON at the end"

@@ -7,10 +7,10 @@ reason. Rows that show one happening from several cameras share their `event`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +72,30 @@ class Index:
     def load(cls, location: str) -> Index:
         """Read what videos are made of (no keyframes). Raises InputError when it is no index."""
         return cls(read_table(location, SCHEMA.names, list(_VIDEO_COLUMNS)), location)
+
+    @classmethod
+    def of(cls, videos: Iterable[Mapping[str, Any]], location: str) -> Self:
+        """An index that lies in no file, for layouts of others: see `register_source`.
+
+        videos: for each the columns of `SCHEMA` that are known. `video_id`, `uri`, `frames` and
+        `fps` (frames per second) are needed; where `event` is left out, a video is an event of its
+        own. Raises InputError where one of these is missing.
+        """
+        rows = []
+        for video in videos:
+            if absent := {"video_id", "uri", "frames", "fps"} - set(video):
+                raise InputError(f"{location}: {dict(video)} lacks {', '.join(sorted(absent))}")
+            fps = video["fps"]
+            rows.append(
+                {
+                    "event": video["video_id"], "view": "0", "label": "", "clock_offset_s": 0.0,
+                    "clock_rate": 1.0, "duration_s": video["frames"] / fps if fps else 0.0,
+                    "width": 0, "height": 0, "stream": 0, "motion": [], "motion_hz": 0.0,
+                    "cuts": [], "status": "ok", **video,
+                }
+            )  # fmt: skip
+        schema = pa.schema([field for field in SCHEMA if field.name in _VIDEO_COLUMNS])
+        return cls(pa.Table.from_pylist(rows, schema), location)
 
     @cached_property
     def _order(self) -> np.ndarray:

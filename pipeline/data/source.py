@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from marey.configs import plugins
 from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.images import ImageFolder, ImageTable, has_images, is_image_table
@@ -124,6 +125,7 @@ def register_source(
     layout = Layout(name, recognises, open)
     if _layouts.setdefault(name, layout) != layout:
         raise TypeError(f"two layouts are called {name!r}: {_layouts[name]} and {layout}")
+    plugins.bring("layout", name, open.__module__)
 
 
 def layouts() -> list[str]:
@@ -131,17 +133,23 @@ def layouts() -> list[str]:
     return list(reversed(_layouts))
 
 
+def layout_of(location: str) -> Layout | None:
+    """The layout that lies at a location: a plugin's before marey's own; None where none does."""
+    plugins.load()
+    return next((one for one in reversed(_layouts.values()) if one.recognises(location)), None)
+
+
 def open_source(location: str) -> Source:
     """Open whatever lies at a location. Raises InputError saying what it could be."""
-    for layout in reversed(_layouts.values()):
-        if layout.recognises(location):
-            return layout.open(location)
+    if layout := layout_of(location):
+        return layout.open(location)
     if local_path(location).is_dir():
         raise InputError(
             f"{location} is a folder without images; for videos, first run "
             f"`marey index {location} -o index.parquet` and give that file"
         )
-    raise InputError(f"no such file or folder: {location}")
+    lost = "".join(f"; {fault}" for fault in plugins.faults().values())
+    raise InputError(f"no such file or folder: {location}{lost}")
 
 
 def need_frames(source: Source) -> None:

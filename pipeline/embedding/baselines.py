@@ -1,13 +1,15 @@
 """Which encoder has that name? A run's, or a baseline that every trained encoder must beat.
 
 A baseline is an encoder like any other, so that its figures come from the same code: `pixels`,
-`histogram`, and a supervised timm trunk (`timm:NAME`, `timm:NAME@WEIGHTS` for a local file).
+`histogram`, a supervised timm trunk (`timm:NAME`, `timm:NAME@WEIGHTS` for a local file), and any
+network at `package.module:function`, with the weights that it comes with.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marey.configs import plugins
 from marey.configs.encoder import EncoderConfig
 from marey.configs.errors import InputError, SettingError
 from marey.models.encoders.encoder import Encoder
@@ -22,6 +25,8 @@ from marey.pipeline.embedding.encoder_files import load_encoder
 from marey.pipeline.runtime.storage import Folder, absolute
 
 TIMM = "timm:"
+NETWORK_SIZE = 224
+"""Side in pixels at which a network in a module is given images, normalised as for ImageNet."""
 
 
 class Pixels(nn.Module):
@@ -70,13 +75,21 @@ _BY_NAME: dict[str, type[Pixels] | type[Histogram]] = {"pixels": Pixels, "histog
 
 
 def encoder_location(name: str) -> str:
-    """A run folder as a location that every process understands; a baseline's name as it is."""
+    """A run folder as a location that every process understands; a baseline's name as it is.
+
+    name: what a person has typed, which allows the module that it may name (`configs.plugins`).
+    """
     if name in _BY_NAME:
         return name
     if name.startswith(TIMM):
         model, _, weights = name.partition("@")
         return f"{model}@{absolute(weights)}" if weights else name
-    return absolute(name)
+    return plugins.allow_name(name) if is_network(name) else absolute(name)
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is that of a network in a module, and no folder."""
+    return plugins.is_dotted(name) and not name.startswith(TIMM) and not Path(name).exists()
 
 
 def open_encoder(name: str) -> tuple[Any, dict[str, Any]]:
@@ -95,6 +108,11 @@ def open_encoder(name: str) -> tuple[Any, dict[str, Any]]:
         }
     if name.startswith(TIMM):
         return _timm(*name.removeprefix(TIMM).partition("@")[::2])
+    if is_network(name):
+        # weights that it draws at random must be the same in every process
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _described(Encoder(EncoderConfig(backbone=name, image_size=NETWORK_SIZE)))
     return load_encoder(name)
 
 
@@ -117,6 +135,12 @@ def _timm(model: str, weights: str) -> tuple[Encoder, dict[str, Any]]:
     encoder = Encoder(config)
     if weights:
         load_trunk(encoder.trunk.model, _read_weights(weights), known.state_dict(), weights)  # pyright: ignore
+    return _described(encoder)
+
+
+def _described(encoder: Encoder) -> tuple[Encoder, dict[str, Any]]:
+    """The encoder in evaluation mode, and what `encoder.json` would say of it."""
+    config = encoder.config
     digest = hashlib.sha256()
     for tensor in encoder.state_dict().values():
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from marey import __version__
+from marey.configs import plugins
 from marey.configs.encoder import EncoderConfig
 from marey.configs.errors import InputError, SettingError
 from marey.configs.load import check
@@ -27,6 +28,7 @@ def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) ->
     """Write `encoder.safetensors` and `encoder.json`; returns the digest of the weights."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
     config = encoder.config
+    brought = plugins.bringer("backbone", config.backbone)
     about: dict[str, Any] = {
         "format": FORMAT,
         "architecture": config.model_dump(mode="json"),
@@ -41,6 +43,7 @@ def export_encoder(run: Folder, encoder: Encoder, provenance: dict[str, Any]) ->
             "range": [0, 1],
             "channels": "RGB" if config.input == "rgb" else "CIE Lab",
         },
+        "plugins": [brought] if brought else [],
         "provenance": {
             **provenance,
             "marey": __version__,
@@ -68,7 +71,8 @@ def load_encoder(location: str) -> tuple[Encoder, dict[str, Any]]:
     """The encoder of a run folder, in evaluation mode, and what `encoder.json` says of it.
 
     Raises InputError when the folder holds none, when weights and description do not match or are
-    damaged, or when another version of marey wrote what this one cannot build.
+    damaged, or when another version of marey wrote what this one cannot build; UsageError
+    when it needs a plugin that nobody has allowed (see `configs.plugins`).
     """
     run = Folder(location)
     if not run.exists("encoder.json"):
@@ -94,6 +98,7 @@ def load_encoder(location: str) -> tuple[Encoder, dict[str, Any]]:
             f"{location} holds an encoder of {written_by} in format {about['format']}; this is "
             f"marey {__version__}, which reads up to {FORMAT}: update marey"
         )
+    plugins.need(about.get("plugins", []), f"{location}/encoder.json")
     try:
         architecture = {**about["architecture"], "pretrained": False}
         encoder = Encoder(check(EncoderConfig, architecture, "encoder."))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-from marey.configs import evaluation
+from marey.configs import evaluation, plugins
 from marey.configs.base import Settings
 from marey.configs.errors import SettingError, UsageError
 from marey.configs.load import check, suggest
@@ -136,22 +136,34 @@ def register_protocol(
     if _registry.get(name, made) != made:
         raise SettingError(f"two evaluation protocols are called {name!r}: give another name")
     _registry[name] = made
+    module = run.partition(":")[0] if isinstance(run, str) else run.__module__
+    plugins.bring("protocol", name, module)
 
 
 def protocols() -> dict[str, Protocol]:
-    """All protocols by name, in the order in which they were registered."""
+    """All protocols by name, in the order in which they were registered; plugins' come last."""
+    plugins.load()
     return dict(_registry)
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name. Raises SettingError with the nearest names when there is none."""
-    if name not in _registry:
-        near = suggest(name, list(_registry))
-        raise SettingError(
-            f"no protocol {name!r}{near if 'mean' in near else ''}"
-            f" (`marey eval --help` lists them: {', '.join(_registry)})"
-        )
-    return _registry[name]
+    """The protocol of that name, or at a dotted name (`package.module:function`).
+
+    Raises SettingError with the nearest names when there is none.
+    """
+    end = f" (`marey eval --help` lists them: {', '.join(_registry)})"
+    return plugins.look_up(_registry, name, "protocol", made_of=_made_of, otherwise=end)
+
+
+def _made_of(dotted: str, run: Any) -> Protocol:
+    """A registered protocol by its function, for its import has registered it."""
+    for protocol in _registry.values():
+        if run is protocol.run:
+            return protocol
+    raise SettingError(
+        f"protocol {dotted!r}: its module registers no protocol with this function "
+        "(register_protocol)"
+    )
 
 
 _ROOM = "marey.pipeline.evaluate"

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from marey.configs import plugins
 from marey.configs.base import Settings
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
@@ -47,7 +48,7 @@ def run_eval(
     protocol or setting, UsageError for a missing option, InputError for data that the protocol
     cannot use.
     """
-    found = find_protocol(protocol)
+    found = find_protocol(plugins.allow_name(protocol))
     checked = found.check(settings)
     given = (data, gallery, labels, baseline, baseline_gallery)
     inputs = Inputs(_name(target), *(None if one is None else _name(one) for one in given))

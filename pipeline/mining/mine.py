@@ -19,7 +19,7 @@ from marey.pipeline.runtime.storage import Folder, absolute
 from marey.pipeline.stream.graph import Engine, Stage, run
 from marey.pipeline.stream.plan import make_plan
 from marey.pipeline.stream.resources import Needs
-from marey.pipeline.video.backends import ON_GPU, check_backend
+from marey.pipeline.video.backends import check_backend, decodes_on_gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def _of_samples(source: Source, out: str, settings: SamplesMining) -> Work:
             if number in wanted:
                 yield SampleWork(number, unit)
 
-    gpus_for = f"data.backend={ON_GPU}" if settings.data.backend == ON_GPU else ""
+    backend = settings.data.backend
+    gpus_for = f"data.backend={backend}" if decodes_on_gpu(backend) else ""
     make = partial(SamplePart, source.location, out, plan, settings.data, settings.image)
     # The one stage decodes and writes: an actor for each CPU that is left, or where videos are
     # decoded on GPUs an even part of those.

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from marey.configs import errors
+from marey.configs import errors, plugins
 from marey.configs.errors import MareyError, error_named
 from marey.pipeline.runtime.cores import default_workers
 
-NO_CODE = "No module named 'marey'"
+NO_CODE = re.compile(r"No module named '([\w.]+)'")
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Where Ray tells a submitted job, as JSON, what its processes are given (`runtime_env`)."""
 RAISED = re.compile(r"marey\.configs\.errors\.(\w+): ([^\n]+)")
 STARTS = 3
 """How often a local instance is started before that counts as failed."""
@@ -59,7 +65,7 @@ def ray_session() -> Iterator[float]:
 
     started = not ray.is_initialized()
     if started:
-        _start(**(_local_options() if local_instance else {}))
+        _start(**(_local_options() if local_instance else _cluster_options()))
     quiet_data()
     try:
         cpus = float(ray.cluster_resources().get("CPU", 1))
@@ -80,10 +86,16 @@ def for_a_person(error: Exception) -> MareyError | None:
 
     Ray hands over the text of what was raised, several exceptions deep.
     """
-    if NO_CODE in str(error):
+    if (found := NO_CODE.search(str(error))) and found[1] == "marey":
         return MareyError(
             "processes of the Ray cluster cannot import marey: start the command in its checkout, "
             "submit it as a job, or install marey on every node (docs/cluster.md)"
+        )
+    if found and found[1].split(".")[0] in {name.split(".")[0] for name in plugins.active()}:
+        return MareyError(
+            f"processes of Ray cannot import the plugin {found[1]!r}: start the command in the "
+            "folder that holds it, submit that folder as a job's working directory, or install it "
+            "on every node (docs/extending.md)"
         )
     if found := RAISED.search(str(error)):
         return error_named(found[1], found[2])
@@ -126,6 +138,28 @@ def _local_options() -> dict[str, Any]:
     if len(tempfile.gettempdir()) > LONGEST_TEMP:
         options["_temp_dir"] = "/tmp/ray"
     return options
+
+
+def _cluster_options() -> dict[str, Any]:
+    """Send plugins that are not installed to the nodes, unless a job has brought its own files."""
+    brought = json.loads(os.environ.get(JOB, "{}")).get("runtime_env") or {}
+    if "py_modules" in brought:
+        return {}
+    here = Path.cwd() if "working_dir" in brought else None
+    paths = [path for path in _plugin_files() if here is None or here not in path.parents]
+    return {"runtime_env": {"py_modules": [str(path) for path in paths]}} if paths else {}
+
+
+def _plugin_files() -> list[Path]:
+    """The files, or folders of packages, of the plugins that lie in no installed package."""
+    paths = []
+    for name in dict.fromkeys(module.split(".")[0] for module in plugins.active()):
+        spec = importlib.util.find_spec(name)
+        places = [*(spec.submodule_search_locations or [])] or [spec.origin] if spec else []
+        paths += [Path(place).absolute() for place in places if place and os.path.exists(place)]
+    libraries = [Path(path) for path in sys.path if path.endswith(("site-packages", "lib-dynload"))]
+    libraries.append(Path(os.__file__).parent)
+    return [path for path in paths if not any(place in path.parents for place in libraries)]
 
 
 def quiet_data() -> None:

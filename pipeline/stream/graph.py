@@ -14,7 +14,7 @@ import itertools
 import pickle
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from marey.configs import plugins
 from marey.pipeline.runtime.cores import default_workers, set_threads, threads
 from marey.pipeline.runtime.engine import Suspicion, actor_retries, gpu_count, ray_session
 from marey.pipeline.stream.resources import Needs, Share, shares
@@ -63,6 +64,8 @@ class Stage:
     one a function of one row (columns of length 1) of the step before; all give rows."""
     needs: Needs = field(default_factory=Needs)
     """What its actors need."""
+    plugins: Mapping[str, bool] = field(default_factory=plugins.active)
+    """What its processes import first."""
 
 
 def run(units: Iterable[Any], stages: Sequence[Stage], engine: Engine) -> Iterator[Rows]:
@@ -196,6 +199,7 @@ class RowActor:
 
 def _made(stage: Stage) -> Any:
     """The step, with the threads that its actor's libraries may take."""
+    plugins.adopt(stage.plugins)
     step = stage.make()
     if stage.needs.one_a_gpu:
         import torch

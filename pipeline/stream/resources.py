@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from marey.configs.errors import SettingError
-from marey.pipeline.video.backends import ON_GPU
 
 GPU_DECODERS = 2
 """Decoding actors to a GPU that decodes, if none are asked for."""
@@ -69,15 +68,17 @@ def gpu_share(actors: int, gpus: int, of_each: float = 1.0) -> float:
 
 
 def budget_on_gpus(
-    cpus: float, workers: int, gpus: int, actors: int | None, *, trainers: bool
+    cpus: float, workers: int, gpus: int, actors: int | None, *, trainers: bool, backend: str
 ) -> Budget:
     """`budget` with actors that decode on `gpus`, beside trainers where these run there too.
+
+    backend: the decoder that wants GPUs, for the error.
 
     Raises SettingError where the cluster has no GPU: Ray would wait for one for ever.
     """
     if not gpus:
         raise SettingError(
-            f"data.backend={ON_GPU} needs a GPU, and the cluster has none; set data.backend=pyav"
+            f"data.backend={backend} needs a GPU, and the cluster has none; set data.backend=pyav"
         )
     share = budget(cpus, workers, actors or GPU_DECODERS * gpus)
     free = DECODERS_GPU if trainers else 1.0

@@ -11,7 +11,7 @@ from torch import nn
 from marey.configs.errors import MareyError
 from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
-from marey.models.method import Corpus, Method, methods
+from marey.models.method import Corpus, Method, find_method
 from marey.pipeline.stream.plan import Plan
 
 
@@ -55,7 +55,7 @@ class Job:
 def build_method(config: RunConfig) -> Method:
     """Encoder and method with the weights of the run's seed."""
     torch.manual_seed(config.trainer.seed)
-    return methods()[config.name](Encoder(config.encoder), config.method)
+    return find_method(config.name)(Encoder(config.encoder), config.method)
 
 
 def synchronised(method: Method) -> Method:

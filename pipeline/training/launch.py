@@ -6,19 +6,20 @@ import json
 import math
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
 
+from marey.configs import plugins
 from marey.configs.errors import InputError, MareyError, SettingError, UsageError, error_named
 from marey.configs.load import flat
 from marey.configs.renamed import renamed
 from marey.configs.schema import OptimizerConfig, RunConfig, TrainerConfig
-from marey.models.method import methods
-from marey.pipeline.data.source import open_source
+from marey.models.method import find_method
+from marey.pipeline.data.source import layout_of, open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
 from marey.pipeline.runtime.engine import gpu_count, ray_session
 from marey.pipeline.runtime.storage import Folder, absolute, is_remote, local_path
@@ -42,7 +43,7 @@ from marey.pipeline.training.record import (
 )
 from marey.pipeline.training.single_sample import check_single_sample
 from marey.pipeline.training.trainer import train
-from marey.pipeline.video.backends import ON_GPU, check_backend
+from marey.pipeline.video.backends import check_backend, decodes_on_gpu
 
 FREE_ON_RESUME = frozenset(
     [
@@ -80,6 +81,8 @@ class Prepared:
     """Settings that a resumed run changes: key -> (before, now)."""
     turn: int = TURN_UNITS
     """Units of work that are handed to Ray at a time."""
+    plugins: Mapping[str, bool] = field(default_factory=plugins.active)
+    """What the run's processes import first."""
 
 
 def prepare(
@@ -97,6 +100,7 @@ def prepare(
     config = _as_begun(config, Folder(run))
     source = open_source(data)
     source.check_present()
+    config = _with_plugins(config, data)
     check_backend(config.data.backend)
     encoder = config.encoder.model_copy(update={"pretrained": False})  # nothing is fetched
     method = build_method(config.model_copy(update={"encoder": encoder}))
@@ -104,7 +108,7 @@ def prepare(
         probe_data = absolute(probe_data)
         open_source(probe_data).check_present()
     trainer = config.trainer
-    sampling = methods()[config.name].samples(config.method)
+    sampling = find_method(config.name).samples(config.method)
     plan = make_plan(source, sampling, seed=trainer.seed, epochs=trainer.epochs)
     if trainer.steps is not None:
         plan.epochs = math.ceil(trainer.steps * trainer.batch_size / plan.samples_per_epoch)
@@ -144,6 +148,24 @@ def prepare(
             folder.write(NOT_SAMPLED, json.dumps(plan.refused_by_name(), indent=1).encode())
         folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
     return Prepared(job, data, probe_data, int(state["step"]) if state else 0, changed)
+
+
+def _with_plugins(config: RunConfig, data: str) -> RunConfig:
+    """The settings, with all plugins that the run needs: those named, and those that brought parts.
+
+    So a run's folder says what to import before it can be resumed or evaluated.
+    """
+    sampling = find_method(config.name).samples(config.method)
+    layout = layout_of(data)
+    brought = [
+        plugins.bringer("method", config.name),
+        plugins.bringer("sampling", sampling.kind),
+        plugins.bringer("decoder", config.data.backend),
+        plugins.bringer("backbone", config.encoder.backbone),
+        plugins.bringer("layout", layout.name) if layout else None,
+    ]
+    needed = [*config.plugins, *plugins.named(), *filter(None, brought)]
+    return config.model_copy(update={"plugins": tuple(dict.fromkeys(needed))})
 
 
 def _as_begun(config: RunConfig, folder: Folder) -> RunConfig:
@@ -186,7 +208,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any], run: str) -> dict[str,
     changed = {
         key: (old.get(key), new.get(key))
         for key in sorted(old | new)
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and key != "plugins"  # code may move to other modules
     }
     for key, (was, wanted) in changed.items():
         if key not in FREE_ON_RESUME:
@@ -258,8 +280,11 @@ def _train_on_ray(prepared: Prepared) -> None:
         trainer = config.trainer
         use_gpu = wants_gpus(trainer, gpu_count())
         actors = config.data.decode_actors
-        if config.data.backend == ON_GPU:
-            share = budget_on_gpus(cpus, trainer.workers, gpu_count(), actors, trainers=use_gpu)
+        if decodes_on_gpu(config.data.backend):
+            share = budget_on_gpus(
+                cpus, trainer.workers, gpu_count(), actors, trainers=use_gpu,
+                backend=config.data.backend,
+            )  # fmt: skip
         else:
             share = budget(cpus, trainer.workers, actors)
         lowest = trainer.min_workers or trainer.workers
@@ -329,6 +354,7 @@ def _dataset(prepared: Prepared, share: Budget) -> Any:
     from marey.pipeline.runtime.engine import quiet_data
 
     quiet_data()
+    plugins.adopt(prepared.plugins)
     done = position_of(load_state(Folder(prepared.job.run)))
     return stream_ray(
         prepared.job.plan, prepared.data, prepared.job.config.data, done, share, prepared.turn
@@ -340,6 +366,7 @@ def _worker(config: dict[str, Any]) -> None:
     import ray.train
 
     prepared: Prepared = config["prepared"]
+    plugins.adopt(prepared.plugins)
     context = ray.train.get_context()
     shard = ray.train.get_dataset_shard("train")
     data = prepared.job.config.data

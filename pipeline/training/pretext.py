@@ -13,13 +13,14 @@ import numpy as np
 import torch
 import yaml
 
+from marey.configs import plugins
 from marey.configs.errors import InputError
 from marey.configs.evaluation import PretextSettings
 from marey.configs.load import run_config
 from marey.configs.renamed import renamed
 from marey.configs.schema import RunConfig
 from marey.models.encoders.modes import evaluating
-from marey.models.method import Corpus, Method, methods
+from marey.models.method import Corpus, Method, find_method
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.evaluate.protocols import Inputs
 from marey.pipeline.runtime.progress import each
@@ -81,10 +82,11 @@ def pretext(
         raise InputError(f"{run} holds no checkpoint; is it the folder of a marey run?")
     settings = yaml.safe_load(folder.read("config.yaml"))
     tree = renamed(settings["config"])
+    plugins.need(tree.get("plugins") or [], f"{run}/config.yaml")
     name = tree["name"]
-    config = run_config(tree, methods()[name].Config)
+    config = run_config(tree, find_method(name).Config)
     source = open_source(absolute(data))
-    sampling = methods()[name].samples(config.method)
+    sampling = find_method(name).samples(config.method)
     plan = make_plan(source, sampling, seed=seed, epochs=1)
     plan.epochs = -(-samples // plan.samples_per_epoch)
     corpus = Corpus(settings["provenance"]["places"], settings["provenance"]["classes"])

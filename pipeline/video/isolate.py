@@ -20,6 +20,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from marey.configs import plugins
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.video.fit import Fit, Size
 from marey.pipeline.video.packet_plan import FrameRequest
@@ -196,7 +197,7 @@ def _in_process(
     )
     theirs.close()
     try:
-        ours.send((target, args))
+        ours.send((plugins.active(), target, args))
         while ours.poll(max(0.0, deadline - time.monotonic())):
             if time.monotonic() > deadline:  # this process was kept waiting; too late is too late
                 break
@@ -219,7 +220,8 @@ def _in_process(
 def serve(descriptor: int) -> None:
     """The other end of `_in_process`: messages, then None, or the InputError that ended them."""
     with Connection(descriptor) as pipe:
-        target, args = pipe.recv()
+        allowed, target, args = pipe.recv()
+        plugins.allow(*allowed)
         try:
             for message in target(*args):
                 pipe.send(message)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from marey.configs.errors import InputError, SettingError
-from marey.pipeline.video.backends import BackendName, VideoDecoder, open_decoder
+from marey.pipeline.video.backends import VideoDecoder, open_decoder
 from marey.pipeline.video.container import deadline_after
 from marey.pipeline.video.fit import Fit, Size, check_box, check_size
 from marey.pipeline.video.packet_plan import Box, FrameRequest, Plan, make_plan
@@ -55,7 +55,7 @@ class PlanRun(Iterator[Clip]):
         requests: Sequence[FrameRequest],
         size: Size,
         *,
-        backend: BackendName,
+        backend: str,
         stream: int,
         fit: Fit,
         threads: int,
@@ -203,7 +203,7 @@ def read_plan(
     requests: Sequence[FrameRequest],
     size: Size = None,
     *,
-    backend: BackendName = "pyav",
+    backend: str = "pyav",
     stream: int = 0,
     fit: Fit = "stretch",
     threads: int = 1,
@@ -254,7 +254,7 @@ def read(
     times_s: Sequence[float] | np.ndarray,
     size: Size = None,
     *,
-    backend: BackendName = "pyav",
+    backend: str = "pyav",
     stream: int = 0,
     fit: Fit = "stretch",
     crop: Box | None = None,
@@ -283,7 +283,7 @@ def read_range(
     stop_s: float,
     size: Size = None,
     *,
-    backend: BackendName = "pyav",
+    backend: str = "pyav",
     stream: int = 0,
     fit: Fit = "stretch",
     time_limit_s: float | None = None,
@@ -316,7 +316,7 @@ def frames(
     size: Size = None,
     *,
     chunk: int = 32,
-    backend: BackendName = "pyav",
+    backend: str = "pyav",
     stream: int = 0,
     fit: Fit = "stretch",
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -347,9 +347,7 @@ def frames(
             yield _stacked(batch, timeline.times_s)
 
 
-def _opened(
-    uri: str, backend: BackendName, stream: int, time_limit_s: float | None = None
-) -> VideoDecoder:
+def _opened(uri: str, backend: str, stream: int, time_limit_s: float | None = None) -> VideoDecoder:
     return open_decoder(uri, backend, stream, 1, deadline_after(time_limit_s), DecodeStats())
 
 
