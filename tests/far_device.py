@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map
 
 CUDA = torch.device("cuda", 0)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 
 _PLAIN = torch._C.DisableTorchFunctionSubclass
 _MOVES = {Tensor.to, Tensor.cuda, Tensor.cpu}
@@ -166,8 +166,8 @@ class _Device(TorchFunctionMode):
 def _caller() -> str:
     """The line of marey that asked, as `folder/file.py:line`."""
     for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
-        if path.is_relative_to(ROOT) and path != Path(__file__) and ".venv" not in path.parts:
+        path = Path(frame.filename).resolve()  # not by way of the links in marey/
+        if path.is_relative_to(ROOT) and path != Path(__file__).resolve() and ".venv" not in path.parts:
             return f"{path.relative_to(ROOT)}:{frame.lineno} {frame.line}"
     return "torch"
 

@@ -74,7 +74,7 @@ MISTAKES = [
     (["train", "tcn", *RUN, "trainer.batch_size=0"], 2, "must be greater than or equal to 1"),
     (["train", "tcn", *RUN, "trainer.epochs=many"], 2, "trainer.epochs: must be a valid integer"),
     (["train", "tcn", *RUN, "method.loss=tripplet"], 2, "must be 'triplet', 'npairs'"),
-    (["train", "tcn", *RUN, "data.backend=ffmpeg"], 2, "must be 'pyav'"),
+    (["train", "tcn", *RUN, "data.backend=ffmpeg"], 2, "known are pyav"),
     (["train", "tcn", *RUN, "trainer.workers=3"], 2, "must be a multiple"),
     (["train", "tcn", *RUN, "trainer.epochs"], 2, "settings are typed as key=value"),
     (["train", "tcn", *RUN, "trainer.epochs=1", "trainer.steps=9"], 2, "give one of them"),

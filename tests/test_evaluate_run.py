@@ -297,7 +297,7 @@ def test_raw_pixels_of_real_views_align_no_better_than_published_baselines(share
 
 
 def test_wrong_protocols_and_settings_are_refused(place):
-    with pytest.raises(SettingError, match="knn, linear"):
+    with pytest.raises(SettingError, match="did you mean knn"):
         run_eval("knnn", place / "test")
     with pytest.raises(SettingError, match="no setting 'kk'"):
         run_eval("knn", place / "test", kk=3)

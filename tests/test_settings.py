@@ -88,7 +88,7 @@ def test_words_change_single_settings():
         ("trainer.optimizer.lrr=4", r"did you mean trainer\.optimizer\.lr"),
         ("trainer.batch_size=0", r"trainer\.batch_size: .*greater than or equal to 1 \(given: 0\)"),
         ("trainer.epochs=many", r"trainer\.epochs: .*integer.*'many'"),
-        ("data.backend=ffmpeg", r"data\.backend: .*'pyav'.*given: 'ffmpeg'"),
+        ("data.backend=ffmpeg", r"data\.backend: .*known are pyav.*given: 'ffmpeg'"),
         ("encoder.image_size=7", r"encoder\.image_size"),
         ("trainer.workers=3", r"batch_size \(2\) must be a multiple"),
         ("data.decode_size=5", r"within 16 to 2160"),
