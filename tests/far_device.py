@@ -167,7 +167,11 @@ def _caller() -> str:
     """The line of marey that asked, as `folder/file.py:line`."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename).resolve()  # not by way of the links in marey/
-        if path.is_relative_to(ROOT) and path != Path(__file__).resolve() and ".venv" not in path.parts:
+        if (
+            path.is_relative_to(ROOT)
+            and path != Path(__file__).resolve()
+            and ".venv" not in path.parts
+        ):
             return f"{path.relative_to(ROOT)}:{frame.lineno} {frame.line}"
     return "torch"
 
