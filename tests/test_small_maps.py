@@ -12,7 +12,7 @@ from marey.configs.encoder import EncoderConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.small_maps import suit_small_maps, taps_met
 from marey.pipeline.embedding.encoder_files import load_encoder
-from marey.pipeline.training import trainer
+from marey.pipeline.training import run_state
 from marey.pipeline.training.launch import prepare, run_training
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
@@ -151,7 +151,7 @@ def test_an_encoder_has_the_convolutions_of_torch_and_can_be_exported() -> None:
 def test_training_on_a_cpu_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the trainer's encoder, and in none that a run has written."""
     suited: list[nn.Module] = []
-    monkeypatch.setattr(trainer, "suit_small_maps", suited.append)
+    monkeypatch.setattr(run_state, "suit_small_maps", suited.append)
     index = encode_corpus(tmp_path / "videos", events=2)
     config = make_config()
     run_training(prepare(config, str(index), str(tmp_path / "run")), engine="local")
