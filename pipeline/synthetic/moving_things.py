@@ -240,10 +240,10 @@ def _background(picture: NDArray[np.uint8], camera: Array) -> NDArray[np.float32
     room = (np.array([width, height]) * factor - np.array(SIZE)) / 2
     corner = _bounce(room + camera, np.zeros(2), 2 * room)
     matrix = np.array([[1 / factor, 0, corner[0] / factor], [0, 1 / factor, corner[1] / factor]])
-    if factor < 0.6:
-        picture = cv2.blur(picture, (round(1 / factor),) * 2)  # or a large picture would alias
+    # a picture much larger than the frame would alias
+    smooth = cv2.blur(picture, (round(1 / factor),) * 2) if factor < 0.6 else picture
     view = cv2.warpAffine(
-        picture, matrix, SIZE, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        smooth, matrix, SIZE, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT,
     )  # fmt: skip
     return view.astype(np.float32)
