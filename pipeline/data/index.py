@@ -21,6 +21,7 @@ from pyarrow import fs
 from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.reading import VideoReader
+from marey.pipeline.runtime.address import place_of
 from marey.pipeline.runtime.storage import is_remote, local_path
 from marey.pipeline.video.frame_clock import FrameClock
 
@@ -221,12 +222,17 @@ class Index:
         return (self.video(int(place)) for place in np.flatnonzero(empty))
 
     def missing(self) -> list[str]:
-        """Local uris that are no file, of rows that were readable when they were indexed."""
+        """Local uris that are not there, of rows that were readable when they were indexed."""
         rows = zip(self._values("uri"), self._values("status"), strict=True)
+        there: dict[str, bool] = {}
+
+        def is_there(place: str) -> bool:  # many videos may lie in one file
+            if place not in there:
+                there[place] = is_remote(place) or local_path(place).exists()
+            return there[place]
+
         return [
-            uri
-            for uri, status in rows
-            if status != "unreadable" and not is_remote(uri) and not local_path(uri).is_file()
+            uri for uri, status in rows if status != "unreadable" and not is_there(place_of(uri))
         ]
 
     def check_present(self) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from marey.configs import plugins
 from marey.configs.errors import SettingError
+from marey.pipeline.runtime.address import frame_folder
 from marey.pipeline.video.fit import Fit, Size
 from marey.pipeline.video.packet_plan import Box
 from marey.pipeline.video.stats import DecodeStats
@@ -159,8 +160,12 @@ def open_decoder(
     Raises InputError for a file that cannot be read, SettingError for an unknown backend,
     DependencyError for one that is not installed.
     """
-    wanted = Opening(uri, stream, threads, deadline, stats, times_s, sound)
-    return find_backend(backend).open(wanted)
+    decoder = find_backend(backend)
+    if place := frame_folder(uri):  # images are decoded alike, whatever decodes videos
+        from marey.pipeline.video.frame_images import FrameFolderDecoder
+
+        return FrameFolderDecoder(place, deadline, stats)
+    return decoder.open(Opening(uri, stream, threads, deadline, stats, times_s, sound))
 
 
 # Libraries load on use: some take seconds, some are not installed.

@@ -17,11 +17,12 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from marey.configs.errors import InputError, SettingError
+from marey.pipeline.runtime.address import byte_range, frame_folder
 from marey.pipeline.runtime.storage import as_utf8
 from marey.pipeline.video import display
 from marey.pipeline.video.mp4_boxes import EditList, read_edit_list
 from marey.pipeline.video.reasons import VideoError
-from marey.pipeline.video.remote import RemoteFile
+from marey.pipeline.video.remote import PackedFile, RemoteFile, open_stored
 
 T = TypeVar("T")
 MAX_PIXELS = 2**26
@@ -47,7 +48,7 @@ class VideoSource:
     uri: str
     container: InputContainer
     stream: VideoStream
-    file: RemoteFile | None
+    file: RemoteFile | PackedFile | None
 
     @property
     def time_base(self) -> Fraction:
@@ -128,7 +129,7 @@ def local_path(uri: str) -> str:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` names an object store or another file system of pyarrow."""
+    """Whether `uri` is more than a local path: an object store, or a range of bytes of a file."""
     scheme, found, _ = uri.partition("://")
     return bool(found) and scheme.isalnum() and scheme != "file"
 
@@ -139,7 +140,8 @@ def open_video(
     """Open video stream number `stream` of a file; nothing is decoded for the caller.
 
     uri: a local path (taken as data: no protocol in it is followed), `file://`, or any URI that
-        pyarrow's file systems know (`s3://`, `gs://`).
+        pyarrow's file systems know (`s3://`, `gs://`), or a range of bytes of one of these (see
+        `runtime.address`).
     stream: counts the file's video streams in file order from 0, cover pictures left out.
     quick: keep libav from decoding the first frames to find out what the stream is like, which
         costs as much as several frames (15 to 20 ms at 768x576). Only for containers that say it
@@ -151,6 +153,8 @@ def open_video(
     """
     if stream < 0:
         raise SettingError(f"stream={stream}: streams count from 0")
+    if frame_folder(uri):
+        raise InputError(f"{uri}: is a folder of frames, which has neither packets nor sound")
     if quick and _is_explicit(uri):
         try:
             return _open(uri, stream, max_pixels, quick=True)
@@ -162,7 +166,7 @@ def open_video(
 
 
 def _open(uri: str, stream: int, max_pixels: int, *, quick: bool) -> VideoSource:
-    file = RemoteFile(uri) if is_remote(uri) else None
+    file = open_stored(uri) if is_remote(uri) else None
     container = None
     try:
         container = _open_container(uri, file, max_pixels, quick=quick)
@@ -178,12 +182,13 @@ def _open(uri: str, stream: int, max_pixels: int, *, quick: bool) -> VideoSource
 
 def _is_explicit(uri: str) -> bool:
     """Whether the container, by its name, states sizes, times and decoder settings itself."""
-    path = uri.partition("?")[0] if is_remote(uri) else uri
+    part = byte_range(uri)
+    path = part.suffix if part else uri.partition("?")[0] if is_remote(uri) else uri
     return path.lower().endswith((".mp4", ".m4v", ".mov", ".mkv", ".webm"))
 
 
 def _open_container(
-    uri: str, file: RemoteFile | None, max_pixels: int, *, quick: bool
+    uri: str, file: RemoteFile | PackedFile | None, max_pixels: int, *, quick: bool
 ) -> InputContainer:
     target: Any = file
     options = {"max_pixels": str(max_pixels)}

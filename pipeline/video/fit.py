@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from av.video.frame import VideoFrame
+
 from marey.configs.errors import SettingError
 from marey.pipeline.video.display import Orientation
 from marey.pipeline.video.packet_plan import Box
@@ -125,3 +127,12 @@ def _snap(start: float, length: float, limit: int, grain: int) -> tuple[int, int
     first = min(round(start / grain) * grain, (limit - 1) // grain * grain)
     stop = max(first + 1, min(limit, round(start + length)))
     return first, stop - first
+
+
+def chroma_grain(frame: VideoFrame) -> tuple[int, int]:
+    """Luma pixels to one chroma sample, across and down."""
+    components = frame.format.components
+    if len(components) < 3 or frame.format.is_rgb:
+        return 1, 1
+    luma, chroma = components[0], components[1]
+    return -(-luma.width // chroma.width), -(-luma.height // chroma.height)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from av.error import FFmpegError
 
+from marey.pipeline.runtime.address import frame_folder
 from marey.pipeline.video.container import open_video
 from marey.pipeline.video.packet_plan import FrameRequest
 from marey.pipeline.video.profile import MOTION_HZ
@@ -26,8 +27,9 @@ def decoded_motion(
     """Motion over time in picture diagonals a second, from t = 0.
 
     kind: "vectors" reads the motion vectors that the codec stored, and where libav cannot export
-        them (AV1, VP9, HEVC, intra-only codecs) takes "flow" instead; "flow" computes dense optical
-        flow between neighbouring frames and removes the homography that the camera induces.
+        them (AV1, VP9, HEVC, intra-only codecs, folders of frames) takes "flow" instead; "flow"
+        computes dense optical flow between neighbouring frames and removes the homography that the
+        camera induces.
     Returns (float64 [bins], bins a second, what went wrong or None). A bin without a measurement
     (a keyframe, a damaged frame) takes the one before.
     """
@@ -35,7 +37,9 @@ def decoded_motion(
     if timeline.end_s > 0:
         rate = min(rate, timeline.num_frames / timeline.end_s)
     bins = max(1, int(np.floor(timeline.times_s[-1] * rate + 1e-9)) + 1)
-    measured, error = _from_vectors(uri, timeline, stream) if kind == "vectors" else ([], None)
+    measured, error = ([], None)
+    if kind == "vectors" and not frame_folder(uri):
+        measured, error = _from_vectors(uri, timeline, stream)
     if not measured:
         measured, error = _from_flow(uri, timeline, stream, bins, rate)
     total, count = np.zeros(bins), np.zeros(bins)

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from marey.configs.errors import InputError, SettingError
+from marey.pipeline.runtime.address import FrameFolder, frame_folder
 from marey.pipeline.video import isolate
 from marey.pipeline.video.container import VideoSource, deadline_after, open_video
 from marey.pipeline.video.frame_clock import Knots, knots_of
@@ -79,6 +80,8 @@ def probe(
     limit = isolate.TIME_LIMIT_S if time_limit_s is None else time_limit_s
 
     def look() -> VideoInfo:
+        if place := frame_folder(uri):
+            return _describe_images(place, motion)
         with open_video(uri, stream) as source:
             announced = _announced_packets(source)
             timeline, _ = scan(source, deadline=deadline_after(limit))
@@ -126,6 +129,45 @@ def _describe(
         status="damaged" if error else "ok",
         error=error,
         streams=source.num_streams,
+    )
+
+
+def _describe_images(place: FrameFolder, motion: Motion) -> VideoInfo:
+    """A folder of frames, described as a video; one of its images is decoded."""
+    from marey.pipeline.video.frame_images import CODECS, FrameImages
+
+    images = FrameImages(place)
+    sizes = images.sizes()
+    timeline = images.timeline(sizes)
+    first = next(filter(None, map(images.decode, range(len(images.names)))), None)
+    if first is None:
+        return VideoInfo(status="unreadable", error=f"{place.uri}: none of its images is readable")
+    faults = [f"{images.names[n]} is empty" for n in timeline.damaged]
+    faults += [f"{name} has no number and is left out" for name in images.left_out]
+    error = f"{place.uri}: {', '.join(faults[:3])} ({len(faults)} such)" if faults else None
+    profile, rate = np.empty(0), 0.0
+    if motion == "packets":
+        profile, rate = packet_motion(timeline, first.width * first.height)
+    elif motion != "none":
+        from marey.pipeline.video.motion import decoded_motion
+
+        profile, rate, failure = decoded_motion(place.uri, timeline, motion)
+        error = error or failure
+    suffix = images.names[0][images.names[0].rindex(".") :].lower()
+    return VideoInfo(
+        duration_s=timeline.end_s,
+        start_s=timeline.start_s,
+        fps=timeline.num_frames / timeline.end_s,
+        frames=timeline.num_frames,
+        width=first.width,
+        height=first.height,
+        codec=CODECS[suffix],
+        keyframes=tuple(timeline.times_s.tolist()),
+        motion=tuple(np.round(profile, 6).tolist()),
+        motion_hz=rate,
+        frame_times=knots_of(timeline.times_s, timeline.end_s),
+        status="damaged" if error else "ok",
+        error=error,
     )
 
 

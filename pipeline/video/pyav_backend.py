@@ -16,7 +16,7 @@ from marey.pipeline.video.container import MAX_PIXELS, VideoSource, open_video
 from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.damage import DamageMap
 from marey.pipeline.video.display import UPRIGHT, Orientation, from_matrix
-from marey.pipeline.video.fit import Fit, Geometry, Size, plan_geometry
+from marey.pipeline.video.fit import Fit, Geometry, Size, chroma_grain, plan_geometry
 from marey.pipeline.video.packet_log import MISSING
 from marey.pipeline.video.packet_plan import Box, Run, plan_runs
 from marey.pipeline.video.packets import PacketFeed
@@ -137,7 +137,7 @@ class PyavDecoder:
             exact = self._geometries.get((size, crop))
             width, height = self._begins_with
             grown = max(abs(frame.width - width), abs(frame.height - height)) >= MACROBLOCK
-            settings = {"fit": fit, "box": crop, "grain": _chroma_grain(frame)}
+            settings = {"fit": fit, "box": crop, "grain": chroma_grain(frame)}
             turned = self._sar(), self._orientation
             if exact is None and grown:
                 exact = plan_geometry(width, height, *turned, size, **settings)
@@ -362,12 +362,3 @@ class PyavDecoder:
         if not frame.is_corrupt:
             return False
         return first is None or frame.pts is None or not self._early(frame.pts, first)
-
-
-def _chroma_grain(frame: VideoFrame) -> tuple[int, int]:
-    """Luma pixels to one chroma sample, across and down."""
-    components = frame.format.components
-    if len(components) < 3 or frame.format.is_rgb:
-        return 1, 1
-    luma, chroma = components[0], components[1]
-    return -(-luma.width // chroma.width), -(-luma.height // chroma.height)
