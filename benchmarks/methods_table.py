@@ -47,7 +47,7 @@ def _columns(suite: str, figures: Sequence[str]) -> dict[str, Cell]:
 
 
 def _family(results: list[Result]) -> str:
-    return methods()[results[0]["method"]].__module__.split(".")[1]
+    return methods()[results[0]["method"]].__module__.split(".")[-2]  # the folder of its file
 
 
 def _pretext(results: list[Result]) -> str:

@@ -1,5 +1,9 @@
 """How many cores a process takes itself to have, and that it leaves its caller's threads alone."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import pytest
 import torch
@@ -68,3 +72,17 @@ def test_threads_are_given_back():
     finally:
         torch.set_num_threads(before[0])
         cv2.setNumThreads(before[1])
+
+
+def test_threads_that_wait_sleep_before_torch_is_loaded():
+    """OpenMP reads the policy once: whatever starts `marey` sets it first, and a user's stays."""
+    ask = (
+        "import os, sys; from marey.pipeline.cli.main import main; main(['methods']); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    for given, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | given
+        told = subprocess.run(
+            [sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True
+        )
+        assert told.stdout.splitlines()[-1] == f"{policy} False"

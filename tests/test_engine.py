@@ -60,7 +60,7 @@ def test_a_cluster_that_cannot_be_reached_is_named(monkeypatch):
 
 
 def test_a_cluster_without_the_code_is_told_apart():
-    wrapped = RuntimeError("The actor died\nModuleNotFoundError: No module named 'pipeline'\n")
+    wrapped = RuntimeError("The actor died\nModuleNotFoundError: No module named 'marey'\n")
     told = for_a_person(wrapped)
     assert told is not None
     assert "cannot import marey" in str(told)

@@ -115,7 +115,7 @@ def test_an_error_meant_for_a_person_ends_the_run_at_once(tmp_path):
     prepared = prepare(config, str(index), str(tmp_path / "run"))
     for video in index.parent.glob("*.mp4"):
         video.write_bytes(b"no video")
-    with pytest.raises(InputError, match="no sample could be read"):
+    with pytest.raises(InputError, match="no sample could be trained on"):
         run_training(prepared)
     assert not (tmp_path / "run" / "refused.json").exists()
 

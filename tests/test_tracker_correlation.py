@@ -32,10 +32,15 @@ def centre_error(track, truth):
 def test_fast_motion_is_followed_from_the_first_step(name, pixels, step):
     """0.4 box widths a frame: a filter that learns late would lag by a whole step."""
     start = (60 if step[0] >= 0 else 420, 60 if step[1] >= 0 else 420)
-    frames, truth = moving_square(21, step, start=start, size=(480, 500))
-    track = build(name).track(frames, truth[:1])
-    assert (track.state == State.TRACKED).all(), track.reason
-    assert centre_error(track, truth).max() <= pixels
+    errors = []
+    for seed in range(5):
+        frames, truth = moving_square(21, step, start=start, size=(480, 500), seed=seed)
+        track = build(name).track(frames, truth[:1])
+        if (track.state == State.TRACKED).all():
+            errors.append(centre_error(track, truth).max())
+    assert len(errors) >= 4
+    assert np.median(errors) <= pixels
+    assert max(errors) <= 2.5  # half a cell of the features, a sixth of a step
 
 
 @pytest.mark.parametrize("name", ["kcf-hog", "kcf-grey", "mosse", "strcf"])
@@ -140,19 +145,25 @@ def test_repeated_frames_move_nothing_and_teach_nothing():
 @pytest.mark.parametrize(("growth", "tolerance"), [(1.01, 0.15), (1 / 1.01, 0.15), (1.0, 0.08)])
 @pytest.mark.parametrize("name", ["kcf-hog-scale", "dsst-hog"])
 def test_the_size_follows_the_target(name, growth, tolerance):
-    square = texture(160, 160, 2, smooth=4)
-    frames = np.repeat(texture(240, 320, 1)[None], 31, axis=0)
     side = 60.0 * growth ** np.arange(31)
-    for t, length in enumerate(side):
-        matrix = np.array(
-            [[length / 160, 0, 160 - length / 2], [0, length / 160, 120 - length / 2]]
-        )
-        small = cv2.GaussianBlur(square, (0, 0), 0.5 * 160 / length)
-        cv2.warpAffine(small, matrix, (320, 240), dst=frames[t], borderMode=cv2.BORDER_TRANSPARENT)
-    box = np.array([[130, 90, 60, 60]], np.float32)
-    track = build(name).track(frames, box)
-    assert (track.state == State.TRACKED).all()
-    assert track.boxes[-1, 0, 2] / side[-1] == pytest.approx(1.0, abs=tolerance)
+    ratios = []
+    for seed in range(5):
+        square = texture(160, 160, 2 * seed, smooth=4)
+        frames = np.repeat(texture(240, 320, 2 * seed + 1)[None], 31, axis=0)
+        for t, length in enumerate(side):
+            matrix = np.array(
+                [[length / 160, 0, 160 - length / 2], [0, length / 160, 120 - length / 2]]
+            )
+            small = cv2.GaussianBlur(square, (0, 0), 0.5 * 160 / length)
+            cv2.warpAffine(
+                small, matrix, (320, 240), dst=frames[t], borderMode=cv2.BORDER_TRANSPARENT
+            )
+        track = build(name).track(frames, np.array([[130, 90, 60, 60]], np.float32))
+        assert (track.state == State.TRACKED).all()
+        ratios.append(track.boxes[-1, 0, 2] / side[-1])
+    assert np.median(ratios) == pytest.approx(1.0, abs=tolerance)
+    # a box that never changed would be off by 0.26 and 0.35
+    assert np.abs(np.array(ratios) - 1).max() < 0.2
 
 
 def test_sizes_of_frames_and_boxes_may_be_odd():

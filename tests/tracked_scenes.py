@@ -14,9 +14,9 @@ def texture(height: int, width: int, seed: int, smooth: int = 2) -> np.ndarray:
     return ((blurred - low) / (high - low) * 255).astype(np.uint8)
 
 
-def moving_square(num_frames=16, step=(3, 1), side=40, start=(60, 60), size=(200, 280)):
+def moving_square(num_frames=16, step=(3, 1), side=40, start=(60, 60), size=(200, 280), seed=1):
     """A textured square over a textured background: frames and its true boxes [T, 4]."""
-    background, square = texture(*size, seed=1), texture(side, side, seed=2)
+    background, square = texture(*size, seed=seed), texture(side, side, seed=seed + 1)
     frames = np.repeat(background[None], num_frames, axis=0)
     truth = np.zeros((num_frames, 4), np.float32)
     for t in range(num_frames):

@@ -14,6 +14,7 @@ from marey.configs import plugins
 from marey.configs.errors import MareyError
 from marey.pipeline.cli.commands import DONE, FAILED
 from marey.pipeline.cli.parser import build_parser, read_words
+from marey.pipeline.runtime.cores import wait_asleep
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -23,6 +24,7 @@ def main(words: Sequence[str] | None = None) -> int:
         build_parser().print_help()
         return DONE
     said = f"marey {words[0]}" if not words[0].startswith("-") else "marey"
+    wait_asleep()
     plugins.look_here()
     try:
         options = read_words(words)

@@ -26,6 +26,15 @@ def default_workers() -> int:
     return max(1, math.ceil(min(cores, _quota())))
 
 
+def wait_asleep() -> None:
+    """Let threads of OpenMP that wait for work sleep, in this process and those that it starts.
+
+    They spin otherwise, on the cores that decoding and training share. Read when the library is
+    loaded: call it before torch is imported. A policy that the environment sets stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def set_threads(count: int) -> None:
     """How many threads a call of torch or OpenCV takes in this process from now on."""
     import cv2

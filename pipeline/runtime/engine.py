@@ -17,7 +17,7 @@ from typing import Any
 
 from marey.configs import errors, plugins
 from marey.configs.errors import MareyError, error_named
-from marey.pipeline.runtime.cores import default_workers
+from marey.pipeline.runtime.cores import default_workers, wait_asleep
 
 NO_CODE = re.compile(r"No module named '([\w.]+)'")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -57,6 +57,7 @@ def ray_session() -> Iterator[float]:
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     local_instance = "RAY_ADDRESS" not in os.environ
     if local_instance:
+        wait_asleep()
         # each spares a process on a small machine; no node of it is preempted
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # two busy cores need longer than Ray's 30 s to import torch in every worker
