@@ -78,6 +78,22 @@ class ProgressionSettings(Labelled):
     """Draws of the labelled videos that the few-label figures are averaged over."""
 
 
+class StatesSettings(Seeded):
+    """State probe: a linear classifier for every column of a table of states, weighted F1."""
+
+    min_entropy: float = Field(default=0.6, ge=0, le=20)
+    """Labels whose entropy over all frames is below this, in nats, are left out: they hardly
+    vary."""
+    tolerance_s: float = Field(default=0.5, ge=0, le=3600)
+    """A frame takes the row of the table that is nearest in time, up to this far away."""
+    lr: float = Field(default=3e-4, gt=0, le=10)
+    """Learning rate of Adam."""
+    epochs: int = Field(default=100, ge=1, le=10_000)
+    """Most passes over the training frames."""
+    patience: int = Field(default=15, ge=1, le=10_000)
+    """A label's training ends when its validation accuracy has not risen for so many epochs."""
+
+
 class AlignmentSettings(Labelled):
     """Temporal alignment: between views of an event, and between videos (Kendall's tau)."""
 

@@ -177,6 +177,10 @@ register_protocol(
     options=("gallery", "labels", "baseline"),
 )  # fmt: skip
 register_protocol(
+    "states", evaluation.StatesSettings, f"{_ROOM}.states:states",
+    options=("gallery", "labels", "baseline"), required=("labels",),
+)  # fmt: skip
+register_protocol(
     "progression", evaluation.ProgressionSettings, f"{_LABELS}:progression",
     options=("gallery", "labels", "baseline"),
 )  # fmt: skip
