@@ -145,7 +145,7 @@ def test_the_predicted_pixels_lie_where_the_map_looks() -> None:
 def test_it_learns_to_paint_a_hole_by_its_side() -> None:
     method = _method()
     metrics = train(method, halves, steps=60)
-    assert method.chance == {"relative_error": 1.0}
+    assert method.chance == {"error_over_fill": 1.0, "relative_error": 1.0}
     assert metrics["relative_error"] < 0.6
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from marey.models.objectives.monitors import joint_embedding_metrics, pair_auc, spread
+from marey.models.objectives.monitors import joint_embedding_metrics, over_pixels, pair_auc, spread
 
 
 def test_isotropic_directions_have_spread_1() -> None:
@@ -71,3 +71,17 @@ def test_several_frames_of_a_sample_are_one_instance() -> None:
     expected = pair_auc(first, second, torch.tensor([5, 5, 7, 7, 9, 9]))
     assert metrics["pair_auc"] == expected
     assert metrics["spread"] == (spread(first) + spread(second)) / 2
+
+
+def test_pairs_of_one_colour_are_told_by_pixels_alone() -> None:
+    """An embedding has to be better than the colours of the crops, of images or of clips."""
+    colour = torch.rand(16, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    images = colour.expand(-1, -1, 8, 8)
+    instance = torch.arange(16)
+    for crops in (images, images[:, :, None].expand(-1, -1, 2, -1, -1)):
+        found = over_pixels(torch.tensor(0.9), crops, crops, instance)
+        assert found["pixel_auc"] == 1
+        assert found["auc_over_pixels"].item() == pytest.approx(-0.1)
+    noise = torch.rand(2, 256, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    told = over_pixels(torch.tensor(0.9), noise[0], noise[1], torch.arange(128))
+    assert told["pixel_auc"].item() == pytest.approx(0.5, abs=0.05)

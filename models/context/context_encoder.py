@@ -24,6 +24,7 @@ from marey.models.encoders.map_decoder import ChannelwiseLinear, MapDecoder, map
 from marey.models.method import Method, register
 from marey.models.objectives.adversarial import play
 from marey.models.objectives.arithmetic import full_precision
+from marey.models.objectives.content_free import filled_from_around
 from marey.models.objectives.distributed import mean_over_ranks
 
 _PAPER_SIDE = 128
@@ -79,8 +80,9 @@ class ContextEncoder(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """Share of the hole's variation that the mean colour explains."""
-        return {"explained": 0.0}
+        """What smooth interpolation of the picture around the hole explains of its variation, and
+        what the mean colour does, as differences from themselves."""
+        return {"explained_over_fill": 0.0, "explained": 0.0}
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
@@ -115,9 +117,15 @@ class ContextEncoder(Method):
         loss = mean_over_ranks(terms, every)
         plain = region_error(painted.detach(), images, region, region)
         spread = region_error(torch.zeros_like(images), images, region, region)
+        filled = region_error(filled_from_around(images, region), images, region, region)
+        explained, of_fill = (
+            1 - error.sum() / spread.sum().clamp_min(1e-6) for error in (plain, filled)
+        )
         metrics = {
             "reconstruction": loss.detach(),
-            "explained": 1 - plain.sum() / spread.sum().clamp_min(1e-6),
+            "explained": explained,
+            "fill_explained": of_fill,
+            "explained_over_fill": explained - of_fill,
         }
         if config.adversarial:
             game = play(self.critic, images * region, painted * region)

@@ -23,10 +23,11 @@ from marey.models.augmentation.masking import random_mask
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.dense_heads import require_map
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.patchify import patchify
+from marey.models.encoders.patchify import patchify, spread
 from marey.models.encoders.transformer import PatchDecoder, grid_positions
 from marey.models.encoders.trunk import PatchTrunk
 from marey.models.method import Method, register
+from marey.models.objectives.content_free import filled_from_around
 from marey.models.objectives.reconstruction import reconstruction
 
 
@@ -87,8 +88,8 @@ class MAE(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """The error of a blind answer, as share of itself."""
-        return {"relative_error": 1.0}
+        """The errors of smooth interpolation and of a blind answer, as shares of themselves."""
+        return {"error_over_fill": 1.0, "relative_error": 1.0}
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
@@ -107,10 +108,12 @@ class MAE(Method):
         trunk = cast(PatchTrunk, self.encoder.trunk)
         positions = grid_positions(self.side, self.side, device=images.device)
         predicted = self.decoder(trunk.visible(images, keep), keep, positions)
+        hidden = spread(mask.unflatten(1, (self.side, self.side)), *images.shape[2:])
         return reconstruction(
             predicted,
             patchify(images, self.patch),
             mask,
             norm_pix=self.config.norm_pix,
             squared=True,
+            filled=patchify(filled_from_around(images, hidden[:, None]), self.patch),
         )

@@ -144,12 +144,13 @@ class MaskedFrames(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """One in K words; nothing known of which frame it is. See also the `copy_*` metrics."""
+        """What copying the nearest visible frame has, which needs no learning (`..._over_copy`);
+        one in K words; nothing known of which frame it is."""
         chance = {}
         if self.config.token_weight:
-            chance["accuracy"] = 1 / self.tokenizer.size
+            chance |= {"accuracy_over_copy": 0.0, "accuracy": 1 / self.tokenizer.size}
         if self.config.contrast_weight:
-            chance["information"] = 0.0
+            chance |= {"information_over_copy": 0.0, "information": 0.0}
         return chance
 
     @torch.no_grad()
@@ -231,10 +232,13 @@ class MaskedFrames(Method):
         copied = tokens.gather(1, neighbour) == tokens
         counts = token_counts(tokens, self.tokenizer.size)
         loss = mean_over_ranks(terms.view_as(tokens), counted)
+        accuracy = mean_over_ranks((logits.argmax(dim=2) == tokens).float(), counted)
+        copy_accuracy = mean_over_ranks(copied.float(), counted)
         return loss, {
             "token_loss": loss.detach(),
-            "accuracy": mean_over_ranks((logits.argmax(dim=2) == tokens).float(), counted),
-            "copy_accuracy": mean_over_ranks(copied.float(), counted),
+            "accuracy": accuracy,
+            "copy_accuracy": copy_accuracy,
+            "accuracy_over_copy": accuracy - copy_accuracy,
             "most_frequent_accuracy": mean_over_ranks((tokens == counts.argmax()).float(), counted),
             "token_entropy": normalized_entropy(tokens, self.tokenizer.size),
             "vocabulary": self.tokenizer.mark().float(),
@@ -267,11 +271,14 @@ class MaskedFrames(Method):
         copied = info_nce(similarity(copies, keys, config.temperature), positive, negative)
         counted = counted.flatten() & terms.counted
         loss = mean_over_ranks(terms.loss, counted)
+        information = mean_over_ranks(terms.information, counted)
+        # of a predictor that answers with the nearest frame that is shown
+        copy_information = mean_over_ranks(copied.information, counted)
         return loss, {
             "contrast_loss": loss.detach(),
-            "information": mean_over_ranks(terms.information, counted),
-            # of a predictor that answers with the nearest frame that is shown
-            "copy_information": mean_over_ranks(copied.information, counted),
+            "information": information,
+            "copy_information": copy_information,
+            "information_over_copy": information - copy_information,
             "top1": mean_over_ranks(terms.hit.float(), counted),
             "copy_top1": mean_over_ranks(copied.hit.float(), counted),
         }

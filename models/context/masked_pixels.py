@@ -20,8 +20,9 @@ from marey.models.augmentation.masking import cell_mask
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.dense_heads import PlaceHead, require_map
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.patchify import cell_side, hide, learned_tile, patchify
+from marey.models.encoders.patchify import cell_side, hide, learned_tile, patchify, spread
 from marey.models.method import Method, register
+from marey.models.objectives.content_free import filled_from_around
 from marey.models.objectives.reconstruction import reconstruction
 
 
@@ -69,8 +70,8 @@ class MaskedPixels(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """The error of a blind answer, as share of itself."""
-        return {"relative_error": 1.0}
+        """The errors of smooth interpolation and of a blind answer, as shares of themselves."""
+        return {"error_over_fill": 1.0, "relative_error": 1.0}
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
@@ -92,4 +93,7 @@ class MaskedPixels(Method):
             mask.flatten(1),
             norm_pix=self.config.norm_pix,
             squared=False,
+            filled=patchify(
+                filled_from_around(images, spread(mask, *images.shape[2:])[:, None]), self.cell
+            ),
         )

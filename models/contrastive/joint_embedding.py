@@ -27,7 +27,7 @@ from marey.models.augmentation.multi_crop import (
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Method
-from marey.models.objectives.monitors import joint_embedding_metrics
+from marey.models.objectives.monitors import joint_embedding_metrics, over_pixels
 
 
 class JointEmbeddingConfig(MethodConfig):
@@ -52,16 +52,20 @@ class JointEmbedding(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """Embeddings that say nothing of the image."""
-        return {"pair_auc": 0.5}
+        """What colours in 4x4 cells tell of which crops belong together, without any learning, and
+        embeddings that say nothing of the image."""
+        return {"auc_over_pixels": 0.0, "pair_auc": 0.5}
 
     def rows(self, batch: Batch) -> Tensor:
         """What the encoder gets, [2 B F, 3, S, S]: all first crops, then all second ones."""
         return as_rows(batch["images"])
 
     def monitors(self, first: Tensor, second: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """`spread` (0 is collapse) and `pair_auc` of both crops' embeddings, [B F, D] each."""
-        return joint_embedding_metrics(first.detach(), second.detach(), batch["instance"])
+        """`spread` (0 is collapse) and `pair_auc` of both crops' embeddings, [B F, D] each, and how
+        far it is above that of the crops' colours."""
+        metrics = joint_embedding_metrics(first.detach(), second.detach(), batch["instance"])
+        seen = (crop.flatten(0, 1) for crop in batch["images"][:, :2].unbind(1))
+        return metrics | over_pixels(metrics["pair_auc"], *seen, batch["instance"])
 
 
 class TwoCropMethod(JointEmbedding):

@@ -41,6 +41,31 @@ def pair_auc(first: Tensor, second: Tensor, instance: Tensor) -> Tensor:
     return torch.where(compared > 0, share, torch.full_like(share, 0.5))
 
 
+PIXELS = 4
+"""Cells along each side of the picture that stands for knowing colours and light alone."""
+
+
+@torch.no_grad()
+def over_pixels(auc: Tensor, first: Tensor, second: Tensor, instance: Tensor) -> dict[str, Tensor]:
+    """`pixel_auc`, the `pair_auc` of the crops' own colours in 4x4 cells, and `auc_over_pixels`,
+    how far an embedding's `auc` is above it: pairs can be told well without any learning.
+
+    first, second: the network's input, float [N, 3, ...]; instance: as for `pair_auc`, or fewer,
+    each of several frames.
+    """
+    instance = instance.repeat_interleave(len(first) // len(instance))
+    both = torch.stack([_cells(first), _cells(second)])
+    both = both - both.mean(dim=(0, 1))
+    pixels = pair_auc(both[0], both[1], instance)
+    return {"pixel_auc": pixels, "auc_over_pixels": auc - pixels}
+
+
+def _cells(images: Tensor) -> Tensor:
+    """float [N, 3, (T,) S, S] -> [N, values]."""
+    still = images.float().mean(dim=2) if images.ndim == 5 else images.float()
+    return functional.adaptive_avg_pool2d(still, PIXELS).flatten(1)
+
+
 def joint_embedding_metrics(first: Tensor, second: Tensor, instance: Tensor) -> dict[str, Tensor]:
     """`spread` of both crops' embeddings and their `pair_auc`, as metrics of a method.
 

@@ -11,14 +11,22 @@ from marey.models.objectives.distributed import mean_over_ranks
 
 
 def reconstruction(
-    predicted: Tensor, patches: Tensor, hidden: Tensor, *, norm_pix: bool, squared: bool
+    predicted: Tensor,
+    patches: Tensor,
+    hidden: Tensor,
+    *,
+    norm_pix: bool,
+    squared: bool,
+    filled: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Loss over the hidden patches of all ranks, and `relative_error`, its share of the loss of a
     blind answer: the mean visible colour of the picture, or 0 with `norm_pix`.
 
     predicted, patches: [N, L, values], three values a pixel; hidden: bool [N, L]. `norm_pix`: each
     patch's own mean and deviation are taken out of the target. `squared`: squared differences
-    (MAE, section 3), else absolute ones (SimMIM, section 3.4).
+    (MAE, section 3), else absolute ones (SimMIM, section 3.4). filled: the patches as interpolation
+    of the visible ones has them (`filled_from_around`): then also `fill_error`, the relative error
+    of that answer, and `error_over_fill`, how much of it the prediction has left.
     """
     target = full_precision(patches)
     if norm_pix:
@@ -29,11 +37,27 @@ def reconstruction(
         blind = colour.repeat(1, 1, target.shape[2] // 3).expand_as(target)
     loss = mean_over_ranks(patch_errors(full_precision(predicted), target, squared), hidden)
     floor = mean_over_ranks(patch_errors(blind, target, squared), hidden)
-    return {
+    metrics = {
         "loss": loss,
         "relative_error": loss.detach() / (floor + 1e-6),
         "hidden": hidden.float().mean(),
     }
+    if filled is not None:
+        answer = full_precision(filled)
+        if norm_pix:
+            answer = _best_scaled(normalize_patches(answer), target, hidden)
+        fill = mean_over_ranks(patch_errors(answer, target, squared), hidden).detach()
+        metrics["fill_error"] = fill / (floor + 1e-6)
+        metrics["error_over_fill"] = loss.detach() / (fill + 1e-6)
+    return metrics
+
+
+def _best_scaled(answer: Tensor, target: Tensor, hidden: Tensor) -> Tensor:
+    """The answer times the number with which its squared error is least: a guess of the variance
+    of a patch costs more than none where it is wrong."""
+    counted = hidden[..., None]
+    product = (answer * target * counted).sum()
+    return answer * product / (answer.square() * counted).sum().clamp_min(1e-6)
 
 
 def patch_errors(predicted: Tensor, target: Tensor, squared: bool) -> Tensor:

@@ -26,7 +26,7 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.method import Method
 from marey.models.objectives.fingerprints import dhash
 from marey.models.objectives.info_nce import FrameIds
-from marey.models.objectives.monitors import joint_embedding_metrics
+from marey.models.objectives.monitors import joint_embedding_metrics, over_pixels
 
 
 class ClipPairsConfig(MethodConfig):
@@ -70,8 +70,9 @@ class ClipPairs(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """Clips that say nothing of their video."""
-        return {"pair_auc": 0.5}
+        """What colours in 4x4 cells tell of which clips belong together, without any learning, and
+        clips that say nothing of their video."""
+        return {"auc_over_pixels": 0.0, "pair_auc": 0.5}
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
@@ -107,6 +108,9 @@ class ClipPairs(Method):
         ]
 
     def monitors(self, projected: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """`spread` and `pair_auc` of the first two clips. projected: [rho B, D]."""
+        """`spread` and `pair_auc` of the first two clips, and how far that is above the `pair_auc`
+        of their colours. projected: [rho B, D]."""
         first, second = projected.detach().unflatten(0, (self.rho, -1))[:2]
-        return joint_embedding_metrics(first, second, batch["instance"])
+        metrics = joint_embedding_metrics(first, second, batch["instance"])
+        seen = batch["clips"][:, :2].unbind(1)
+        return metrics | over_pixels(metrics["pair_auc"], *seen, batch["instance"])
