@@ -14,16 +14,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
 from marey.configs.errors import InputError, MareyError, SettingError
 from marey.pipeline.runtime.cores import default_workers
 from marey.pipeline.runtime.workers import Lost, run_in_processes
+from marey.pipeline.synthetic.encode import encode_frames
 from marey.pipeline.synthetic.look import Set, Shot
 from marey.pipeline.synthetic.scene import PHASES, Event
 
@@ -129,8 +128,8 @@ def _write(job: _Video) -> None:
     shot = Shot(
         stage, job.view, job.size, np.random.default_rng([job.seed, job.event, 2, job.view])
     )
-    num_frames = round(job.seconds * job.fps)
-    _encode(job.path, shot, num_frames=num_frames, fps=job.fps, size=job.size)
+    frames = (shot.frame(number / job.fps) for number in range(round(job.seconds * job.fps)))
+    encode_frames(job.path, frames, fps=job.fps, size=job.size)
 
 
 def _labels(event: Event, fps: int) -> dict[str, object]:
@@ -146,22 +145,3 @@ def _labels(event: Event, fps: int) -> dict[str, object]:
             }
         )
     return {"fps": fps, "phases": list(PHASES), "frames": frames}
-
-
-def _encode(path: Path, shot: Shot, *, num_frames: int, fps: int, size: int) -> None:
-    unfinished = path.with_suffix(".part")
-    with av.open(unfinished, "w", format="mp4") as container:
-        # one thread, no macroblock tree: with either, the bytes may differ from run to run
-        options = {"preset": "fast", "crf": "20", "bf": "2", "g": str(2 * fps)}
-        options["x264-params"] = "mbtree=0"
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
-        for number in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(shot.frame(number / fps), format="rgb24")
-            frame.pts = number
-            frame.time_base = Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    unfinished.replace(path)

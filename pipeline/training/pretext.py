@@ -114,7 +114,7 @@ def _score(
     device = next(method.parameters()).device
     most = samples // (config.trainer.batch_size // config.trainer.accumulate)
     with evaluating(method), _own_draws(seed, device):
-        held_out = _batches(config, plan, source, samples)
+        held_out = whole_batches(config, plan, source, samples)
         for batch in each(held_out, f"pretext, {weights} weights", "batches", most):
             tensors = collate(batch, device)
             if places is not None and "class_id" in tensors:
@@ -155,8 +155,13 @@ def mean_metrics(batches: Sequence[tuple[dict[str, float], int]]) -> dict[str, f
     return means
 
 
-def _batches(config: RunConfig, plan: Plan, source: Source, samples: int) -> Iterator[list[Sample]]:
-    """Whole batches only: many metrics depend on the number of candidates."""
+def whole_batches(
+    config: RunConfig, plan: Plan, source: Source, samples: int
+) -> Iterator[list[Sample]]:
+    """The first samples of a plan, in batches of the run's own size, of several videos each.
+
+    Whole batches only: many metrics depend on the number of candidates.
+    """
     read = (sample for sample in stream_here(plan, source, config.data) if not sample["refused"])
     size = config.trainer.batch_size // config.trainer.accumulate
     for held in batches(islice(read, samples), max(MIXED, size)):
