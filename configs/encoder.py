@@ -37,6 +37,9 @@ class EncoderConfig(Settings):
     norm: Literal["batch", "layer"] = "batch"
     """Norm of trunks made with batch norm, and of the head: as made, or layer norm in its place,
     which lets no image see what else is in the batch."""
+    padding: Literal["zeros", "replicate"] = "zeros"
+    """What convolutions see beyond the border of a map: zeros, or the border repeated, which is no
+    mark of where it is (for training on patches of frames)."""
     pretrained: bool = False
     """Start from the weights that timm or torchvision has for the backbone (downloads them)."""
     stages: int | None = Field(default=None, ge=1, le=6)

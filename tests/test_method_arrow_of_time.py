@@ -10,6 +10,7 @@ from marey.models.augmentation.frame_changes import without_border_noise
 from marey.models.encoders.encoder import Encoder
 from marey.models.temporal.arrow_of_time import ArrowOfTime, ArrowOfTimeConfig
 from tests.dot_clips import as_batch, dot_videos, still
+from tests.every_method import small_config
 from tests.learning import train
 
 FRAMES = EncoderConfig(
@@ -68,3 +69,19 @@ def test_settings_that_have_no_direction_are_refused() -> None:
     for sampling in ({"num_frames": 1}, {"clips": 2}):
         with pytest.raises(ValidationError, match="one clip of two frames or more"):
             ArrowOfTimeConfig.model_validate({"sampling": {"kind": "clips", **sampling}})
+
+
+def test_the_preset_mirrors_clips_whole() -> None:
+    """Frames mirrored one by one go either way: what moves to the right has no direction left."""
+    config = small_config("arrow_of_time")
+    torch.manual_seed(0)
+    assert isinstance(config.method, ArrowOfTimeConfig)
+    plain = config.method.augment.model_copy(update={"jitter": 0.0})
+    settings = config.method.model_copy(update={"augment": plain})
+    judge = ArrowOfTime(Encoder(config.encoder), settings)
+    side = torch.zeros(16, 4, 40, 40, 3, dtype=torch.uint8)
+    side[:, :, :, 20:] = 200  # bright on the right
+    clips = judge.augment(as_batch(side))["clips"]
+    right = clips[..., 16:].mean(dim=(1, 3, 4)) > clips[..., :16].mean(dim=(1, 3, 4))
+    assert (right.all(dim=1) | ~right.any(dim=1)).all()
+    assert 0 < right[:, 0].sum() < 16

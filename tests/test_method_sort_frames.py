@@ -15,13 +15,15 @@ from tests.learning import train
 PLAIN = FrameChanges()
 
 
-def method(augment: AugmentConfig | None = None, changes: FrameChanges = PLAIN) -> SortFrames:
+def method(
+    augment: AugmentConfig | None = None, changes: FrameChanges = PLAIN, window: float = 1.0
+) -> SortFrames:
     torch.manual_seed(0)
     encoder = EncoderConfig(
         stages=2, image_size=32, pool="spatial_softmax", pool_norm=True, embedding_dim=8
     )
     varied = augment or AugmentConfig()
-    config = SortFramesConfig(pair_dim=64, augment=varied, changes=changes)
+    config = SortFramesConfig(pair_dim=64, augment=varied, changes=changes, window=window)
     return SortFrames(Encoder(encoder), config)
 
 
@@ -31,7 +33,7 @@ def batch(generator: torch.Generator, shuffled: bool = False):
 
 def test_it_learns_to_sort() -> None:
     varied = AugmentConfig(crop_scale=(0.8, 1.0), jitter=0.5, brightness=0.2)
-    sorter = method(varied, FrameChanges(shift=0.03, channel_split=0.5))
+    sorter = method(varied, FrameChanges(shift=0.03, channel_split=0.5), window=0.5)
     metrics = train(sorter, batch, steps=50)
     assert sorter.chance["accuracy"] == pytest.approx(1 / 12)
     assert metrics["accuracy"] > 0.2

@@ -20,7 +20,7 @@ from marey.models.temporal.tcc import (
     cycle_classification,
     cycle_logits,
     cycle_regression,
-    hard_cycles,
+    match_errors,
     sequence_pairs,
     time_contrast,
 )
@@ -71,25 +71,30 @@ def test_videos_in_which_nothing_happens_stay_at_chance() -> None:
     assert metrics["match_error"] > 0.25
 
 
-def test_hard_cycles_close_over_anything_and_distances_tell_moments() -> None:
+def test_distances_of_neighbours_tell_moments() -> None:
     """A cycle closes over any one-to-one matching; only where neighbours lie tells the moment."""
     generator = torch.Generator().manual_seed(0)
     progress = torch.linspace(0, 1, FRAMES).expand(2, -1)
     chance = _method().chance
     found = [
-        torch.stack(hard_cycles(torch.randn(2, FRAMES, 64, generator=generator), progress))[:, 0, 1]
+        match_errors(torch.randn(2, FRAMES, 64, generator=generator), progress)[0, 1]
         for _ in range(400)
     ]
-    closed, apart = torch.stack(found).mean(dim=0).tolist()
-    assert closed > 3 / FRAMES  # random embeddings: far above what soft cycles have by chance
-    assert apart == pytest.approx(chance["match_error"], abs=0.06)
+    assert torch.stack(found).mean().item() == pytest.approx(chance["match_error"], abs=0.06)
     frames = torch.randn(FRAMES, 64, generator=generator)
     same = torch.stack([frames, frames])
-    assert [part[0, 1].item() for part in hard_cycles(same, progress)] == [1, 0]
+    assert match_errors(same, progress)[0, 1] == 0
     mixed = torch.stack([frames, frames[torch.randperm(FRAMES, generator=generator)]])
-    closed, apart = (part[0, 1].item() for part in hard_cycles(mixed, progress))
-    assert closed == 1
-    assert apart > 0.2
+    assert match_errors(mixed, progress)[0, 1] > 0.2
+
+
+def test_embeddings_without_time_have_the_cycle_error_of_chance() -> None:
+    """Where all frames look alike, or no two videos have anything in common, cycles end in the
+    middle, a quarter of the video away in the mean."""
+    progress = (torch.arange(FRAMES) + 0.5) / FRAMES
+    flat = torch.zeros(FRAMES, 8)
+    errors = cycle_regression(cycle_logits(flat, flat, 0.1), progress, plain=True).sqrt()
+    assert errors.mean().item() == pytest.approx(_method().chance["cycle_error"], abs=1e-6)
 
 
 def _slow_logits(u: Tensor, v: Tensor, temperature: float) -> Tensor:

@@ -194,3 +194,17 @@ def test_embeddings_have_full_precision_length_under_autocast() -> None:
         embeddings = encoder(torch.randn(2, 3, 64, 64))
     assert embeddings.dtype == torch.float32
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+
+
+def test_a_repeated_border_marks_no_place_of_an_even_picture() -> None:
+    """With zeros around it the features of an even picture differ at its border."""
+    even = torch.full((1, 3, 64, 64), 0.7)
+
+    def spread(padding: str) -> float:
+        torch.manual_seed(0)
+        config = EncoderConfig.model_validate({"padding": padding})
+        features = Encoder(config).eval().features(even)
+        return (features.amax((2, 3)) - features.amin((2, 3))).abs().max().item()
+
+    assert spread("replicate") < 1e-4
+    assert spread("zeros") > 0.1

@@ -60,9 +60,9 @@ class AugmentConfig(Settings):
     """Smallest and largest standard deviation of the blur in pixels."""
     solarize: Probability = 0.0
     """Chance that all values from 0.5 upwards are inverted, last of all (BYOL, appendix B)."""
-    colors: Literal["each_frame", "shared"] = "each_frame"
-    """Whether colours and blur are drawn for each frame alone, or once for the frames that share a
-    crop (contrastive learning of clips)."""
+    colors: Literal["each_frame", "each_clip", "shared"] = "each_frame"
+    """Whether colours and blur are drawn for each frame alone, once for each clip of a sample, or
+    once for the frames that share a crop (contrastive learning of clips)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentConfig:
@@ -104,18 +104,23 @@ SIMCLR = AugmentConfig(
 """The recipe of SimCLR (arXiv 2002.05709, appendix A), which SwAV took over."""
 
 
-def augment_frames(frames: Tensor, size: int, config: AugmentConfig, *, shared: int = 1) -> Tensor:
+def augment_frames(
+    frames: Tensor, size: int, config: AugmentConfig, *, shared: int = 1, clip: int | None = None
+) -> Tensor:
     """uint8 [N, H, W, 3] -> float32 [N, 3, size, size] in [0, 1].
 
     `shared` consecutive frames get one crop, zoom and flip (the frames of one tuple or clip), and
-    one draw of colours and blur where `config.colors` says so.
+    one draw of colours and blur where `config.colors` says so. clip: how many of them are one clip,
+    of several that share a crop; by default all.
     """
-    if len(frames) % shared:
-        raise ValueError(f"{len(frames)} frames do not divide into groups of {shared}")
+    clip = clip or shared
+    for name, group, whole in (("frames", shared, len(frames)), ("frames of a crop", clip, shared)):
+        if whole % group:
+            raise ValueError(f"{whole} {name} do not divide into groups of {group}")
     # Eight bits of mantissa would not hold what eight bits of colour say.
     with torch.autocast(frames.device.type, enabled=False):
         images = _geometry(frames, size, config, shared)
-        alike = shared if config.colors == "shared" else 1
+        alike = {"each_frame": 1, "each_clip": clip, "shared": shared}[config.colors]
         colouring = (_to_gray, _jitter) if config.grayscale_first else (_jitter, _to_gray)
         for vary in colouring:
             images = vary(images, config, alike)

@@ -47,22 +47,33 @@ class Augmenter(Protocol):
         *,
         size: int | None = None,
         shared: int = 1,
+        clip: int | None = None,
     ) -> Tensor:
         """See `Encoder.augmented`."""
         ...
 
 
 def augmented_frames(
-    encoder: Augmenter, frames: Tensor, recipe: AugmentConfig, changes: FrameChanges
+    encoder: Augmenter,
+    frames: Tensor,
+    recipe: AugmentConfig,
+    changes: FrameChanges,
+    *,
+    clip: int | None = None,
 ) -> Tensor:
     """uint8 [B, F, H, W, 3] -> float32 [B, F, 3, S, S], augmented and normalised.
 
-    The F frames of a sample share their crop and flip; the rest is drawn for each.
+    The F frames of a sample share their crop and flip; the rest is drawn for each, or, of colours
+    and blur, for each `clip` of so many frames, where the recipe says so.
     """
     size = encoder.config.image_size
     margin = round(changes.shift * size)
     images = encoder.augmented(
-        without_border_noise(frames), recipe, size=size + 2 * margin, shared=frames.shape[1]
+        without_border_noise(frames),
+        recipe,
+        size=size + 2 * margin,
+        shared=frames.shape[1],
+        clip=clip,
     )
     flat = images.flatten(0, 1)
     flat = _mirror(_shift(flat, size, margin), changes.mirror)

@@ -14,6 +14,7 @@ from marey.models.encoders.backbones import build_trunk
 from marey.models.encoders.heads import SpatialSoftmax, mlp
 from marey.models.encoders.lab_trunk import LabTrunk
 from marey.models.encoders.norms import layer_norms
+from marey.models.encoders.padding import replicate_borders
 from marey.models.encoders.pretrained import with_input_scale
 from marey.models.encoders.trunk import Trunk, channels_last
 from marey.models.encoders.video_backbones import VIDEO_BACKBONES, build_clip_trunk
@@ -53,6 +54,8 @@ class Encoder(nn.Module):
             self.out_dim = config.embedding_dim
         if config.norm == "layer":
             layer_norms(self)
+        if config.padding == "replicate":
+            replicate_borders(self.trunk)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
@@ -94,13 +97,15 @@ class Encoder(nn.Module):
         *,
         size: int | None = None,
         shared: int = 1,
+        clip: int | None = None,
     ) -> Tensor:
         """uint8 [..., H, W, 3] -> float32 [..., 3, S, S], augmented and normalised.
 
-        S is `size`, or the encoder's image size; `shared` consecutive frames get one crop and flip.
+        S is `size`, or the encoder's image size; `shared` consecutive frames get one crop and flip;
+        `clip` of them are one clip (see `augment_frames`).
         """
         size = size or self.config.image_size
-        images = augment_frames(frames.flatten(0, -4), size, recipe, shared=shared)
+        images = augment_frames(frames.flatten(0, -4), size, recipe, shared=shared, clip=clip)
         return self.normalize(images).unflatten(0, frames.shape[:-3])
 
     def augmented_clips(

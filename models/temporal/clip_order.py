@@ -41,9 +41,10 @@ class ClipOrderConfig(MethodConfig):
     changes: FrameChanges = FrameChanges()
     """Augmentation of each frame alone."""
     augment: AugmentConfig = AugmentConfig(
-        crop_scale=(0.5, 1.0), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3
-    )
-    """One crop for all clips, colours and blur for each frame."""
+        crop_scale=(0.5, 1.0), flip=0.5, jitter=0.8, brightness=0.2, contrast=0.2, blur=0.3,
+        colors="each_clip",
+    )  # fmt: skip
+    """One crop for all clips; colours and blur for each clip, whose own motion must stay seen."""
 
     @model_validator(mode="after")
     def _in_order(self) -> ClipOrderConfig:
@@ -89,8 +90,11 @@ class ClipOrder(Method):
         """Puts in place of `frames`: `clips`, float32 [B, n, 3, T, S, S], shuffled; `label`, int64
         [B], the number of their order; `usable`, bool [B]: no two clips are alike."""
         frames = batch["frames"]
-        images = augmented_frames(self.encoder, frames, self.config.augment, self.config.changes)
-        clips = images.unflatten(1, (self.config.sampling.clips, -1)).transpose(2, 3)
+        config = self.config
+        images = augmented_frames(
+            self.encoder, frames, config.augment, config.changes, clip=config.sampling.num_frames
+        )
+        clips = images.unflatten(1, (config.sampling.clips, -1)).transpose(2, 3)
         order, label = draw_orders(self.orders, len(frames))
         return replace_frames(
             batch,

@@ -98,7 +98,10 @@ class OddOneOut(Method):
         number of the shuffled one; `usable`, bool [B]: the shuffling shows."""
         frames, sampling = batch["frames"], self.config.sampling
         count = len(frames)
-        images = augmented_frames(self.encoder, frames, self.config.augment, self.config.changes)
+        images = augmented_frames(
+            self.encoder, frames, self.config.augment, self.config.changes,
+            clip=sampling.num_frames,
+        )  # fmt: skip
         label = torch.randint(sampling.clips, (count,))
         order = torch.arange(sampling.num_frames).repeat(count, sampling.clips, 1)
         order[torch.arange(count), label] = disorders(sampling.num_frames, count)

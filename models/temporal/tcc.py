@@ -118,23 +118,19 @@ def cycle_logits(
         return _similarity(nearest, u, similarity) / temperature
 
 
-def hard_cycles(
+def match_errors(
     sequences: Tensor, progress: Tensor, similarity: Literal["l2", "cosine"] = "l2"
-) -> tuple[Tensor, Tensor]:
-    """For each pair of sequences the share of frames whose nearest neighbour in the other sequence
-    has them as its own nearest neighbour, and how far the neighbours lie apart: [S, S] each.
+) -> Tensor:
+    """How far frames lie from their nearest neighbours in another sequence, in shares of a video:
+    [S, S], for each pair of sequences the mean.
 
-    sequences: [S, N, D]; progress: [S, N], place of each frame as a share of its video. A soft
-    cycle, as in the loss, says little of neighbours: where the softmax is flat every frame has the
-    same soft neighbour, the mean. And cycles of either kind close as often when the other video's
-    frames change their order; whether neighbours show the same moment, their distance tells.
+    sequences: [S, N, D]; progress: [S, N], place of each frame as a share of its video. A cycle
+    closes as well when the other video's frames change their order; whether neighbours show the
+    same moment, their distance tells.
     """
-    scores = _similarity(sequences[:, None], sequences[None], similarity)
-    there, back = scores.argmax(dim=3), scores.argmax(dim=2)
-    here = torch.arange(scores.shape[2], device=scores.device)
-    closed = (back.gather(2, there) == here).float().mean(dim=2)
+    there = _similarity(sequences[:, None], sequences[None], similarity).argmax(dim=3)
     other = progress[None].expand(len(progress), -1, -1).gather(2, there)
-    return closed, (other - progress[:, None]).abs().mean(dim=2)
+    return (other - progress[:, None]).abs().mean(dim=2)
 
 
 def cycle_regression(
@@ -195,9 +191,10 @@ class TCC(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """Soft cycles that end anywhere, and neighbours anywhere in their videos. That of
-        `cycle_accuracy` depends on the embeddings: random ones close many cycles too."""
-        return {"soft_cycle_accuracy": 1 / self.config.sampling.num_frames, "match_error": 1 / 3}
+        """Cycles that all end in the middle of the video (which is what embeddings without time
+        give: each end is a mean over all frames), or anywhere; neighbours anywhere."""
+        frames = self.config.sampling.num_frames
+        return {"cycle_error": 1 / 4, "match_error": 1 / 3, "soft_cycle_accuracy": 1 / frames}
 
     def prepare(self, corpus: Corpus) -> None:
         """Raises SettingError when classes are to be kept apart and the data have none."""
@@ -235,14 +232,13 @@ class TCC(Method):
         with torch.no_grad():
             here = torch.arange(count, device=logits.device)
             soft = (logits.argmax(dim=-1) == here).float().mean(dim=-1)
-            closed, apart = hard_cycles(sequences, progress, config.similarity)
+            apart = match_errors(sequences, progress, config.similarity)
             error = cycle_regression(logits, progress[:, None], plain=True).sqrt().mean(dim=-1)
             return {
                 "loss": loss,
-                "soft_cycle_accuracy": masked_mean(soft, compared),
-                "cycle_accuracy": masked_mean(closed, compared),
-                "match_error": masked_mean(apart, compared),
                 "cycle_error": masked_mean(error, compared),
+                "match_error": masked_mean(apart, compared),
+                "soft_cycle_accuracy": masked_mean(soft, compared),
                 "embedding_std": sequences.flatten(0, 1).std(dim=0).mean(),
                 "valid": compared.any(dim=1).float().mean(),
             }

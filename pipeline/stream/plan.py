@@ -22,6 +22,17 @@ from marey.pipeline.runtime.progress import each
 from marey.pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
 from marey.pipeline.sampling.labelled import label_is_kept, visits
 
+INSTEAD = {
+    "missing_view": "; it takes events with two synchronised cameras (`marey index --views`); with "
+    "one camera the preset `tcn_single` learns from what is near in time",
+    "single_frame": "; it takes videos, and these have one frame each: presets that learn from "
+    "single images are `simclr`, `moco_v2`, `rotation` (`marey methods` lists all)",
+    "no_motion": "; nothing moves in these videos, so nothing in them has an order: presets that "
+    "learn from single frames are `simclr`, `moco_v2`, `rotation`",
+    "too_short": "; the shots are shorter than its samples: shorten them (`method.sampling.…`, see "
+    "`marey methods`)",
+}
+"""What to do where a corpus cannot give what a method asks for, by the commonest reason."""
 UNIT_FRAMES = 2048
 """Frames that one unit of work spans at most, unless a single event has more."""
 IMAGE_CHUNK = 1024
@@ -174,9 +185,10 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
             names.append((event.event_id, reason))
     if not events:
         reasons = ", ".join(f"{reason}: {n}" for reason, n in refused.most_common())
+        instead = INSTEAD.get(refused.most_common(1)[0][0], "") if refused else ""
         raise InputError(
             f"none of the {len(source)} events of {source.location} gives a sample of kind "
-            f"{sampling.kind!r} ({reasons or 'the index is empty'})"
+            f"{sampling.kind!r} ({reasons or 'the index is empty'}){instead}"
         )
     columns = np.array([events, counts, frames], dtype=np.int64)
     visit = np.zeros(len(events), dtype=np.int64)
