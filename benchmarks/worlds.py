@@ -68,7 +68,7 @@ class Task:
 
 TASKS = {
     "arrow_of_time": Task("walking", "accuracy", oracles.arrow, 250),
-    "clip_order": Task("clock", "accuracy", oracles.clip_order, 150),
+    "clip_order": Task("clock", "accuracy", oracles.clip_order, 200),
     "cpc": Task("clock", "time_information", oracles.next_angle, 200),
     "mf_tcn": Task("process", "retrieval_top1", oracles.embedded("retrieval_top1"), 100, views=2),
     "odd_one_out": Task("clock", "accuracy", oracles.odd_one_out, 200),
