@@ -44,8 +44,9 @@ class Console:
     """One game, one agent step at a time."""
 
     def __init__(self, game: str, seed: int) -> None:
-        from ale_py import ALEInterface, roms
+        from ale_py import ALEInterface, LoggerMode, roms
 
+        ALEInterface.setLoggerMode(LoggerMode.Error)
         self._ale = ALEInterface()
         self._ale.setInt("random_seed", seed)
         self._ale.setFloat("repeat_action_probability", 0.0)

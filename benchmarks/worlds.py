@@ -163,8 +163,8 @@ def ceiling(arm: Arm, config: RunConfig, out: Path) -> float:
     """The oracle's mean figure on held-out samples, augmented by the preset."""
     source = open_source(indexed_world(arm, out)[1])
     method = build_method(config)
-    method.prepare(Corpus(places=1))
     plan = make_plan(source, type(method).samples(config.method), seed=0, epochs=1)
+    method.prepare(Corpus(places=plan.samples_per_epoch))
     plan.epochs = -(-SAMPLES // plan.samples_per_epoch)
     torch.manual_seed(0)
     scores: list[oracles.Score] = []

@@ -252,3 +252,10 @@ def test_an_encoder_of_clips_sees_each_frame_with_those_before_it() -> None:
     metrics = method(method.augment(batch))
     assert metrics["loss"].isfinite()
     assert metrics["valid"] == 1
+
+
+def test_one_video_alone_is_refused_before_training() -> None:
+    method = _method(sampling={"per_video": 2})
+    with pytest.raises(SettingError, match=r"one video.*`tcn_single`"):
+        method.prepare(Corpus(places=2))
+    method.prepare(Corpus(places=4))

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from marey.configs.errors import InputError
-from marey.configs.sampling import FramesSampling, TimePairsSampling
+from marey.configs.sampling import (
+    ClipsSampling,
+    FramesSampling,
+    TimePairsSampling,
+    ViewPairsSampling,
+)
 from marey.pipeline.stream.plan import UNIT_FRAMES, Plan, Position, make_plan
 from tests.corpora import Rows, make_event, make_video
 
@@ -89,6 +94,15 @@ def test_a_source_that_gives_nothing_is_an_error_with_the_reasons():
     source = Rows(make_event(make_video(frames=3)))
     with pytest.raises(InputError, match=r"none of the 1 events .* \(too_short: 1\)"):
         make_plan(source, TimePairsSampling(), seed=0, epochs=1)
+
+
+def test_a_corpus_without_the_task_is_told_which_preset_to_take():
+    one_camera = Rows(make_event(make_video()), make_event(make_video("b")))
+    with pytest.raises(InputError, match=r"two synchronised cameras .*`tcn_single`"):
+        make_plan(one_camera, ViewPairsSampling(), seed=0, epochs=1)
+    still = Rows(make_event(make_video(motion=np.zeros(4))))
+    with pytest.raises(InputError, match=r"nothing moves .*`simclr`"):
+        make_plan(still, ClipsSampling(motion_weighted=True), seed=0, epochs=1)
 
 
 def test_a_position_is_a_set_that_refuses_doubles():

@@ -197,7 +197,13 @@ class TCC(Method):
         return {"cycle_error": 1 / 4, "match_error": 1 / 3, "soft_cycle_accuracy": 1 / frames}
 
     def prepare(self, corpus: Corpus) -> None:
-        """Raises SettingError when classes are to be kept apart and the data have none."""
+        """Raises SettingError when classes are to be kept apart and the data have none, or when
+        there is one video: it has nothing to cycle over."""
+        if corpus.places <= self.config.sampling.per_video:
+            raise SettingError(
+                "tcc compares videos of one process, and the data have one video: there is nothing "
+                "to cycle over; `tcn_single` learns from a video alone"
+            )
         if self.config.same_class and not corpus.classes:
             raise SettingError("method.same_class=true needs data with labels; these have none")
 

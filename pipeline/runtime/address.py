@@ -16,9 +16,7 @@ import re
 from dataclasses import dataclass
 
 RANGE, FRAMES = "range://", "frames://"
-_RANGE = re.compile(
-    r"range://(\d+)\+(\d+)(\.\w+)?(?:@(\d+)\+(\d+):(\w+):(\d+))?/(.+)", re.DOTALL
-)
+_RANGE = re.compile(r"range://(\d+)\+(\d+)(\.\w+)?(?:@(\d+)\+(\d+):(\w+):(\d+))?/(.+)", re.DOTALL)
 _FRAMES = re.compile(r"frames://(\d+(?:\.\d+)?)/(.+)", re.DOTALL)
 
 
