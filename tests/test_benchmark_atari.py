@@ -20,7 +20,7 @@ def test_a_ball_of_two_pixels_is_where_it_was(tmp_path: Path) -> None:
         frame[rng.integers(SIDE), rng.integers(SIDE)] = 236
         frame[50:52, 60:62] = rng.integers(0, 256, (2, 2))
     write_lossless(tmp_path / "game.mkv", frames)
-    times = [number / FPS for number in range(6)]
+    times = np.arange(6) / FPS
     (clip,) = read_plan(str(tmp_path / "game.mkv"), [FrameRequest(0, times)], SIDE)
     for seen, frame in zip(clip.frames, frames, strict=True):
         for channel in range(3):

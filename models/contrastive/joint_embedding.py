@@ -64,8 +64,8 @@ class JointEmbedding(Method):
         """`spread` (0 is collapse) and `pair_auc` of both crops' embeddings, [B F, D] each, and how
         far it is above that of the crops' colours."""
         metrics = joint_embedding_metrics(first.detach(), second.detach(), batch["instance"])
-        seen = (crop.flatten(0, 1) for crop in batch["images"][:, :2].unbind(1))
-        return metrics | over_pixels(metrics["pair_auc"], *seen, batch["instance"])
+        here, there = (crop.flatten(0, 1) for crop in batch["images"][:, :2].unbind(1))
+        return metrics | over_pixels(metrics["pair_auc"], here, there, batch["instance"])
 
 
 class TwoCropMethod(JointEmbedding):

@@ -112,5 +112,5 @@ class ClipPairs(Method):
         of their colours. projected: [rho B, D]."""
         first, second = projected.detach().unflatten(0, (self.rho, -1))[:2]
         metrics = joint_embedding_metrics(first, second, batch["instance"])
-        seen = batch["clips"][:, :2].unbind(1)
-        return metrics | over_pixels(metrics["pair_auc"], *seen, batch["instance"])
+        here, there = batch["clips"][:, :2].unbind(1)
+        return metrics | over_pixels(metrics["pair_auc"], here, there, batch["instance"])

@@ -88,7 +88,7 @@ def weighted_f1(answers: NDArray[np.int64], values: NDArray[np.int64]) -> NDArra
     """F1 of each label [K], the mean over its classes weighted by how frequent they are."""
     return np.array(
         [
-            f1_score(truth, answer, average="weighted", zero_division=0)
+            f1_score(truth, answer, average="weighted", zero_division=0)  # pyright: ignore
             for truth, answer in zip(values.T, answers.T, strict=True)
         ]
     )
