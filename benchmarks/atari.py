@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.atari_episodes import SIDE, record
+from marey.configs import plugins
 from marey.configs.encoder import EncoderConfig
 from marey.configs.load import override, read_preset, run_config
 from marey.models.encoders.encoder import Encoder
@@ -65,8 +66,9 @@ PUBLISHED = {
     "VideoPinball": (0.09, 0.37, 0.58, 0.61, 0.82),
     "YarsRevenge": (0.01, 0.22, 0.39, 0.42, 0.74),
 }
+PLUGIN = "benchmarks.nature_network"
 NETWORK = {
-    "backbone": "benchmarks.nature_network:nature",
+    "backbone": f"{PLUGIN}:nature",
     "image_size": SIDE,
     "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0),
@@ -88,6 +90,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options, words = parser.parse_known_args()
     torch.set_num_threads(1)
+    plugins.use(PLUGIN)
     if options.command == "table":
         print(table(options.out))
         return

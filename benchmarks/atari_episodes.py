@@ -143,7 +143,8 @@ def _digest(frame: NDArray[np.uint8]) -> str:
 
 
 def write_lossless(path: Path, frames: list[NDArray[np.uint8]]) -> None:
-    """Grey frames, uint8 [S, S] each, as FFV1: what is decoded is what was written."""
+    """Grey frames, uint8 [S, S] each, as FFV1: what is decoded is what was written, but for the
+    rounding of some values by one where grey is turned into RGB."""
     unfinished = path.with_suffix(".part")
     with av.open(unfinished, "w", format="matroska") as container:
         stream = container.add_stream("ffv1", rate=FPS)
