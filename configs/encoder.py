@@ -17,8 +17,9 @@ class EncoderConfig(Settings):
     backbone: str = "tiny"
     """`tiny` (small, learns on a CPU), `tiny_vit` (a small transformer over 8x8 patches) or the
     name of a timm model (`resnet18`, `vit_small...`); for clips also `tiny_r3d`, `tiny_r2plus1d`,
-    `tiny_video_vit`, `r3d_18`, `mc3_18` or `r2plus1d_18`. A network of your own by the name that it
-    is registered with, or as `package.module:function` (docs/extending.md)."""
+    `tiny_video_vit`, `r3d_18`, `mc3_18`, `r2plus1d_18`, `slow_r50`, or `video_vit_small`, `_base`,
+    `_large` or `_huge` (patches of 2 frames and 16x16 pixels). A network of your own by the name
+    that it is registered with, or as `package.module:function` (docs/extending.md)."""
     clip_frames: int = Field(default=1, ge=1, le=128)
     """Frames that one embedding sees; 1 embeds single images."""
     clip_step_s: float = Field(default=0.1, gt=0, le=60)
@@ -42,13 +43,27 @@ class EncoderConfig(Settings):
     mark of where it is (for training on patches of frames)."""
     pretrained: bool = False
     """Start from the weights that timm or torchvision has for the backbone (downloads them)."""
-    stages: int | None = Field(default=None, ge=1, le=6)
-    """Keep only this many stages of the trunk; all of them when unset."""
+    weights: str | None = None
+    """Start from the weights of this file, or of another run's folder: safetensors, or a state dict
+    of torch.save (loaded without running code); in the layout of timm, torchvision, Hugging Face's
+    VideoMAE, or the authors' VideoMAE, V-JEPA, MoCo, DINO. A path, or a URI of an object store."""
+    stages: int | None = Field(default=None, ge=1, le=48)
+    """Keep only this many stages of the trunk (of a transformer, blocks); all of them when
+    unset."""
+    positions: Literal["own", "sine", "sequence"] = "own"
+    """How a transformer tells its patches apart. own: as the backbone was made (`video_vit_...`:
+    fixed sines of time, row and column, as in V-JEPA); sine: of images, fixed sines of row and
+    column (MAE, MoCo version 3); sequence: of clips, fixed sines of the patch's number
+    (VideoMAE)."""
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    """Stochastic depth: chance that a sample skips the last block in training; it falls linearly to
+    0 at the first. Momentum encoders skip none."""
     image_size: int = Field(default=64, ge=16, le=1024)
     """Side of the square input in pixels."""
-    pool: Literal["average", "spatial_softmax"] = "average"
+    pool: Literal["average", "spatial_softmax", "class_token"] = "average"
     """How the last feature map becomes a vector; spatial softmax keeps positions (of a clip, their
-    average over time)."""
+    average over time); class_token takes a transformer's first token instead of the map (timm's
+    vit_... of images)."""
     softmax_temperature: float = Field(default=0.1, gt=0, le=10)
     """Initial temperature of the spatial softmax (learnable); small is sharp."""
     pool_norm: bool = False
@@ -74,6 +89,22 @@ class EncoderConfig(Settings):
             raise ValueError("input=lab_split is for single images: clip_frames must be 1")
         if self.norm == "layer" and self.pretrained:
             raise ValueError("norm=layer throws away what pretrained=true loads: set norm=batch")
+        return self
+
+    @model_validator(mode="after")
+    def _start(self) -> "EncoderConfig":
+        if self.weights is not None and self.pretrained:
+            raise ValueError("pretrained and weights both say where weights come from: set one")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens(self) -> "EncoderConfig":
+        if self.pool == "class_token" and (self.clip_frames > 1 or self.input == "lab_split"):
+            raise ValueError("pool=class_token is for single RGB images: take pool=average")
+        if self.positions == "sine" and self.clip_frames > 1:
+            raise ValueError("positions=sine is for images; clips have own or sequence")
+        if self.positions == "sequence" and self.clip_frames == 1:
+            raise ValueError("positions=sequence is for clips; images have own or sine")
         return self
 
     @model_validator(mode="after")

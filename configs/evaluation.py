@@ -184,6 +184,17 @@ class FinetuneSettings(FewLabels):
         return self
 
 
+class AttentiveSettings(FinetuneSettings):
+    """An attentive probe: attention over the places of a frozen encoder's map."""
+
+    epochs: int = Field(default=20, ge=1, le=100_000)
+    """Passes over the training frames."""
+    batch_size: int = Field(default=64, ge=2, le=65_536)
+    """Frames per optimiser step."""
+    rates: tuple[float, ...] = Field(default=(3e-4, 1e-3, 3e-3), min_length=1)
+    """Learning rates of the probe; the best on the validation videos is reported."""
+
+
 class PretextSettings(Seeded):
     """A run's own pretext task on other data, beside the untrained weights."""
 

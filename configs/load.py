@@ -16,23 +16,11 @@ from marey.configs.base import MethodConfig, Settings
 from marey.configs.describe import describe
 from marey.configs.errors import SettingError
 from marey.configs.nearest import nearest_settings, plain, suggest
+from marey.configs.recipes import method_of, preset_path, presets, published
 from marey.configs.renamed import OLD_PRESETS, renamed
 from marey.configs.schema import RunConfig
 
-PRESETS = Path(__file__).parent / "presets"
 S = TypeVar("S", bound=Settings)
-
-
-def presets() -> list[str]:
-    """Names of the presets that marey ships."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def method_of(preset: str) -> str:
-    """Which method a preset is of, without reading its settings."""
-    text = (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
-    found = re.search(r"^name:\s*(\w+)", text, re.MULTILINE)
-    return found[1] if found else preset
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -45,10 +33,10 @@ def read_preset(name: str) -> dict[str, Any]:
         return {"name": name}
     own = name.endswith((".yaml", ".yml"))
     stem, said = (name, {}) if own else OLD_PRESETS.get(name, (name, {}))
-    path = Path(name) if own else PRESETS / f"{stem}.yaml"
-    if own and not path.is_file():
+    path = Path(name) if own else preset_path(stem)
+    if own and not (path and path.is_file()):
         raise SettingError(f"no such file: {name}")
-    if not path.is_file():
+    if path is None:
         plugins.load()
         if name in plugins.brought("method"):
             return {"name": name}
@@ -61,6 +49,7 @@ def read_preset(name: str) -> dict[str, Any]:
         content = content["config"]  # what a run has written beside its provenance
     if not isinstance(content, dict) or "name" not in content:
         raise SettingError(f"{path} must be a mapping with the key `name` (the method)")
+    content.pop("recipe", None)  # what is known of it, see `recipes`
     if said:
         content["name"] = name
         content["method"] = {**content["method"], **said}
@@ -71,7 +60,7 @@ def read_preset(name: str) -> dict[str, Any]:
 def _no_preset(name: str) -> str:
     if (Path(name) / "config.yaml").is_file():
         return f"{name} is the folder of a run; its settings are {name}/config.yaml"
-    known = presets()
+    known = [*presets(), *published()]
     own = [one for one in known if method_of(one) == plain(name) and one != "demo"]
     if own and plain(name) not in known:
         return f"the method {plain(name)} has several presets: give one of {', '.join(own)}"

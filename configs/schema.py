@@ -61,18 +61,56 @@ class OptimizerConfig(Settings):
     """Optimiser."""
     lr: float = Field(default=5e-4, gt=0, le=100)
     """Peak learning rate."""
+    bias_lr: float | None = Field(default=None, gt=0, le=100)
+    """Peak learning rate of one-dimensional parameters (norms, biases), with the same schedule;
+    unset: that of the others (Barlow Twins has two)."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """Layer-wise decay: each block of the encoder's trunk has this share of the learning rate of
+    the one after it; 1 gives all the same."""
     weight_decay: float = Field(default=1e-4, ge=0, le=10)
-    """Weight decay; never applied to one-dimensional parameters (norms, biases)."""
+    """Weight decay."""
     weight_decay_end: float | None = Field(default=None, ge=0, le=10)
     """Final weight decay, reached along a half cosine; unset: constant."""
+    decay_on: Literal["weights", "matrices", "all"] = "weights"
+    """What weight decay is applied to. weights: matrices and kernels, not norms, biases, position
+    embeddings and class tokens; matrices: these embeddings and tokens too (MAE, DINO); all: every
+    parameter, also norms and biases (plain SGD as of MoCo and SimSiam; not for lars)."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of sgd and lars; beta1 of adamw."""
-    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
-    """Learning-rate schedule after warm-up: half cosine, torch's one-cycle, or constant."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """beta2 of adamw."""
+    nesterov: bool = True
+    """Nesterov's momentum for sgd."""
+    schedule: Literal["cosine", "one_cycle", "step", "constant"] = "cosine"
+    """Learning-rate schedule after warm-up: half cosine, torch's one-cycle, steps down at
+    `milestones`, or constant."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the run after which schedule=step multiplies the rate by `step_factor`."""
+    step_factor: float = Field(default=0.1, gt=0, lt=1)
+    """Factor of each step down of schedule=step."""
     warmup: float = Field(default=0.05, ge=0, le=0.9)
     """Share of the steps used for linear warm-up (one_cycle: share before the peak)."""
+    lr_start: float | None = Field(default=None, ge=0, le=100)
+    """Learning rate at which the warm-up begins; unset: one step's share of the peak."""
+    lr_end: float = Field(default=0.0, ge=0, le=100)
+    """Final learning rate of schedule=cosine."""
+    stretch: float = Field(default=1.0, ge=1, le=10)
+    """Schedules of learning rate and weight decay are those of a run this many times as long, and
+    are cut off where this one ends (V-JEPA: 1.25)."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Gradient clipping: largest norm of the gradient; unset: no clipping."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "OptimizerConfig":
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("schedule=step needs milestones, such as [0.6, 0.8]")
+        if self.milestones and self.schedule != "step":
+            raise ValueError("milestones are those of schedule=step")
+        if not all(0 < share < 1 for share in self.milestones):
+            raise ValueError(f"milestones are shares of the run in (0, 1), not {self.milestones}")
+        if self.name == "lars" and self.decay_on == "all":
+            raise ValueError("lars never decays norms and biases: decay_on must not be all")
+        return self
 
 
 class TrainerConfig(Settings):
@@ -105,6 +143,9 @@ class TrainerConfig(Settings):
     (0.999 is usual); unset exports the weights as trained."""
     compile: bool = False
     """Compile the training step with torch.compile."""
+    recompute: bool = False
+    """Activation checkpointing: the encoder keeps only the inputs of its blocks for the backward
+    pass and computes the rest again, for less memory and a third more time."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of plans, weights, augmentation and shuffling."""
     log_every: int = Field(default=10, ge=1)

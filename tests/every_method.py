@@ -37,6 +37,15 @@ def build(config: RunConfig) -> Method:
     return method
 
 
+def full_batch(config: RunConfig, *, samples: int, seed: int = 0) -> Batch:
+    """The same as `raw_batch`, with frames of the size that the settings decode."""
+    batch = raw_batch(config, samples=samples, seed=seed)
+    frames = batch["frames"]
+    pixels = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
+    large = torch.nn.functional.interpolate(pixels, size=config.data.frame_shape)
+    return batch | {"frames": large.byte().permute(0, 2, 3, 1).unflatten(0, frames.shape[:2])}
+
+
 def raw_batch(config: RunConfig, *, samples: int = SAMPLES, seed: int = 0) -> Batch:
     """A batch as it arrives: the sampler's own plan on made-up rows, moving texture as frames."""
     rng = np.random.default_rng(seed)

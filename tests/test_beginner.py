@@ -19,7 +19,7 @@ MISTAKES = [
     # commands
     (["indx", "videos"], 2, "no command 'indx'; did you mean index?"),
     (["Train", "tcn"], 2, "did you mean train?"),
-    (["evaluate", "knn"], 2, "did you mean eval?"),
+    (["evaluate", "knn"], 2, "did you mean eval"),
     (["fly"], 2, "`marey` alone says what each does"),
     (["--verion"], 2, "for example"),
     # index

@@ -8,7 +8,7 @@ from marey.configs.encoder import EncoderConfig
 from marey.configs.sampling import ClipsSampling
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.transformer import grid_positions
+from marey.models.encoders.sines import grid_positions
 from marey.models.method import Progress
 from marey.models.temporal.v_jepa import VJEPA, VJEPAConfig
 from tests.learning import train

@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_a_slow_formulation() -> None:
     clip, mask, keep = (batch[name][:, 0] for name in ("clips", "mask", "keep"))
     with torch.no_grad():
         loss = method(batch)["loss"].item()
-        from marey.models.encoders.transformer import grid_positions
+        from marey.models.encoders.sines import grid_positions
 
         tokens = method.encoder.trunk.visible(clip, keep)
         answers = method.decoder(tokens, keep, grid_positions(2, 8, 8)).double()

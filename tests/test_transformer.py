@@ -15,10 +15,9 @@ from marey.models.encoders.patchify import (
     tubelets,
     unpatchify,
 )
+from marey.models.encoders.sines import grid_positions, sincos
 from marey.models.encoders.transformer import (
     PatchDecoder,
-    grid_positions,
-    sincos,
     take,
     tiny_video_vit,
     tiny_vit,

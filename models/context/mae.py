@@ -24,7 +24,8 @@ from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.dense_heads import require_map
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.patchify import patchify, spread
-from marey.models.encoders.transformer import PatchDecoder, grid_positions
+from marey.models.encoders.sines import Positions, patch_places
+from marey.models.encoders.transformer import PatchDecoder
 from marey.models.encoders.trunk import PatchTrunk
 from marey.models.method import Method, register
 from marey.models.objectives.content_free import filled_from_around
@@ -78,12 +79,16 @@ class MAE(Method):
         if size % self.patch:
             raise SettingError(f"encoder.image_size={size} must be a multiple of {self.patch}")
         self.side = size // self.patch
+        # beside fixed sines of row and column, those of the decoder are the same
+        own = encoder.config.positions == "own"
+        self.positions: Positions = "standard" if own else "axes"
         self.decoder = PatchDecoder(
             encoder.feature_dim,
             config.decoder_width,
             config.decoder_depth,
             config.decoder_heads,
             values=3 * self.patch**2,
+            positions=self.positions,
         )
 
     @property
@@ -106,7 +111,7 @@ class MAE(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images, mask, keep = (batch[name].flatten(0, 1) for name in ("images", "mask", "keep"))
         trunk = cast(PatchTrunk, self.encoder.trunk)
-        positions = grid_positions(self.side, self.side, device=images.device)
+        positions = patch_places(self.positions, (self.side, self.side), images.device)
         predicted = self.decoder(trunk.visible(images, keep), keep, positions)
         hidden = spread(mask.unflatten(1, (self.side, self.side)), *images.shape[2:])
         return reconstruction(

@@ -25,7 +25,8 @@ from marey.models.augmentation import masking
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.transformer import Blocks, sincos, start, take
+from marey.models.encoders.sines import sincos
+from marey.models.encoders.transformer import Blocks, start, take
 from marey.models.method import Method, register
 from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows, mean_over_ranks, own_rows

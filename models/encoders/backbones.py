@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from marey.configs import plugins
 from marey.configs.errors import SettingError
@@ -18,6 +20,7 @@ from marey.models.encoders.any_network import (
     registered,
 )
 from marey.models.encoders.pretrained import check_fetchable, unfetched
+from marey.models.encoders.sines import patch_places, patch_sines
 from marey.models.encoders.tiny_resnet import tiny
 from marey.models.encoders.transformer import tiny_vit
 from marey.models.encoders.trunk import Level, PatchTrunk, Trunk, kept_stages
@@ -33,6 +36,8 @@ def build_trunk(
     pretrained: bool = False,
     in_channels: int = 3,
     image_size: int = 64,
+    sines: bool = False,
+    drop_path: float = 0.0,
 ) -> tuple[Trunk, int]:
     """The trunk of that name and the channels of its last map.
 
@@ -42,12 +47,16 @@ def build_trunk(
     the first: `resnet18` without its last stage is `stages=4`), of a plain transformer its blocks.
     `in_channels`: those of the input (6 for two stacked frames); pretrained first layers are
     repeated over them. `image_size`: the side of the images; a timm network is tried on a blank one
-    of it, and the patches of `tiny_vit` have an eighth of it as their side.
+    of it, and the patches of `tiny_vit` have an eighth of it as their side. `sines`: a timm
+    transformer's position embeddings are fixed sines (see `fix_positions`). `drop_path`: chance of
+    skipping a block of a timm network (stochastic depth).
 
     Raises SettingError for an unknown name, too many stages, weights that do not exist, or images
     of a size that the network does not take, naming sizes that it does; InputError for weights that
     cannot be fetched.
     """
+    if name in _OWN or find_backbone(name) is not None:
+        _refuse_for_own(name, sines, drop_path)
     if name in _OWN:
         if pretrained:
             raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
@@ -76,9 +85,30 @@ def build_trunk(
     if pretrained:
         check_fetchable(name)
         options |= {"pretrained": True}
-    trunk = _build(name, stages, in_channels, options)
+    if drop_path:
+        options |= {"drop_path_rate": drop_path}
+    try:
+        trunk = _build(name, stages, in_channels, options)
+    except TypeError as error:
+        raise SettingError(
+            f"backbone {name!r} has no stochastic depth: set encoder.drop_path=0"
+        ) from error
+    if sines:
+        if not isinstance(trunk, _VisibleTokenTrunk):
+            raise SettingError(
+                f"encoder.positions=sine is for timm's plain transformers (vit_...), not {name!r}"
+            )
+        trunk.fix_positions()
     trunk.levels = _measured(*shape)
     return trunk, trunk.levels[-1].channels
+
+
+def _refuse_for_own(name: str, sines: bool, drop_path: float) -> None:
+    """Raises SettingError for what only timm's networks have."""
+    if sines:
+        raise SettingError(f"encoder.positions=sine is for timm's vit_..., not {name!r}")
+    if drop_path:
+        raise SettingError(f"backbone {name!r} has no stochastic depth: set encoder.drop_path=0")
 
 
 def _unknown(name: str, timm_models: list[str]) -> str:
@@ -142,18 +172,31 @@ def _trial(
     name: str, stages: int | None, in_channels: int, image_size: int
 ) -> tuple[dict[str, Any], tuple[Level, ...]] | str:
     """The options with which a timm network takes images of this size, and its maps of a blank one;
-    or why none does."""
+    or why none does.
+
+    Tried without numbers (on `meta`), which takes no memory and no random draws; in earnest where a
+    network needs them.
+    """
+    found = _tried(name, stages, in_channels, image_size, "meta")
+    return _tried(name, stages, in_channels, image_size, "cpu") if isinstance(found, str) else found
+
+
+def _tried(
+    name: str, stages: int | None, in_channels: int, image_size: int, device: str
+) -> tuple[dict[str, Any], tuple[Level, ...]] | str:
     # families have different options for other sizes, and refuse those of the others
     ways: tuple[dict[str, Any], ...] = (
-        {"strict_img_size": False},
+        # first that in which a plain transformer also takes small crops
         {"dynamic_img_size": True},
+        {"strict_img_size": False},
         {"img_size": image_size},
         {},
     )
     reason = "no way to build it"
     for options in ways:
         try:
-            trunk = _build(name, stages, in_channels, dict(options)).eval()
+            with torch.device(device):
+                trunk = _build(name, stages, in_channels, dict(options)).eval()
         except TypeError as error:  # an option of another family
             reason = reason if options else str(error)
             continue
@@ -168,7 +211,7 @@ def _trial(
             reason = f"it is no multiple of its patches of {patch} px"
             continue
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.device(device):
                 maps = trunk.pyramid(torch.zeros(1, in_channels, image_size, image_size))
         except Exception as error:  # whatever its layers think of the size
             reason = str(error) or type(error).__name__
@@ -264,7 +307,27 @@ class _TokenTrunk(Trunk):
 
 
 class _VisibleTokenTrunk(_TokenTrunk, PatchTrunk):
-    """The same of timm's plain vision transformers, which also take some of the patches."""
+    """The same of timm's plain vision transformers, which also take some of the patches, and whose
+    class token can stand for the image."""
+
+    def fix_positions(self) -> None:
+        """Put fixed sines of row and column in place of the learned position embeddings (MAE,
+        MoCo version 3); the class token's are 0."""
+        embedding = self.model.pos_embed
+        if embedding is None:
+            raise SettingError("encoder.positions=sine: this network has no position embeddings")
+        with torch.no_grad():
+            places = patch_places("axes", self.model.patch_embed.grid_size, embedding.device)
+            waves = patch_sines("axes", places, embedding.shape[2])
+            prefix = embedding.shape[1] - len(waves)
+            embedding.copy_(functional.pad(waves, (0, 0, prefix, 0))[None])
+        embedding.requires_grad_(False)
+
+    def class_token(self, images: Tensor) -> Tensor:
+        """The first token of the last block, normalised: [N, C]."""
+        if not self.model.num_prefix_tokens:
+            raise SettingError("encoder.pool=class_token: this network has no class token")
+        return self.model.forward_features(images)[:, 0]
 
     def visible(self, images: Tensor, keep: Tensor) -> Tensor:
         model = self.model
@@ -273,5 +336,8 @@ class _VisibleTokenTrunk(_TokenTrunk, PatchTrunk):
         kept = patches.gather(1, keep[..., None].expand(-1, -1, patches.shape[2]))
         tokens = model.norm_pre(torch.cat([classes, kept], dim=1))
         for block in model.blocks:
-            tokens = block(tokens)
+            if model.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
         return model.norm(tokens)[:, model.num_prefix_tokens :]

@@ -51,6 +51,6 @@ def clip_transformer(encoder: Encoder, method: str) -> PatchTransformer:
     if not isinstance(trunk, PatchTransformer):
         raise SettingError(
             f"{method} needs a transformer over patches of clips, not "
-            f"{encoder.config.backbone}: set encoder.backbone=tiny_video_vit"
+            f"{encoder.config.backbone}: set encoder.backbone=video_vit_base, or tiny_video_vit"
         )
     return trunk

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,6 +42,13 @@ class Encoder(nn.Module):
         if config.pool == "spatial_softmax":
             self.pool: nn.Module = SpatialSoftmax(config.softmax_temperature)
             pooled_dim = 2 * self.feature_dim
+        elif config.pool == "class_token":
+            self.pool = nn.Identity()
+            if not hasattr(self.trunk, "class_token"):
+                raise SettingError(
+                    f"encoder.pool=class_token is for timm's vit_..., not {config.backbone!r}: set "
+                    "encoder.pool=average"
+                )
         else:
             average = nn.AdaptiveAvgPool2d if config.clip_frames == 1 else nn.AdaptiveAvgPool3d
             self.pool = nn.Sequential(average(1), nn.Flatten())
@@ -133,11 +142,27 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings, float32 [N, `out_dim`] also under autocast, so that lengths are exact."""
-        return self.embed(self.features(images))
+        return self._embedding(self.pooled(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """What the embedding head gets: float [N, D]."""
+        if self.config.pool == "class_token":
+            image = images.contiguous(memory_format=torch.channels_last)
+            return self.pool_norm(cast(Any, self.trunk).class_token(image))
+        return self.pool_norm(self.pool(self.features(images)))
 
     def embed(self, features: Tensor) -> Tensor:
-        """What `forward` makes of the trunk's last map."""
-        embedding = self.head(self.pool_norm(self.pool(features))).float()
+        """What `forward` makes of the trunk's last map. Raises SettingError where it makes nothing
+        of it (`pool=class_token`)."""
+        if self.config.pool == "class_token":
+            raise SettingError(
+                "the method embeds the encoder's map, which encoder.pool=class_token does not "
+                "use: set encoder.pool=average"
+            )
+        return self._embedding(self.pool_norm(self.pool(features)))
+
+    def _embedding(self, pooled: Tensor) -> Tensor:
+        embedding = self.head(pooled).float()
         return functional.normalize(embedding, dim=1) if self.config.unit_norm else embedding
 
 
@@ -150,6 +175,8 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
             pretrained=config.pretrained,
             fusion=config.fusion,
             image_size=config.image_size,
+            numbered=config.positions == "sequence",
+            drop_path=config.drop_path,
         )
     if config.backbone in VIDEO_BACKBONES:
         raise SettingError(
@@ -171,5 +198,7 @@ def _image_trunk(config: EncoderConfig, in_channels: int) -> Trunk:
         pretrained=config.pretrained,
         in_channels=in_channels,
         image_size=config.image_size,
+        sines=config.positions == "sine",
+        drop_path=config.drop_path,
     )
     return trunk

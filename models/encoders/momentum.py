@@ -18,8 +18,8 @@ from torch import Tensor, nn
 class MomentumCopy(nn.Module):
     """Frozen copies of modules that are applied one after the other.
 
-    Starts as an exact copy. Parameters have requires_grad False, so that checkpoints hold them
-    while neither an optimiser nor DDP sees them.
+    Starts as an exact copy, without stochastic depth. Parameters have requires_grad False, so that
+    checkpoints hold them while neither an optimiser nor DDP sees them.
 
     Buffers are not averaged: batch-norm statistics are those of the copy's own forward passes (it
     is in training mode when the method is), as in MoCo, BYOL and DINO; so an exported copy is
@@ -30,6 +30,9 @@ class MomentumCopy(nn.Module):
         super().__init__()
         self.copies = nn.ModuleList(copy.deepcopy(module) for module in modules)
         self.requires_grad_(False)
+        for part in self.copies.modules():
+            if hasattr(part, "drop_prob"):  # stochastic depth is the trained network's (DINO)
+                part.drop_prob = 0.0
 
     def __getitem__(self, place: int) -> nn.Module:
         """The copy of the module given in this place."""

@@ -41,13 +41,15 @@ def tubelets(clips: Tensor, frames: int, patch: int) -> Tensor:
     return cut.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(count, -1, frames * patch**2 * channels)
 
 
-def normalize_patches(patches: Tensor) -> Tensor:
+def normalize_patches(patches: Tensor, channels: int = 1) -> Tensor:
     """Each patch to mean 0 and (unbiased) variance 1 over its values; those of one value to 0.
 
-    patches: float [..., values]. MAE, arXiv 2111.06377, section 4.1.
+    patches: float [..., values], with `channels` above 1 [..., pixels x channels], each channel by
+    itself (VideoMAE's released code). MAE, arXiv 2111.06377, section 4.1.
     """
-    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-    return (patches - mean) / (variance + VARIANCE_FLOOR).sqrt()
+    values = patches.unflatten(-1, (-1, channels))
+    variance, mean = torch.var_mean(values, dim=-2, keepdim=True)
+    return ((values - mean) / (variance + VARIANCE_FLOOR).sqrt()).flatten(-2)
 
 
 def spread(mask: Tensor, height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small transformers over patches: the trunks `tiny_vit` and `tiny_video_vit`, and decoders.
+"""Plain transformers over patches: `tiny_vit`, `tiny_video_vit`, `video_vit_...`, and decoders.
 
 Positions are fixed sines and cosines, so that any subset of the patches can be encoded, on grids
 of any size.
@@ -7,65 +7,81 @@ of any size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from marey.configs.errors import SettingError
 from marey.models.encoders.patchify import patchify, tubelets
+from marey.models.encoders.sines import GRID, Positions, patch_places, patch_sines
 from marey.models.encoders.trunk import Level, PatchTrunk, kept_stages
 
-GRID = 8
-"""Patches along each side of a picture."""
 WIDTH, DEPTH, HEADS = 128, 4, 4
 """Of the tiny trunks: 0.8 million parameters."""
 TUBELET = 2
 """Frames of a patch of a clip."""
+PATCH = 16
+"""Side in pixels of a patch of the published sizes."""
+EPSILON = 1e-6
+"""Of the layer norms of the published sizes (released code of MAE, VideoMAE, V-JEPA)."""
 
 
-def sincos(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
-    """Sines and cosines of positions on one or several axes: float [..., A] -> [..., width].
+class Size(NamedTuple):
+    """Width, number of blocks and of attention heads of a transformer."""
 
-    Every axis has an equal part of the width, half of it sines; what does not divide stays 0.
-    Wavelengths run from 2 pi to 2 pi `longest` (Vaswani et al. 2017, section 3.5).
-    """
-    axes = positions.shape[-1]
-    count = width // (2 * axes)
-    places = torch.arange(count, device=positions.device, dtype=torch.float32) / count
-    angles = positions.float()[..., None] * longest**-places
-    waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
-    return functional.pad(waves, (0, width - waves.shape[-1]))
+    width: int
+    depth: int
+    heads: int
 
 
-def grid_positions(*sides: int, device: torch.device | None = None) -> Tensor:
-    """Places of a grid, the last axis fastest: float32 [product of sides, A].
+SIZES = {
+    "small": Size(384, 12, 6),
+    "base": Size(768, 12, 12),
+    "large": Size(1024, 24, 16),
+    "huge": Size(1280, 32, 16),
+}
+"""ViT-S, B, L and H (Dosovitskiy et al., arXiv 2010.11929, table 1; S: DeiT, arXiv 2012.12877)."""
+VIDEO_VITS = tuple(f"video_vit_{size}" for size in SIZES)
 
-    The last two sides count in units of a standard grid of `GRID` places, so that a smaller crop
-    spans the same range; an axis of time before them counts its own places.
-    """
-    axes = []
-    for axis, side in enumerate(sides):
-        places = torch.arange(side, device=device, dtype=torch.float32)
-        in_space = axis >= len(sides) - 2
-        axes.append((places + 0.5) * GRID / side - 0.5 if in_space else places)
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+
+class DropPath(nn.Module):
+    """Leaves a sample's residual branch out with some chance (Huang et al., arXiv 1603.09382)."""
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """[N, ...]; what is kept is scaled up, so that the mean stays."""
+        if not self.training or not self.drop_prob:
+            return branch
+        kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device)
+        return branch * (kept >= self.drop_prob) / (1 - self.drop_prob)
 
 
 class Block(nn.Module):
     """Self-attention and an MLP of four times the width, each behind a layer norm."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(
+        self, width: int, heads: int, *, epsilon: float = 1e-5, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         if width % heads:
             raise SettingError(f"{heads} attention heads do not divide a width of {width}")
         self.heads = heads
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, epsilon)
         self.inwards = nn.Linear(width, 3 * width)
         self.outwards = nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+            nn.LayerNorm(width, epsilon),
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Linear(4 * width, width),
         )
+        self.drop = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """tokens: [N, L, width]; present: bool [N, L], the tokens that others may look at."""
@@ -74,23 +90,43 @@ class Block(nn.Module):
         query, key, value = mixed.permute(2, 0, 3, 1, 4)
         looks = None if present is None else present[:, None, None, :]
         seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=looks)
-        tokens = tokens + self.outwards(seen.transpose(1, 2).reshape(count, length, width))
-        return tokens + self.mlp(tokens)
+        mixed = self.outwards(seen.transpose(1, 2).reshape(count, length, width))
+        tokens = tokens + self.drop(mixed)
+        return tokens + self.drop(self.mlp(tokens))
 
 
 class Blocks(nn.Module):
     """Several blocks and a last layer norm: [N, L, width] -> [N, L, width]."""
 
-    def __init__(self, width: int, depth: int, heads: int) -> None:
+    recompute = False
+    """Whether blocks keep only their input for the backward pass (activation checkpointing)."""
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        *,
+        epsilon: float = 1e-5,
+        drop_path: float = 0.0,
+    ) -> None:
+        """epsilon: of the layer norms; drop_path: chance of skipping the last block, which falls
+        linearly to 0 at the first."""
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        chances = [drop_path * number / max(1, depth - 1) for number in range(depth)]
+        self.blocks = nn.ModuleList(
+            Block(width, heads, epsilon=epsilon, drop_path=chance) for chance in chances
+        )
+        self.norm = nn.LayerNorm(width, epsilon)
         start(self)
 
     def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
         """present: bool [N, L], the tokens that others may look at; at least one in each row."""
         for block in self.blocks:
-            tokens = block(tokens, present)
+            if self.recompute and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, present, use_reentrant=False)
+            else:
+                tokens = block(tokens, present)
         return self.norm(tokens)
 
 
@@ -111,15 +147,27 @@ class PatchTransformer(PatchTrunk):
     """
 
     def __init__(
-        self, patch: int, *, frames: int | None = None, depth: int = DEPTH, in_channels: int = 3
+        self,
+        patch: int,
+        *,
+        frames: int | None = None,
+        depth: int = DEPTH,
+        in_channels: int = 3,
+        size: Size | None = None,
+        positions: Positions = "standard",
+        drop_path: float = 0.0,
     ) -> None:
-        """patch: side in pixels. frames: those of one patch of a clip; None for images."""
+        """patch: side in pixels. frames: those of one patch of a clip; None for images. size: one
+        of `SIZES`, with `depth` blocks; None for the tiny one."""
         super().__init__()
+        width, _, heads = size or Size(WIDTH, DEPTH, HEADS)
         self.patch = patch
         self.frames = frames
-        self.levels = (Level(WIDTH, patch),)
-        self.embed = nn.Linear(in_channels * patch**2 * (frames or 1), WIDTH)
-        self.blocks = Blocks(WIDTH, depth, HEADS)
+        self.positions: Positions = positions
+        self.levels = (Level(width, patch),)
+        self.embed = nn.Linear(in_channels * patch**2 * (frames or 1), width)
+        epsilon = EPSILON if size else 1e-5
+        self.blocks = Blocks(width, depth, heads, epsilon=epsilon, drop_path=drop_path)
         start(self.embed)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
@@ -155,8 +203,13 @@ class PatchTransformer(PatchTrunk):
         return tubelets(images, self.frames, self.patch)
 
     def _tokens(self, images: Tensor) -> Tensor:
-        positions = grid_positions(*self.grid(images.shape[2:]), device=images.device)
-        return self.embed(self.cut(images)) + sincos(positions, WIDTH)
+        tokens = self.embed(self.cut(images))
+        places = self.places(images.shape[2:], images.device)
+        return tokens + patch_sines(self.positions, places, tokens.shape[2])
+
+    def places(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Where the patches of an image (H, W) or a clip (T, H, W) are, as a decoder takes them."""
+        return patch_places(self.positions, self.grid(shape), device)
 
 
 def tiny_vit(
@@ -184,6 +237,32 @@ def tiny_video_vit(
     return PatchTransformer(_side(name, image_size), frames=TUBELET, depth=depth)
 
 
+def video_vit(
+    name: str,
+    image_size: int,
+    clip_frames: int,
+    *,
+    stages: int | None = None,
+    positions: Positions = "axes",
+    drop_path: float = 0.0,
+) -> PatchTransformer:
+    """A trunk of `VIDEO_VITS` over patches of 2 frames and 16x16 pixels, at any number of them.
+
+    Raises SettingError for clips that such patches do not fill, or too many stages.
+    """
+    size = SIZES[name.removeprefix("video_vit_")]
+    if clip_frames % TUBELET or image_size % PATCH:
+        raise SettingError(
+            f"backbone {name!r} takes patches of {TUBELET} frames and {PATCH}x{PATCH} pixels: "
+            f"encoder.clip_frames ({clip_frames}) must be a multiple of {TUBELET} and "
+            f"encoder.image_size ({image_size}) of {PATCH}"
+        )
+    depth = kept_stages(name, stages, size.depth)
+    return PatchTransformer(
+        PATCH, frames=TUBELET, depth=depth, size=size, positions=positions, drop_path=drop_path
+    )
+
+
 def _side(name: str, image_size: int) -> int:
     if image_size % GRID:
         raise SettingError(
@@ -199,16 +278,27 @@ class PatchDecoder(nn.Module):
     Visible tokens are projected and put in their places, one learned vector in all others.
     """
 
-    def __init__(self, before: int, width: int, depth: int, heads: int, values: int) -> None:
-        """before: width of the encoder's tokens; values: of what is predicted for each patch.
+    def __init__(
+        self,
+        before: int,
+        width: int,
+        depth: int,
+        heads: int,
+        values: int,
+        positions: Positions = "standard",
+    ) -> None:
+        """before: width of the encoder's tokens; values: of what is predicted for each patch;
+        positions: what the sines of a patch tell, as in the encoder.
 
         Raises SettingError if the heads do not divide the width.
         """
         super().__init__()
+        self.positions: Positions = positions
         self.project = nn.Linear(before, width)
         self.unseen = nn.Parameter(torch.zeros(width))
         nn.init.trunc_normal_(self.unseen, std=0.02)
-        self.blocks = Blocks(width, depth, heads)
+        epsilon = 1e-5 if positions == "standard" else EPSILON
+        self.blocks = Blocks(width, depth, heads, epsilon=epsilon)
         self.predict = nn.Linear(width, values)
         start(self.project)
         start(self.predict)
@@ -228,7 +318,7 @@ class PatchDecoder(nn.Module):
         everywhere = self.unseen.to(projected.dtype).expand(count, length + 1, -1)
         places = places[..., None].expand_as(projected)
         whole = everywhere.scatter(1, places, projected)[:, :length]
-        whole = whole + sincos(positions, self.unseen.shape[0])
+        whole = whole + patch_sines(self.positions, positions, self.unseen.shape[0])
         return self.predict(self.blocks(whole))
 
 

@@ -12,11 +12,14 @@ from marey.configs.errors import SettingError
 from marey.models.encoders.any_network import build_network, find_backbone
 from marey.models.encoders.backbones import build_trunk
 from marey.models.encoders.pretrained import TORCHVISION, unfetched
-from marey.models.encoders.transformer import tiny_video_vit
+from marey.models.encoders.slow_resnet import slow_stages
+from marey.models.encoders.transformer import VIDEO_VITS, tiny_video_vit, video_vit
 from marey.models.encoders.trunk import channels_last
 
 Fusion = Literal["mean", "convolution", "stack"]
-VIDEO_BACKBONES = ("tiny_r3d", "tiny_r2plus1d", "tiny_video_vit", *TORCHVISION)
+VIDEO_BACKBONES = (
+    "tiny_r3d", "tiny_r2plus1d", "tiny_video_vit", *TORCHVISION, "slow_r50", *VIDEO_VITS,
+)  # fmt: skip
 """Names that `build_clip_trunk` knows beside those of image backbones."""
 
 
@@ -28,6 +31,8 @@ def build_clip_trunk(
     pretrained: bool = False,
     fusion: Fusion = "mean",
     image_size: int = 64,
+    numbered: bool = False,
+    drop_path: float = 0.0,
 ) -> tuple[nn.Module, int]:
     """The trunk of that name and the channels of its last map.
 
@@ -35,11 +40,29 @@ def build_clip_trunk(
     of `VIDEO_BACKBONES`, a network of clips that a plugin registered, or an image backbone (see
     `backbones.build_trunk`) that is applied to every frame or to their stack, in the way of
     `fusion`. `stages` keeps the first ones only, the stem being the first, or, of
-    `tiny_video_vit`, its blocks; patches of that are two frames long and an eighth of `image_size`
-    wide.
+    a transformer, its blocks; patches of `tiny_video_vit` are two frames long and an eighth of
+    `image_size` wide. `numbered`: the sines of a `video_vit_...` tell a patch's number (VideoMAE),
+    not its place along each axis. `drop_path`: chance of skipping a block.
 
     Raises SettingError for an unknown name, too many stages, or weights that do not exist.
     """
+    if name in VIDEO_VITS:
+        if pretrained:
+            raise SettingError(
+                f"backbone {name!r} has no weights that can be fetched by name: set "
+                "encoder.weights=FILE"
+            )
+        trunk = video_vit(
+            name, image_size, frames, stages=stages,
+            positions="sequence" if numbered else "axes", drop_path=drop_path,
+        )  # fmt: skip
+        return trunk, trunk.levels[-1].channels
+    if numbered:
+        raise SettingError(
+            f"encoder.positions=sequence is for {', '.join(VIDEO_VITS)}, not {name!r}"
+        )
+    if drop_path and name in VIDEO_BACKBONES:
+        raise SettingError(f"backbone {name!r} has no stochastic depth: set encoder.drop_path=0")
     own = find_backbone(name) if name not in VIDEO_BACKBONES else None
     if own is not None and own.clips:
         return build_network(
@@ -54,6 +77,7 @@ def build_clip_trunk(
             pretrained=pretrained,
             in_channels=3 * frames if stacked else 3,
             image_size=image_size,
+            drop_path=drop_path,
         )
         return FrameTrunk(trunk, channels, frames, fusion), channels
     if name in TORCHVISION:
@@ -63,6 +87,8 @@ def build_clip_trunk(
     elif name == "tiny_video_vit":
         transformer = tiny_video_vit(image_size, frames, stages=stages)
         return transformer, transformer.levels[-1].channels
+    elif name == "slow_r50":
+        layers, widths = slow_stages()
     else:
         layers, widths = _tiny(_whole if name == "tiny_r3d" else _factorised)
     kept = len(layers) if stages is None else stages

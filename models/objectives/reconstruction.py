@@ -18,19 +18,21 @@ def reconstruction(
     norm_pix: bool,
     squared: bool,
     filled: Tensor | None = None,
+    norm_channels: bool = False,
 ) -> dict[str, Tensor]:
     """Loss over the hidden patches of all ranks, and `relative_error`, its share of the loss of a
     blind answer: the mean visible colour of the picture, or 0 with `norm_pix`.
 
     predicted, patches: [N, L, values], three values a pixel; hidden: bool [N, L]. `norm_pix`: each
-    patch's own mean and deviation are taken out of the target. `squared`: squared differences
-    (MAE, section 3), else absolute ones (SimMIM, section 3.4). filled: the patches as interpolation
-    of the visible ones has them (`filled_from_around`): then also `fill_error`, the relative error
-    of that answer, and `error_over_fill`, how much of it the prediction has left.
+    patch's own mean and deviation are taken out of the target (with `norm_channels`, those of each
+    of its colour channels). `squared`: squared differences (MAE, section 3), else absolute ones
+    (SimMIM, section 3.4). filled: the patches as interpolation of the visible ones has them
+    (`filled_from_around`): then also `fill_error`, the relative error of that answer, and
+    `error_over_fill`, how much of it the prediction has left.
     """
     target = full_precision(patches)
     if norm_pix:
-        target = normalize_patches(target)
+        target = normalize_patches(target, channels=3 if norm_channels else 1)
         blind = torch.zeros_like(target)
     else:
         colour = visible_mean(target, hidden).unflatten(2, (-1, 3)).mean(dim=2)
@@ -45,7 +47,8 @@ def reconstruction(
     if filled is not None:
         answer = full_precision(filled)
         if norm_pix:
-            answer = _best_scaled(normalize_patches(answer), target, hidden)
+            channels = 3 if norm_channels else 1
+            answer = _best_scaled(normalize_patches(answer, channels), target, hidden)
         fill = mean_over_ranks(patch_errors(answer, target, squared), hidden).detach()
         metrics["fill_error"] = fill / (floor + 1e-6)
         metrics["error_over_fill"] = loss.detach() / (fill + 1e-6)

@@ -9,7 +9,7 @@ docs/methods/masked_clips.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from pydantic import Field
@@ -24,7 +24,7 @@ from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.clip_inputs import clip_grid, clip_transformer
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.momentum import MomentumCopy, momentum_at
-from marey.models.encoders.transformer import PatchDecoder, grid_positions
+from marey.models.encoders.transformer import PatchDecoder
 from marey.models.method import Method, Progress, register
 from marey.models.objectives.distributed import mean_over_ranks
 from marey.models.objectives.reconstruction import patch_errors
@@ -52,14 +52,19 @@ class VJEPAConfig(MethodConfig):
     predictor_heads: int = Field(default=12, ge=1, le=64)
     """Attention heads of the predictor; they divide its width."""
     momentum: float = Field(default=0.998, ge=0, lt=1)
-    """Share of the target encoder that a step keeps at first; it rises to 1 (section 3.3)."""
+    """Share of the target encoder that a step keeps at first (section 3.3)."""
+    momentum_end: float = Field(default=1.0, ge=0, le=1)
+    """The share that it rises to."""
+    momentum_rise: Literal["cosine", "linear"] = "cosine"
+    """How it rises: along half a cosine, or linearly (released code)."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.3, 1.0), crop_ratio=(0.75, 1.35), flip=0.5)
     """One crop and flip for a whole clip."""
 
 
 @register
 class VJEPA(Method):
-    """Joint-embedding prediction over clips; its encoder is `tiny_video_vit`.
+    """Joint-embedding prediction over clips; its encoder is a `video_vit_...`, or
+    `tiny_video_vit`.
 
     Each clip is masked in two ways, by many small and by few large blocks of space through all of
     its time. What is exported is the target encoder.
@@ -86,6 +91,7 @@ class VJEPA(Method):
             config.predictor_depth,
             config.predictor_heads,
             values=encoder.feature_dim,
+            positions=clip_transformer(encoder, self.name).positions,
         )
 
     @property
@@ -130,7 +136,7 @@ class VJEPA(Method):
         target = self._targets(clips)
         blind = target.mean(dim=(0, 1), keepdim=True)
         trunk = clip_transformer(self.encoder, self.name)
-        positions = grid_positions(*self.grid, device=clips.device)
+        positions = trunk.places(clips.shape[2:], clips.device)
         losses, floors = [], []
         for name in RANGES:
             mask, keep, present = (
@@ -159,5 +165,9 @@ class VJEPA(Method):
         return functional.layer_norm(features, features.shape[-1:])
 
     def after_step(self, progress: Progress) -> None:
-        keep = momentum_at(progress.fraction, self.config.momentum)
+        start, end = self.config.momentum, self.config.momentum_end
+        if self.config.momentum_rise == "linear":
+            keep = start + (end - start) * min(1.0, progress.fraction)
+        else:
+            keep = momentum_at(progress.fraction, start, end)
         self.target.update(self.encoder, keep=keep)

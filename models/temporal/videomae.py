@@ -21,7 +21,7 @@ from marey.models.augmentation.masking import tube_mask
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.clip_inputs import clip_grid, clip_transformer
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.transformer import PatchDecoder, grid_positions
+from marey.models.encoders.transformer import PatchDecoder
 from marey.models.method import Method, register
 from marey.models.objectives.reconstruction import reconstruction
 
@@ -41,13 +41,15 @@ class VideoMAEConfig(MethodConfig):
     """Attention heads of the decoder; they divide its width."""
     norm_pix: bool = True
     """Predict each patch's pixels less their mean and over their deviation."""
+    norm_channels: bool = False
+    """Take these of each colour channel of a patch by itself (released code), not of all three."""
     augment: AugmentConfig = AugmentConfig(crop_scale=(0.5, 1.0), flip=0.5)
     """One crop and flip for a whole clip."""
 
 
 @register
 class VideoMAE(Method):
-    """Masked autoencoder of clips; its encoder is `tiny_video_vit`.
+    """Masked autoencoder of clips; its encoder is a `video_vit_...`, or `tiny_video_vit`.
 
     Batch: `frames` uint8 [B, C x T, H, W, 3], C clips of T frames.
     """
@@ -64,12 +66,14 @@ class VideoMAE(Method):
     def __init__(self, encoder: Encoder, config: VideoMAEConfig) -> None:
         super().__init__(encoder, config)
         self.grid = clip_grid(encoder, config.sampling, self.name)
+        trunk = clip_transformer(encoder, self.name)
         self.decoder = PatchDecoder(
             encoder.feature_dim,
             config.decoder_width,
             config.decoder_depth,
             config.decoder_heads,
-            values=clip_transformer(encoder, self.name).values,
+            values=trunk.values,
+            positions=trunk.positions,
         )
 
     @property
@@ -95,8 +99,13 @@ class VideoMAE(Method):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         clips, mask, keep = (batch[name].flatten(0, 1) for name in ("clips", "mask", "keep"))
         trunk = clip_transformer(self.encoder, self.name)
-        positions = grid_positions(*self.grid, device=clips.device)
+        positions = trunk.places(clips.shape[2:], clips.device)
         predicted = self.decoder(trunk.visible(clips, keep), keep, positions)
         return reconstruction(
-            predicted, trunk.cut(clips), mask, norm_pix=self.config.norm_pix, squared=True
+            predicted,
+            trunk.cut(clips),
+            mask,
+            norm_pix=self.config.norm_pix,
+            norm_channels=self.config.norm_channels,
+            squared=True,
         )

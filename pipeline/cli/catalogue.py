@@ -8,7 +8,15 @@ from typing import Any
 
 from marey.configs import plugins
 from marey.configs.describe import Setting, describe, typed
-from marey.configs.load import flat, method_of, presets, read_preset
+from marey.configs.load import flat, read_preset
+from marey.configs.recipes import (
+    SMALL_HARDWARE,
+    method_of,
+    presets,
+    published,
+    recipe_of,
+    recipes_of,
+)
 from marey.configs.renamed import renamed
 from marey.configs.schema import RunConfig
 from marey.pipeline.cli.declared import (
@@ -33,14 +41,28 @@ def list_methods() -> tuple[str, dict[str, Any]]:
             family = one.family
         lines.append(f"  {one.name:<22} {one.paper}")
         lines.append(f"  {'':<22} presets: {', '.join(own) or 'none'}")
-        data[one.name] = {"family": one.family, "paper": one.paper, "presets": own}
-    lines += ["", "`marey methods PRESET` lists every setting."]
+        large = {name: recipe for preset in own for name in recipes_of(preset)
+                 if (recipe := recipe_of(name)) is not None}  # fmt: skip
+        for name, recipe in large.items():
+            lines.append(f"  {'':<22} published: {name} ({recipe.hardware}): {recipe.figure}")
+        data[one.name] = {
+            "family": one.family,
+            "paper": one.paper,
+            "presets": own,
+            "published": {name: recipe.model_dump() for name, recipe in large.items()},
+        }
+    lines += [
+        "",
+        f"Presets are small, for {SMALL_HARDWARE}; published ones are what the authors trained.",
+        "`marey methods PRESET` lists every setting.",
+    ]
     return "\n".join(lines), data
 
 
 def describe_method(name: str) -> tuple[str, dict[str, Any]]:
     """Every setting of a preset (or method): value, default, bounds, meaning."""
-    named = name not in presets() and any(one.name == name for one in all_methods())
+    known = [*presets(), *published()]
+    named = name not in known and any(one.name == name for one in all_methods())
     tree = {"name": name} if named else renamed(read_preset(name))
     model = method_settings(tree["name"])
     values = flat(check_run(tree).model_dump(mode="json"))
@@ -50,8 +72,24 @@ def describe_method(name: str) -> tuple[str, dict[str, Any]]:
     of = f" (method {tree['name']})" if tree["name"] != name else ""
     found = declared_method(tree["name"]) or plugin_method(tree["name"])
     title = f"{name}{of}: {found.paper}"
-    text = "\n".join([title, "", *setting_lines(rows, values)])
+    text = "\n".join([title, *_about(name), "", *setting_lines(rows, values)])
     return text, {"method": tree["name"], "settings": values}
+
+
+def _about(preset: str) -> list[str]:
+    """What a preset is made for, and what else there is of its method."""
+    recipe = recipe_of(preset)
+    if recipe is not None:
+        return [
+            f"the published recipe ({recipe.source})",
+            f"trained on: {recipe.hardware}; encoder: {recipe.parameters} parameters; "
+            f"reported: {recipe.figure}",
+        ]
+    if preset not in presets():
+        return []
+    large = recipes_of(preset)
+    beside = f"; the published: {', '.join(large)}" if large else ""
+    return [f"the small recipe, for {SMALL_HARDWARE}{beside}"]
 
 
 def describe_protocol(name: str) -> str:

@@ -38,7 +38,7 @@ def help_of(command: str, options: argparse.Namespace) -> str:
         return f"{catalogue.list_trackers()}\n\n{catalogue.describe_tracker(options.tracker)}"
     if command == "mine":
         return catalogue.describe_kind(options.kind)
-    if command == "train" and options.method:
+    if command in ("train", "estimate") and options.method:
         return catalogue.describe_method(options.method)[0]
     return ""
 
@@ -50,7 +50,7 @@ def setting_for(name: str, options: argparse.Namespace) -> str:
 
     known: list[str] = []
     try:
-        if options.command == "train":
+        if options.command in ("train", "estimate"):
             from marey.configs.load import read_preset
             from marey.configs.renamed import renamed
             from marey.configs.schema import RunConfig
@@ -257,6 +257,9 @@ def train(options: argparse.Namespace) -> Result:
             config, options.data, options.out, resume=options.resume, probe_data=options.probe
         )
     plan, total = prepared.job.plan, prepared.job.total_steps()
+    print(_recipe_line(preset), file=sys.stderr)
+    for line in prepared.started:
+        print(f"{config.encoder.weights}: {line}", file=sys.stderr)
     print(
         f"{preset}: {len(plan.events)} events"
         + "".join(f"; {n} refused: {r}" for r, n in plan.refused.items())
@@ -302,6 +305,27 @@ def train(options: argparse.Namespace) -> Result:
     return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
 
 
+def _recipe_line(preset: str) -> str:
+    """Which recipe runs; where a GPU is there and the small one was asked for, the other's name."""
+    import torch
+
+    from marey.configs.recipes import SMALL_HARDWARE, presets, recipe_of, recipes_of
+
+    recipe = recipe_of(preset)
+    if recipe is not None:
+        return (
+            f"recipe: {preset}, the published one ({recipe.source}); trained on {recipe.hardware}; "
+            f"reported: {recipe.figure}"
+        )
+    if preset not in presets():
+        return f"recipe: {preset}, settings of your own"
+    line = f"recipe: {preset}, the small one, for {SMALL_HARDWARE}"
+    large = recipes_of(preset)
+    if large and torch.cuda.is_available():
+        line += f"; this machine has a GPU: the published one is {' or '.join(large)}"
+    return line
+
+
 def _length(config: RunConfig, per_epoch: int, samples: int, steps: int) -> str:
     """How long a run will be, and which setting says so."""
     trainer = config.trainer
@@ -312,6 +336,31 @@ def _length(config: RunConfig, per_epoch: int, samples: int, steps: int) -> str:
         f"{passes:.3g} passes over {per_epoch} samples per epoch "
         f"(trainer.{key}={getattr(trainer, key)})"
     )
+
+
+def estimate(options: argparse.Namespace) -> Result:
+    """Say what a run would take, without starting it."""
+    from marey.configs.load import preset_with, run_config
+    from marey.pipeline.cli.declared import check_run
+    from marey.pipeline.cli.locations import check_data
+
+    if options.gpus < 0:
+        raise UsageError(f"--gpus {options.gpus}: a number of GPUs, or 0 for the CPU")
+    if options.tflops is not None and not options.tflops > 0:
+        raise UsageError(f"--tflops {options.tflops}: a positive number is needed")
+    tree = preset_with(options.method, options.settings)
+    check_run(tree)
+    check_data(options.data)
+    from marey.models.method import find_method
+    from marey.pipeline.training.estimate import CPU_TFLOPS, TFLOPS
+    from marey.pipeline.training.estimate import estimate as estimate_run
+
+    config = run_config(tree, find_method(tree["name"]).Config)
+    rate = options.tflops or (TFLOPS if options.gpus else CPU_TFLOPS)
+    found = estimate_run(config, options.data, gpus=options.gpus, tflops=rate)
+    lines = [_recipe_line(PurePath(options.method).stem), *found.lines(config, options.gpus, rate)]
+    print("\n".join(lines), file=sys.stderr if options.json else sys.stdout)
+    return DONE, found.figures()
 
 
 def embed(options: argparse.Namespace) -> Result:

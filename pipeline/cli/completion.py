@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from marey.configs.load import presets
 from marey.configs.mining import SHORT
+from marey.configs.recipes import presets, published
 from marey.configs.sampling import kinds
 from marey.pipeline.cli.declared import all_methods
 from marey.pipeline.evaluate.protocols import protocols
@@ -28,8 +28,9 @@ def script(shell: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
 
 def _words(name: str, parser: argparse.ArgumentParser) -> Words:
     first = {
-        "train": presets(),
-        "methods": sorted({*presets(), *(one.name for one in all_methods())}),
+        "train": [*presets(), *published()],
+        "estimate": [*presets(), *published()],
+        "methods": sorted({*presets(), *published(), *(one.name for one in all_methods())}),
         "eval": [*protocols()],
         "completion": ["bash", "zsh", "fish"],
     }

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from marey.configs import plugins
 from marey.configs.errors import InputError, MareyError, UsageError
-from marey.configs.load import check, method_of, presets, read_preset
+from marey.configs.load import check, read_preset
+from marey.configs.recipes import method_of, presets
 from marey.configs.schema import RunConfig
 from marey.pipeline.cli.declared import method_settings
 

@@ -21,6 +21,7 @@ EXAMPLES = {
     "mine": "marey mine index.parquet -o tracks --kind tracks",
     "track": "marey track video.mp4 -o tracked.mp4",
     "train": "marey train tcn_single --data index.parquet -o runs/tcn",
+    "estimate": "marey estimate videomae-b --data index.parquet --gpus 8",
     "embed": "marey embed runs/tcn --data index.parquet -o embeddings",
     "eval": "marey eval knn embeddings --labels labels/",
     "report": "marey report runs/tcn -o report.html",
@@ -255,6 +256,21 @@ def build_parser() -> Parser:
     train.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
     train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
 
+    estimate = command(
+        "estimate", commands.estimate,
+        "Say what a run will take: parameters, operations, memory, decoding, hours.",
+    )  # fmt: skip
+    estimate.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
+    estimate.add_argument(
+        "--data", required=True, help="index, shards, image table or image folder"
+    )
+    estimate.add_argument("--gpus", type=int, default=0, help="number of GPUs (default 0: the CPU)")
+    estimate.add_argument(
+        "--tflops", type=float, metavar="N",
+        help="sustained TFLOP/s of one GPU, or of the CPU (default 150, or 0.05)",
+    )  # fmt: skip
+    estimate.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
+
     embed = command("embed", commands.embed, "Write an embedding for every frame of a corpus.")
     embed.add_argument(
         "encoder", help="run folder, pixels, histogram, timm:NAME or timm:NAME@WEIGHTS"
@@ -278,14 +294,17 @@ def build_parser() -> Parser:
     evaluate.add_argument("protocol", help="what is measured; see below")
     evaluate.add_argument(
         "embeddings",
-        help="folder of embeddings; for propagation and finetune: the encoder (run folder or "
-        "timm:NAME); for pretext: the run folder; for tracking: a folder of OTB sequences",
+        help="folder of embeddings; for propagation, finetune and attentive: the encoder (run "
+        "folder or timm:NAME); for pretext: the run folder; for tracking: a folder of OTB sequences",
     )
     evaluate.add_argument(
         "--data",
-        help="finetune, pretext: index or image table; propagation: folder of OTB sequences",
+        help="finetune, attentive, pretext: index or image table; propagation: folder of OTB "
+        "sequences",
     )
-    evaluate.add_argument("--gallery", help="training embeddings (finetune: index or image table)")
+    evaluate.add_argument(
+        "--gallery", help="training embeddings (finetune, attentive: index or image table)"
+    )
     evaluate.add_argument("--labels", help="folder of JSON files, or a CSV or Parquet table")
     evaluate.add_argument("--baseline", help="the same of another encoder (mostly untrained)")
     evaluate.add_argument("--baseline-gallery", help="the gallery of the baseline's encoder")

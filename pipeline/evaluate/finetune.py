@@ -10,16 +10,22 @@ import torch
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError
-from marey.configs.evaluation import FinetuneSettings
+from marey.configs.evaluation import AttentiveSettings, FinetuneSettings
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.data.source import need_frames, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.embedding.frame_parts import parts
 from marey.pipeline.embedding.read_part import ReadPart
+from marey.pipeline.evaluate.attentive_probe import AttentiveProbe
 from marey.pipeline.evaluate.bootstrap import split_by_group
 from marey.pipeline.evaluate.few_labels import few_rows
-from marey.pipeline.evaluate.finetune_network import LabelledFrames, fine_tune
+from marey.pipeline.evaluate.finetune_network import (
+    Build,
+    Classifier,
+    LabelledFrames,
+    fine_tune,
+)
 from marey.pipeline.evaluate.label_protocols import interval, labelled_as
 from marey.pipeline.evaluate.labels import check_common_classes, encode_classes, load_labels
 from marey.pipeline.evaluate.protocols import Inputs
@@ -33,7 +39,17 @@ MOST_BYTES = 8 * 2**30
 
 
 def run_finetune(inputs: Inputs, settings: FinetuneSettings) -> dict[str, Any]:
-    """Tune the whole encoder on labelled frames and score it on frames of other videos.
+    """Tune the whole encoder on labelled frames and score it on frames of other videos."""
+    return measured(inputs, settings, Classifier)
+
+
+def run_attentive(inputs: Inputs, settings: AttentiveSettings) -> dict[str, Any]:
+    """Train an attentive probe on a frozen encoder's maps, likewise."""
+    return measured(inputs, settings, AttentiveProbe)
+
+
+def measured(inputs: Inputs, settings: FinetuneSettings, build: Build) -> dict[str, Any]:
+    """Train what `build` makes of an encoder on labelled frames; score it on other videos' frames.
 
     inputs: target is a run folder or timm trunk; data, an index or image table with the test
     frames; gallery, the same with the training frames (without it the events of `data` are split
@@ -84,6 +100,7 @@ def run_finetune(inputs: Inputs, settings: FinetuneSettings) -> dict[str, Any]:
             batch_size=settings.batch_size,
             flip=settings.flip,
             seed=seed,
+            build=build,
         )
         common = np.bincount(known[fit]).argmax()
         figures["accuracy_chance"] = float((target[held_out] == common).mean())

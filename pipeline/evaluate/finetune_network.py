@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,11 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (or clips), as the encoder takes them -> logits float [N, C]."""
-        encoder = self.encoder
-        return self.head(encoder.pool_norm(encoder.pool(encoder.features(images))))
+        return self.head(self.encoder.pooled(images))
+
+    def optimizer(self, rate: float) -> torch.optim.Optimizer:
+        """The optimiser of a rate; its course is the caller's."""
+        return torch.optim.SGD(self.groups(rate), lr=rate, momentum=MOMENTUM, nesterov=True)
 
     def groups(self, rate: float) -> list[dict[str, Any]]:
         """Trunk at `rate` and head at its own, each with and without decay, for an optimiser."""
@@ -76,6 +79,10 @@ class Classifier(nn.Module):
             *decay_groups(self.encoder.parameters(), DECAY, lr=rate),
             *decay_groups(self.head.parameters(), DECAY, lr=HEAD * rate),
         ]
+
+
+Build = Callable[[Encoder, int], nn.Module]
+"""Makes a network with `encoder`, `optimizer(rate)` and logits [N, C] of an encoder's input."""
 
 
 def fine_tune(
@@ -90,11 +97,13 @@ def fine_tune(
     batch_size: int = 256,
     flip: bool = True,
     seed: int = 0,
+    build: Build = Classifier,
 ) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """Test figures of the network whose rate was best on validation, and its probabilities [n, C].
 
-    The encoder itself is not changed. Of rates that are equally good the smallest wins; one at
-    which training diverged scores 0 and is never chosen. Raises
+    build: makes the network of an encoder and a number of classes. The encoder itself is not
+    changed. Of rates that are equally good the smallest wins; one at which training diverged scores
+    0 and is never chosen. Raises
     InputError for fewer than two classes in training, SettingError for wrong budgets, MareyError
     when training diverged at every rate.
     """
@@ -109,7 +118,7 @@ def fine_tune(
     chosen = math.nan
     scores: list[float] = []
     for rate in sorted(rates):
-        network = _tuned(encoder, train, classes, rate, epochs, batch_size, flip, seed)
+        network = _tuned(encoder, train, classes, rate, epochs, batch_size, flip, seed, build)
         chance = probabilities(network, validation.frames)
         hit = (chance.argmax(axis=1) == validation.labels).mean()
         sound = bool(np.isfinite(chance).all())
@@ -148,12 +157,15 @@ def _tuned(
     batch_size: int,
     flip: bool,
     seed: int,
-) -> Classifier:
+    build: Build,
+) -> nn.Module:
     device = next(encoder.parameters()).device
-    network = Classifier(encoder, classes).to(device).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network: Any = build(encoder, classes).to(device).train()
     if device.type == "cpu":
         suit_small_maps(network)
-    optimizer = torch.optim.SGD(network.groups(rate), lr=rate, momentum=MOMENTUM, nesterov=True)
+    optimizer = network.optimizer(rate)
     peaks = [group["lr"] for group in optimizer.param_groups]
     rng = np.random.default_rng(seed)
     frames, labels = torch.from_numpy(train.frames), torch.from_numpy(train.labels)

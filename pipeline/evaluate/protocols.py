@@ -202,6 +202,10 @@ register_protocol(
     options=("data", "gallery", "labels", "baseline"), required=("data",),
 )  # fmt: skip
 register_protocol(
+    "attentive", evaluation.AttentiveSettings, f"{_ROOM}.finetune:run_attentive", target="encoder",
+    options=("data", "gallery", "labels", "baseline"), required=("data",),
+)  # fmt: skip
+register_protocol(
     "propagation", evaluation.PropagationSettings, f"{_ROOM}.propagation:run_propagation",
     target="encoder", options=("data", "baseline"), required=("data",),
 )  # fmt: skip

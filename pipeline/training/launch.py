@@ -15,7 +15,7 @@ import yaml
 
 from marey.configs import plugins
 from marey.configs.errors import InputError, MareyError, SettingError, UsageError, error_named
-from marey.configs.load import flat
+from marey.configs.load import flat, run_config
 from marey.configs.renamed import renamed
 from marey.configs.schema import OptimizerConfig, RunConfig, TrainerConfig
 from marey.models.method import find_method
@@ -42,6 +42,7 @@ from marey.pipeline.training.record import (
     NewMetrics,
 )
 from marey.pipeline.training.single_sample import check_single_sample
+from marey.pipeline.training.start import started_method
 from marey.pipeline.training.trainer import train
 from marey.pipeline.video.backends import check_backend, decodes_on_gpu
 
@@ -49,12 +50,15 @@ FREE_ON_RESUME = frozenset(
     [
         "trainer.steps", "trainer.epochs",
         # the course of the optimisation: no sample depends on it
-        *(f"trainer.optimizer.{name}" for name in OptimizerConfig.model_fields if name != "name"),
+        *(f"trainer.optimizer.{name}" for name in OptimizerConfig.model_fields
+          if name not in ("name", "decay_on", "layer_decay")),
         "trainer.batch_size", "trainer.accumulate", "trainer.ema", "trainer.sync_batch_norm",
         # where and how fast it runs
         "trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
-        "trainer.compile", "trainer.max_failures", "data.decode_actors", "data.prefetch_batches",
-        "data.backend", "data.shuffle_buffer",
+        "trainer.compile", "trainer.recompute", "trainer.max_failures", "data.decode_actors",
+        "data.prefetch_batches", "data.backend", "data.shuffle_buffer",
+        # where the first step began
+        "encoder.weights",
         # what it tells
         "trainer.log_every", "trainer.checkpoint_every", "trainer.probe_every",
     ]
@@ -83,6 +87,8 @@ class Prepared:
     """Units of work that are handed to Ray at a time."""
     plugins: Mapping[str, bool] = field(default_factory=plugins.active)
     """What the run's processes import first."""
+    started: tuple[str, ...] = ()
+    """What fitted of `encoder.weights`, a line each."""
 
 
 def prepare(
@@ -104,6 +110,13 @@ def prepare(
     check_backend(config.data.backend)
     encoder = config.encoder.model_copy(update={"pretrained": False})  # nothing is fetched
     method = build_method(config.model_copy(update={"encoder": encoder}))
+    started: list[str] = []
+    if config.encoder.weights is not None and not resume:
+        where = absolute(config.encoder.weights)
+        config = config.model_copy(
+            update={"encoder": config.encoder.model_copy(update={"weights": where})}
+        )
+        started = started_method(config)[1].lines()
     if probe_data is not None:
         probe_data = absolute(probe_data)
         open_source(probe_data).check_present()
@@ -147,7 +160,9 @@ def prepare(
         if plan.refused:
             folder.write(NOT_SAMPLED, json.dumps(plan.refused_by_name(), indent=1).encode())
         folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
-    return Prepared(job, data, probe_data, int(state["step"]) if state else 0, changed)
+    return Prepared(
+        job, data, probe_data, int(state["step"]) if state else 0, changed, started=tuple(started)
+    )
 
 
 def _with_plugins(config: RunConfig, data: str) -> RunConfig:
@@ -204,7 +219,7 @@ def _read_settings(folder: Folder) -> dict[str, Any]:
 
 def _changes(before: dict[str, Any], now: dict[str, Any], run: str) -> dict[str, tuple[Any, Any]]:
     """What a resumed run sets otherwise. Raises SettingError where its checkpoint depends on it."""
-    old, new = flat(before["config"]), flat(now["config"])
+    old, new = flat(_filled(before["config"])), flat(now["config"])
     changed = {
         key: (old.get(key), new.get(key))
         for key in sorted(old | new)
@@ -219,6 +234,14 @@ def _changes(before: dict[str, Any], now: dict[str, Any], run: str) -> dict[str,
     if before["provenance"]["data_digest"] != now["provenance"]["data_digest"]:
         raise InputError(f"--resume: the data are not those that {run} was started on")
     return changed
+
+
+def _filled(tree: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an older version with today's defaults for those that it had not."""
+    try:
+        return run_config(tree, find_method(tree["name"]).Config).model_dump(mode="json")
+    except SettingError:
+        return tree  # what is wrong with them shows in what is compared
 
 
 def _check_length(trained: int, job: Job) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from marey.configs.schema import OptimizerConfig
-from marey.models.encoders.decay import decay_groups
+from marey.models.encoders.decay import decay_groups, embeddings, layer_shares
 
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-4 / 25
@@ -23,19 +23,37 @@ def build_optimizer(
     """The optimiser of a run's settings, over the parameter groups of `decay_groups`.
 
     Parameters of the submodules named `steady` are in groups of their own, whose learning rate does
-    not follow the schedule (see `set_schedule`).
+    not follow the schedule (see `set_schedule`). A group's `scale` is its share of the rate. Raises
+    SettingError where layers cannot have rates of their own as set.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
+    spared = embeddings(model) if config.decay_on == "weights" else set()
+    shares: dict[int, float] = {}
+    if config.layer_decay < 1:
+        shares = layer_shares(model.get_submodule("encoder.trunk"), config.layer_decay)
     for kept in (False, True):
-        named = [p for n, p in model.named_parameters() if (n.split(".")[0] in steady) == kept]
-        groups += decay_groups(named, config.weight_decay, steady=kept)
+        by_share: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if (name.split(".")[0] in steady) == kept:
+                by_share.setdefault(shares.get(id(parameter), 1.0), []).append(parameter)
+        for share, parameters in by_share.items():
+            groups += decay_groups(
+                parameters,
+                config.weight_decay,
+                spared=spared,
+                everything=config.decay_on == "all",
+                steady=kept,
+                scale=share,
+            )
+    for group in groups:
+        if group["vectors"] and config.bias_lr is not None:
+            group["scale"] *= config.bias_lr / config.lr
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
     if config.name == "lars":
         return LARS(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.SGD(
-        groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
-    )
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -55,7 +73,7 @@ def set_schedule(
     """
     rate, decay = learning_rate(config, step, total), weight_decay(config, step, total)
     for group in optimizer.param_groups:
-        group["lr"] = config.lr if group["steady"] else rate
+        group["lr"] = group["scale"] * (config.lr if group["steady"] else rate)
         if group["decays"]:
             group["weight_decay"] = decay
     return rate
@@ -63,24 +81,32 @@ def set_schedule(
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
     """The learning rate of step `step` of `total` (from 0)."""
+    total = total * config.stretch
+    warmup = config.warmup / config.stretch
     done = min(1.0, step / max(1, total))
     if config.schedule == "one_cycle":
-        peak = max(config.warmup, 1e-9)
+        peak = max(warmup, 1e-9)
         if done < peak:
             return config.lr * _between(ONE_CYCLE_START, 1.0, done / peak)
         return config.lr * _between(1.0, ONE_CYCLE_END, (done - peak) / max(1e-9, 1 - peak))
-    if done < config.warmup:
-        return config.lr * (step + 1) / (math.ceil(config.warmup * total) + 1)
+    if done < warmup:
+        if config.lr_start is not None:
+            return config.lr_start + (config.lr - config.lr_start) * done / warmup
+        return config.lr * (step + 1) / (math.ceil(warmup * total) + 1)
     if config.schedule == "constant":
         return config.lr
-    return config.lr * _between(1.0, 0.0, (done - config.warmup) / (1 - config.warmup))
+    if config.schedule == "step":
+        passed = sum(done >= share / config.stretch for share in config.milestones)
+        return config.lr * config.step_factor**passed
+    return _between(config.lr, config.lr_end, (done - warmup) / (1 - warmup))
 
 
 def weight_decay(config: OptimizerConfig, step: int, total: int) -> float:
     """The weight decay of step `step` of `total` (from 0)."""
     if config.weight_decay_end is None:
         return config.weight_decay
-    return _between(config.weight_decay, config.weight_decay_end, step / max(1, total))
+    done = step / max(1, total * config.stretch)
+    return _between(config.weight_decay, config.weight_decay_end, done)
 
 
 def _between(start: float, end: float, done: float) -> float:

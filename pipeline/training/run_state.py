@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from marey.configs.errors import InputError, MareyError
 from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.recompute import recompute_blocks
 from marey.models.encoders.small_maps import suit_small_maps
 from marey.models.method import Method
 from marey.models.objectives.distributed import world_size
@@ -20,6 +21,7 @@ from marey.pipeline.training.job import Job, build_method, synchronised, trainin
 from marey.pipeline.training.lockstep import Used, agreed
 from marey.pipeline.training.optim import build_optimizer, restore
 from marey.pipeline.training.record import Record
+from marey.pipeline.training.start import started_method
 from marey.pipeline.training.weight_average import WeightAverage
 
 
@@ -33,9 +35,9 @@ class RunState:
         trainer = job.config.trainer
         self.job = job
         self.device = training_device(trainer.device)
-        self.method = _networks(job, self.device)
-        self.optimizer = build_optimizer(self.method, trainer.optimizer, self.method.constant_lr)
         state = load_state(Folder(job.run))
+        self.method = _networks(job, self.device, begins=state is None)
+        self.optimizer = build_optimizer(self.method, trainer.optimizer, self.method.constant_lr)
         self.used = Used(state)
         self.trained = self.used.trained
         """Samples trained on, those of earlier attempts too."""
@@ -106,9 +108,15 @@ class RunState:
         )
 
 
-def _networks(job: Job, device: torch.device) -> Method:
-    """The method on its device, ready to train, with the weights of the run's seed."""
-    method = build_method(job.config)
+def _networks(job: Job, device: torch.device, *, begins: bool) -> Method:
+    """The method on its device, ready to train, with the weights of the run's seed.
+
+    begins: whether the run is at its first step, and starts from `encoder.weights` if it has any.
+    """
+    starts = begins and job.config.encoder.weights is not None
+    method = started_method(job.config)[0] if starts else build_method(job.config)
+    if job.config.trainer.recompute:
+        recompute_blocks(method.encoder)
     method.prepare(job.corpus)
     if world_size() > 1 and device.type == "cuda" and job.config.trainer.sync_batch_norm:
         method = synchronised(method)
