@@ -38,7 +38,7 @@ from marey.pipeline.training.fake_step import attention_of_cpus
 from marey.pipeline.training.job import build_method
 from marey.pipeline.training.optim import build_optimizer
 
-TINY = ("videomae", "moco_v2", "simclr")
+TINY = ("videomae", "moco_v2")
 """Small presets that stand for all with `--tiny`."""
 PEAK_TFLOPS = 989.0
 """Of an H100 or H200 in dense bfloat16 (NVIDIA's data sheet)."""

@@ -11,6 +11,7 @@ import torch
 
 from marey.configs.load import read_preset, run_config
 from marey.configs.recipes import published, recipe_of
+from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import find_method
 
@@ -20,13 +21,18 @@ HEAD = (
 )
 
 
-def row(name: str) -> str:
-    """One recipe's row."""
-    tree = read_preset(name)
-    config = run_config(tree, find_method(tree["name"]).Config)
+def encoder_parameters(config: RunConfig) -> int:
+    """Those of a recipe's encoder."""
     with torch.device("meta"):
         encoder = Encoder(config.encoder)
-    count = sum(parameter.numel() for parameter in encoder.parameters())
+    return sum(parameter.numel() for parameter in encoder.parameters())
+
+
+def row(name: str, count: int | None = None) -> str:
+    """One recipe's row. count: of the encoder's parameters, where it is known."""
+    tree = read_preset(name)
+    config = run_config(tree, find_method(tree["name"]).Config)
+    count = encoder_parameters(config) if count is None else count
     recipe, sizes, trainer = recipe_of(name), config.encoder, config.trainer
     if recipe is None:
         raise ValueError(f"{name} is no published recipe")

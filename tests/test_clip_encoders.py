@@ -61,7 +61,11 @@ def test_a_clip_trunk_gives_the_map_it_announces(name: str, stages: int | None, 
     assert unused == []
 
 
-@pytest.mark.parametrize("name", [*VIDEO_BACKBONES, "tiny"])
+# the larger sizes of a transformer differ from the smallest by numbers alone
+SMALL = [name for name in VIDEO_BACKBONES if not name.endswith(("_base", "_large", "_huge"))]
+
+
+@pytest.mark.parametrize("name", [*SMALL, "tiny"])
 def test_the_order_of_frames_matters_to_all_but_the_mean_of_frames(name: str):
     torch.manual_seed(0)
     clips = torch.randn(2, 3, 8, 32, 32)

@@ -40,8 +40,6 @@ def slow_stages() -> tuple[list[nn.Module], list[int]]:
         for module in layer.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck):
-                nn.init.zeros_(module.last_norm.weight)  # blocks begin as their shortcuts
     return layers, [64, *(EXPANSION * width for width in WIDTHS)]
 
 

@@ -295,7 +295,7 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "embeddings",
         help="folder of embeddings; for propagation, finetune and attentive: the encoder (run "
-        "folder or timm:NAME); for pretext: the run folder; for tracking: a folder of OTB sequences",
+        "folder or timm:NAME); for pretext: the run folder; for tracking: folder of OTB sequences",
     )
     evaluate.add_argument(
         "--data",

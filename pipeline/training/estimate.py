@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from marey.configs.errors import SettingError
+from marey.configs.errors import InputError, SettingError
 from marey.configs.schema import RunConfig
 from marey.models.method import Corpus, find_method
+from marey.pipeline.data.index import SCHEMA, Index, read_table
 from marey.pipeline.data.reading import Wanted
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.stream.plan import Plan, Position, make_plan
@@ -193,7 +194,11 @@ def decode_rate(plan: Plan, source: Source, shape: tuple[int, int]) -> float | N
 
 
 def _corpus_bytes(source: Source) -> int | None:
-    table = getattr(source, "table", None)
-    if table is None or "bytes" not in getattr(table, "column_names", ()):
+    """Bytes of all files of an index; None for other layouts, and where they are not known."""
+    if not isinstance(source, Index):
         return None
-    return int(np.nansum(table["bytes"].to_numpy(zero_copy_only=False).astype(np.float64)))
+    try:
+        table = read_table(source.location, SCHEMA.names, ["bytes"])
+    except InputError:  # an index that lies in no file
+        return None
+    return int(np.nansum(table["bytes"].to_numpy().astype(np.float64)))
