@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from marey.configs.load import override, read_preset, run_config
 from marey.configs.recipes import published
@@ -154,9 +155,7 @@ class Step:
         """Measure it."""
         raw = raw_batch(self.config, batch)
         seen = self.augmented(raw)
-        counter = torch.utils.flop_counter.FlopCounterMode(
-            display=False, custom_mapping=attention_of_cpus()
-        )
+        counter = FlopCounterMode(display=False, custom_mapping=attention_of_cpus())
         if how == "eager":
             with counter:
                 self.run(seen)
@@ -246,8 +245,9 @@ def peers(tiny: bool) -> Iterator[tuple[str, Callable[[], object], int]]:
         sizes |= {"image_size": 32, "num_frames": 4, "hidden_size": 48, "num_hidden_layers": 1,
                   "num_attention_heads": 4, "decoder_num_hidden_layers": 1,
                   "decoder_hidden_size": 24, "decoder_num_attention_heads": 2}  # fmt: skip
-    config = VideoMAEConfig(**sizes)
-    model: Any = VideoMAEForPreTraining(config).to(device())
+    config: Any = VideoMAEConfig(**sizes)
+    model: Any = VideoMAEForPreTraining(config)
+    model.to(device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     batch = 2 if tiny else 32
     side, frames = config.image_size, config.num_frames

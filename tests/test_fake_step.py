@@ -1,10 +1,12 @@
 """What a run takes, told before it starts: fake tensors against a real step of small presets."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from marey.configs.errors import SettingError
 from marey.configs.load import preset_with, run_config
@@ -40,9 +42,7 @@ def _real_step(config) -> tuple[int, int]:
         there += [t for state in optimizer.state.values() for t in state.values()
                   if isinstance(t, torch.Tensor)]  # fmt: skip
         memory = TensorMemory(sum(t.untyped_storage().nbytes() for t in there))
-        counter = torch.utils.flop_counter.FlopCounterMode(
-            display=False, custom_mapping=attention_of_cpus()
-        )
+        counter = FlopCounterMode(display=False, custom_mapping=attention_of_cpus())
         with memory, counter:
             method(batch)["loss"].backward()
         optimizer.step()
@@ -91,7 +91,9 @@ def test_the_counter_sees_what_the_allocator_of_torch_sees() -> None:
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         layers(inputs).square().mean().backward()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert profile.profiler is not None
+    results: Any = profile.profiler.kineto_results
+    events = [e for e in results.events() if e.name() == "[memory]"]
     total = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
     assert memory.peak == pytest.approx(total.max(), rel=0.05)
 

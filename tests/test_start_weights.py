@@ -1,6 +1,7 @@
 """Starting from weights that exist: layouts, refusals, equality with Hugging Face's VideoMAE."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -27,6 +28,8 @@ def _config(name: str, *words: str) -> RunConfig:
 
 
 class Alone(nn.Module):
+    encoder: Encoder
+
     def __init__(self, **settings) -> None:
         super().__init__()
         self.encoder = Encoder(EncoderConfig(**settings))
@@ -40,7 +43,7 @@ def _started(content: dict, **settings) -> tuple[Alone, Started]:
 def test_a_file_of_timm_is_taken_whole_and_its_classifier_left() -> None:
     import timm
 
-    theirs = timm.create_model("resnet18", num_classes=10).eval()
+    theirs: Any = timm.create_model("resnet18", num_classes=10).eval()
     holder, started = _started(theirs.state_dict(), backbone="resnet18", image_size=32)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -96,7 +99,7 @@ def test_a_file_of_another_backbone_is_refused() -> None:
 
 def test_a_kernel_of_images_is_spread_over_the_frames_of_a_patch() -> None:
     settings = {"backbone": "video_vit_small", "stages": 1, "clip_frames": 2, "image_size": 32}
-    donor = Alone(**settings).encoder.trunk
+    donor: Any = Alone(**settings).encoder.trunk
     state = {
         "patch_embed.proj.weight": torch.randn(384, 3, 16, 16),
         "patch_embed.proj.bias": torch.randn(384),
@@ -110,7 +113,8 @@ def test_a_kernel_of_images_is_spread_over_the_frames_of_a_patch() -> None:
             state[f"blocks.0.{theirs}.{kind}"] = tensor
     holder, started = _started(state, **settings)
     assert started.resized == ["encoder.trunk.embed.weight"]
-    trunk, still = holder.encoder.trunk, torch.randn(1, 3, 1, 32, 32).expand(-1, -1, 2, -1, -1)
+    trunk: Any = holder.encoder.trunk
+    still = torch.randn(1, 3, 1, 32, 32).expand(-1, -1, 2, -1, -1)
     expected = nn.functional.conv2d(
         still[:, :, 0], state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16
     )

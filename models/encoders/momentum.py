@@ -32,7 +32,7 @@ class MomentumCopy(nn.Module):
         self.requires_grad_(False)
         for part in self.copies.modules():
             if hasattr(part, "drop_prob"):  # stochastic depth is the trained network's (DINO)
-                part.drop_prob = 0.0
+                vars(part)["drop_prob"] = 0.0
 
     def __getitem__(self, place: int) -> nn.Module:
         """The copy of the module given in this place."""

@@ -97,7 +97,7 @@ def _copies(method: nn.Module) -> tuple[str, ...]:
 def _resized(name: str, theirs: Tensor, mine: Tensor) -> Tensor | None:
     """A tensor of another shape made to fit; None where that cannot be done."""
     if name.endswith("pos_embed") and theirs.ndim == 3 and theirs.shape[2] == mine.shape[2]:
-        from timm.layers import resample_abs_pos_embed
+        from timm.layers.pos_embed import resample_abs_pos_embed
 
         side = round((mine.shape[1]) ** 0.5)
         prefix = mine.shape[1] - side**2

@@ -81,9 +81,9 @@ def set_schedule(
 
 def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
     """The learning rate of step `step` of `total` (from 0)."""
-    total = total * config.stretch
+    length = total * config.stretch
     warmup = config.warmup / config.stretch
-    done = min(1.0, step / max(1, total))
+    done = min(1.0, step / max(1.0, length))
     if config.schedule == "one_cycle":
         peak = max(warmup, 1e-9)
         if done < peak:
@@ -92,7 +92,7 @@ def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
     if done < warmup:
         if config.lr_start is not None:
             return config.lr_start + (config.lr - config.lr_start) * done / warmup
-        return config.lr * (step + 1) / (math.ceil(warmup * total) + 1)
+        return config.lr * (step + 1) / (math.ceil(warmup * length) + 1)
     if config.schedule == "constant":
         return config.lr
     if config.schedule == "step":
