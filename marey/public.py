@@ -34,8 +34,8 @@ from marey.pipeline.stream.decode import DecodeStage
 from marey.pipeline.stream.plan import Plan, Position, make_plan
 from marey.pipeline.stream.samples import batches as in_batches
 from marey.pipeline.stream.samples import shuffled, split_rows
+from marey.pipeline.training.collate import collate
 from marey.pipeline.training.launch import Watch, prepare, run_training
-from marey.pipeline.training.trainer import collate
 from marey.pipeline.video.reader import read
 
 __all__ = [

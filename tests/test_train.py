@@ -20,6 +20,7 @@ from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.samples import stream_here
 from marey.pipeline.training import run_state
 from marey.pipeline.training.checkpoint import load_state, position_of
+from marey.pipeline.training.collate import Room, collate
 from marey.pipeline.training.job import build_method, synchronised
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.meter import Meter
@@ -401,3 +402,24 @@ def test_batch_statistics_are_shared_but_where_shuffled_keys_need_their_own(name
     method = synchronised(build_method(run_config(tree, methods()[tree["name"]].Config)))
     kinds = [isinstance(module, torch.nn.SyncBatchNorm) for module in method.modules()]
     assert any(kinds) is shared
+
+
+def test_the_frames_of_one_batch_after_the_other_lie_in_the_same_memory():
+    """Fresh pages cost more than the copy; every batch holds its own samples all the same."""
+    rng = np.random.default_rng(0)
+    samples = [
+        {"sample": n, "place": n, "frames": rng.integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)}
+        for n in range(7)
+    ]
+    room, cpu = Room(), torch.device("cpu")
+    first = collate(samples[:4], cpu, room)
+    place = first["frames"].data_ptr()
+    second = collate(samples[4:], cpu, room)
+    assert second["frames"].data_ptr() == place
+    for batch, part in ((second, samples[4:]), (collate(samples[:4], cpu), samples[:4])):
+        np.testing.assert_array_equal(batch["frames"], np.stack([s["frames"] for s in part]))
+        assert batch["place"].tolist() == [s["place"] for s in part]
+    # without a room a batch may be kept
+    kept = collate(samples[:4], cpu)
+    collate(samples[3:], cpu)
+    np.testing.assert_array_equal(kept["frames"], np.stack([s["frames"] for s in samples[:4]]))

@@ -15,7 +15,7 @@ import numpy as np
 from marey.configs.schema import DataConfig
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.stream.decode import DecodeStage, Rows
-from marey.pipeline.stream.graph import TURN_UNITS, Stage, dataset, run_here
+from marey.pipeline.stream.graph import TURN_UNITS, Stage, ahead, dataset, run_here
 from marey.pipeline.stream.plan import Plan, Position
 from marey.pipeline.stream.resources import Budget
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SHUFFLE_BYTES = 512 * 2**20
 """A shuffle buffer holds at most this many bytes of frames."""
+COPIERS = 2
+"""Threads that copy samples out of blocks: one cannot fill a trainer on a large GPU."""
 Sample = dict[str, np.ndarray]
 """One row: the columns of `Rows` without their first dimension."""
 
@@ -67,8 +69,7 @@ def stream_here(
         # 1. Decode: a thread a core, or as many as were asked for.
         Stage(partial(DecodeStage, plan, source, data, done or Position())),
     ]
-    for rows in run_here(plan.units(done), stages, data.decode_actors):
-        yield from split_rows(rows)
+    yield from _split_ahead(run_here(plan.units(done), stages, data.decode_actors))
 
 
 def decode_at(plan: Plan, location: str, data: DataConfig, done: Position) -> DecodeStage:
@@ -98,7 +99,11 @@ def stream_ray(
 
 def rows_of_shard(shard: Any, prefetch: int) -> Iterator[Sample]:
     """The samples of one trainer's Ray Data shard."""
-    for rows in shard.iter_batches(
-        batch_size=None, prefetch_batches=prefetch, batch_format="numpy"
-    ):
-        yield from split_rows(rows)
+    yield from _split_ahead(
+        shard.iter_batches(batch_size=None, prefetch_batches=prefetch, batch_format="numpy")
+    )
+
+
+def _split_ahead(blocks: Iterable[Rows]) -> Iterator[Sample]:
+    """The samples of blocks, copied out of these by threads while the consumer is at work."""
+    return ahead(split_rows, blocks, COPIERS)

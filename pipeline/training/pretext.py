@@ -28,8 +28,8 @@ from marey.pipeline.runtime.storage import Folder, absolute
 from marey.pipeline.stream.plan import Plan, make_plan
 from marey.pipeline.stream.samples import Sample, batches, stream_here
 from marey.pipeline.training.checkpoint import load_state
+from marey.pipeline.training.collate import collate
 from marey.pipeline.training.job import build_method
-from marey.pipeline.training.trainer import collate
 
 MIXED = 512
 """Samples that are shuffled together, so that a batch holds several videos."""

@@ -17,6 +17,7 @@ from marey.models.method import Method
 from marey.models.objectives.distributed import world_size
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.training.checkpoint import is_finite, load_state, save_state, weights
+from marey.pipeline.training.collate import Room
 from marey.pipeline.training.job import Job, build_method, synchronised, training_device
 from marey.pipeline.training.lockstep import Used, agreed
 from marey.pipeline.training.optim import build_optimizer, restore
@@ -35,6 +36,7 @@ class RunState:
         trainer = job.config.trainer
         self.job = job
         self.device = training_device(trainer.device)
+        self.room = Room()
         state = load_state(Folder(job.run))
         self.method = _networks(job, self.device, begins=state is None)
         self.optimizer = build_optimizer(self.method, trainer.optimizer, self.method.constant_lr)

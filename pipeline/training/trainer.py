@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from marey.configs.errors import InputError
@@ -23,6 +23,7 @@ from marey.models.objectives.distributed import rank as own_rank
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.stream.samples import Sample, shuffled
+from marey.pipeline.training.collate import Room, collate
 from marey.pipeline.training.job import Job
 from marey.pipeline.training.lockstep import Work, accepted, in_step
 from marey.pipeline.training.meter import Meter
@@ -110,7 +111,7 @@ def train_step(run: RunState, work: Work, epoch: int, meter: Meter) -> float | N
     try:
         with among():
             forward_backward(
-                run.model, run.method, work.batches, run.device, trainer.precision, meter
+                run.model, run.method, work.batches, run.device, trainer.precision, meter, run.room
             )
     except ValueError as error:
         if not needs_two(error):
@@ -163,8 +164,12 @@ def forward_backward(
     device: torch.device,
     precision: str,
     meter: Meter,
+    room: Room | None = None,
 ) -> None:
-    """Accumulate the gradient of the mean loss over the rounds of one step."""
+    """Accumulate the gradient of the mean loss over the rounds of one step.
+
+    room: memory that the frames of each round are put into (see `collate`).
+    """
     total = sum(map(len, round_batches))
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
     for number, samples in enumerate(round_batches, start=1):
@@ -173,7 +178,7 @@ def forward_backward(
         waits = isinstance(model, DistributedDataParallel) and not last
         quiet = model.no_sync() if waits else contextlib.nullcontext()  # pyright: ignore
         with quiet:
-            batch = collate(samples, device)
+            batch = collate(samples, device, room)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 with torch.no_grad():
                     batch = method.augment(batch)
@@ -191,24 +196,6 @@ def show(record: Record, run: RunState) -> None:
     with evaluating(run.method):
         pictures = run.method.pictures(batch)
     record.pictures(run.step, {name: picture.cpu().numpy() for name, picture in pictures.items()})
-
-
-def collate(samples: list[Sample], device: torch.device) -> dict[str, Tensor]:
-    """Stack samples into a batch of tensors on the device; frames stay uint8 [B, F, H, W, 3].
-
-    For a GPU through pinned memory, so that the copy is asynchronous.
-    """
-    batch = {}
-    for name in samples[0]:
-        if name in ("sample", "refused"):
-            continue
-        columns = [np.asarray(sample[name]) for sample in samples]
-        kind = torch.from_numpy(np.empty(0, columns[0].dtype)).dtype
-        shape = (len(columns), *columns[0].shape)
-        stacked = torch.empty(shape, dtype=kind, pin_memory=device.type == "cuda")
-        np.stack(columns, out=stacked.numpy())
-        batch[name] = stacked.to(device, non_blocking=True)
-    return batch
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
