@@ -76,7 +76,7 @@ class Made:
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--ray", action="store_true", help="blocks come through Ray as well")
     options = parser.parse_args()
