@@ -348,6 +348,6 @@ class SpreadSampling(StackSettings):
 
 @register_kind
 class TracksSampling(Sampling):
-    """Patches of one track each, from shards that `marey mine --kind tracks` has written."""
+    """Patches of one track each, from shards that `marey mine` or `marey train` has mined."""
 
     kind: str = "tracks"

@@ -15,13 +15,18 @@ from marey.configs import plugins
 from marey.configs.errors import MareyError, UsageError
 
 if TYPE_CHECKING:  # pydantic takes a quarter of a second, which `--help` has no need of
+    from marey.configs.mining import SamplesMining, TracksMining
     from marey.configs.schema import RunConfig
+    from marey.pipeline.stream.graph import Engine
 
 DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 """Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
 
 LOST = ("video: ", "event: ", "sample: ", "window: ")
 """Reasons of mining that name an input which gave nothing; the others are the miner's choice."""
+
+MINING = "mining."
+"""How `marey train` is told settings of `marey mine`, for tracks that are mined first."""
 
 Result = tuple[int, dict[str, Any]]
 """What a command gives back: exit code, and the figures that --json prints."""
@@ -162,27 +167,36 @@ def mine(options: argparse.Namespace) -> Result:
 
     settings = mining_settings(options.kind, options.settings)
     check_data(options.data, "DATA")
-    from marey.pipeline.mining.mine import mine_corpus
-    from marey.pipeline.runtime.progress import Progress, print_first, showing
     from marey.pipeline.video.reasons import FILE_FAULTS
 
-    bar = Progress("mine", "parts")
-    with showing():
-        manifest = mine_corpus(
-            options.data,
-            options.out,
-            settings,
-            engine=options.engine,
-            progress=lambda done, total, rows: bar.update(done, total, samples=rows),
-        )
-    bar.close()
-    lines = [f"{count:>8}  {reason}" for reason, count in manifest["reasons"].items()]
-    print_first(lines, f"{options.out}/manifest.json")
-    print(f"{manifest['rows']} samples -> {options.out}", file=sys.stderr)
+    manifest = _mined(options.data, options.out, settings, options.engine)
     figures = {name: manifest[name] for name in ("kind", "rows", "parts", "reasons")}
     lost = [r for r in manifest["reasons"] if r.startswith(LOST) and r != "sample: accepted"]
     refused = any(fault in reason for reason in manifest["reasons"] for fault in FILE_FAULTS)
     return (REFUSED if refused or lost else DONE), figures
+
+
+def _mined(
+    data: str, out: str, settings: TracksMining | SamplesMining, engine: Engine
+) -> dict[str, Any]:
+    """Mine with a bar, and say what came of it; returns the manifest."""
+    from marey.pipeline.mining.mine import mine_corpus
+    from marey.pipeline.runtime.progress import Progress, print_first, showing
+
+    bar = Progress("mine", "parts")
+    with showing():
+        manifest = mine_corpus(
+            data,
+            out,
+            settings,
+            engine=engine,
+            progress=lambda done, total, rows: bar.update(done, total, samples=rows),
+        )
+    bar.close()
+    lines = [f"{count:>8}  {reason}" for reason, count in manifest["reasons"].items()]
+    print_first(lines, f"{out}/manifest.json")
+    print(f"{manifest['rows']} samples -> {out}", file=sys.stderr)
+    return manifest
 
 
 def track(options: argparse.Namespace) -> Result:
@@ -238,13 +252,15 @@ def train(options: argparse.Namespace) -> Result:
     from marey.pipeline.cli.declared import check_run
     from marey.pipeline.cli.locations import check_data, check_views
 
-    tree = preset_with(options.method, options.settings)
+    mining = [word for word in options.settings if word.startswith(MINING)]
+    tree = preset_with(options.method, [w for w in options.settings if w not in mining])
     preset = PurePath(options.method).stem
     checked = check_run(tree)  # what is wrong is said before torch is loaded
     check_data(options.data)
     if options.probe:
         check_data(options.probe, "--probe")
     check_views(preset, checked, options.data)
+    data = _data_to_train_on(options, checked, mining)
     from marey.models.method import find_method
     from marey.pipeline.runtime.progress import Progress, print_first, showing
     from marey.pipeline.training.launch import prepare, run_training
@@ -254,7 +270,7 @@ def train(options: argparse.Namespace) -> Result:
     config = run_config(tree, find_method(tree["name"]).Config)
     with showing():
         prepared = prepare(
-            config, options.data, options.out, resume=options.resume, probe_data=options.probe
+            config, data, options.out, resume=options.resume, probe_data=options.probe
         )
     plan, total = prepared.job.plan, prepared.job.total_steps()
     print(_recipe_line(preset), file=sys.stderr)
@@ -303,6 +319,34 @@ def train(options: argparse.Namespace) -> Result:
     print(f"{summary['step']} steps in {summary['time_s']:.0f} s -> {options.out}", file=sys.stderr)
     refused = bool(summary["refused"] or plan.refused)
     return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
+
+
+def _data_to_train_on(options: argparse.Namespace, run: RunConfig, words: list[str]) -> str:
+    """`--data`; where a recipe wants tracks of a corpus of videos, those mined from it first.
+
+    They are put into the run's folder, and the same command goes on with them.
+    Raises UsageError for words of mining where nothing is mined.
+    """
+    from marey.configs.mining import TracksMining, mining_settings
+
+    tracks = TracksMining.model_fields["kind"].default
+    wanted = getattr(getattr(run.method, "sampling", None), "kind", "") == tracks
+    if not wanted and not words:
+        return options.data
+    settings = mining_settings(tracks, [word.removeprefix(MINING) for word in words])
+    from marey.pipeline.data.source import open_source
+
+    if not wanted or open_source(options.data).sample_kind:
+        if words:
+            why = f"{options.data} holds samples" if wanted else f"{run.name} needs no tracks"
+            raise UsageError(f"{words[0]}: nothing is mined, since {why}")
+        return options.data
+    from marey.pipeline.mining.mine import mined_before
+
+    out = f"{options.out.rstrip('/')}/{tracks}"
+    if mined_before(options.data, out, settings) is None:
+        _mined(options.data, out, settings, options.engine)
+    return out
 
 
 def _recipe_line(preset: str) -> str:

@@ -254,7 +254,10 @@ def build_parser() -> Parser:
     train.add_argument("--probe", help="held-out index or image table for the online probe")
     train.add_argument("--resume", action="store_true", help="resume from the latest checkpoint")
     train.add_argument("--engine", choices=("ray", "local"), default="ray", help=ENGINE_HELP)
-    train.add_argument("settings", nargs="*", metavar="key=value", help="e.g. trainer.epochs=5")
+    train.add_argument(
+        "settings", nargs="*", metavar="key=value",
+        help="e.g. trainer.epochs=5; mining.KEY=VALUE for tracks that are mined first",
+    )  # fmt: skip
 
     estimate = command(
         "estimate", commands.estimate,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from marey.configs.errors import InputError
+from marey.configs.errors import InputError, UsageError
 from marey.configs.mining import SamplesMining, TracksMining
-from marey.pipeline.data.shards import MANIFEST, finish, parts_left
+from marey.pipeline.data.shards import MANIFEST, Shards, finish, parts_left
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.mining.sample_part import SamplePart, SampleWork
 from marey.pipeline.mining.track_part import TrackPart, TrackWork
@@ -91,10 +92,7 @@ def mine_corpus(
     data, out = absolute(data), absolute(out)
     source = open_source(data)
     source.check_present()
-    key: dict[str, Any] = {
-        "kind": settings.kind, "data": data, "data_digest": source.digest,
-        "settings": settings.model_dump(mode="json"),
-    }  # fmt: skip
+    key = _key(source, data, settings)
     if isinstance(settings, TracksMining):
         work = _of_tracks(source, out, settings)
     else:
@@ -111,3 +109,29 @@ def mine_corpus(
             rows += int(counts["rows"].sum())
             progress(done, work.parts, rows)
         return finish(folder, key, work.parts, work.refused)
+
+
+def mined_before(
+    data: str, out: str, settings: TracksMining | SamplesMining
+) -> dict[str, Any] | None:
+    """The manifest of shards that `mine_corpus` with these arguments has finished; None if it has
+    not. Raises UsageError where `out` holds finished shards of other data or settings."""
+    data, folder = absolute(data), Folder(absolute(out))
+    if not folder.exists(MANIFEST):
+        return None
+    manifest = Shards(folder.location).manifest
+    key = json.loads(json.dumps(_key(open_source(data), data, settings)))
+    if differing := sorted(name for name in key if manifest.get(name) != key[name]):
+        raise UsageError(
+            f"{out} holds shards that were mined with another {', '.join(differing)}; give the "
+            "same data and mining.* settings, or another -o"
+        )
+    return manifest
+
+
+def _key(source: Source, data: str, settings: TracksMining | SamplesMining) -> dict[str, Any]:
+    """What shards are made of."""
+    return {
+        "kind": settings.kind, "data": data, "data_digest": source.digest,
+        "settings": settings.model_dump(mode="json"),
+    }  # fmt: skip
