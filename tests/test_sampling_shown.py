@@ -22,6 +22,7 @@ from marey.pipeline.data.index import Index
 from marey.pipeline.data.source import open_source
 from marey.pipeline.embedding.frame_parts import parts
 from marey.pipeline.embedding.read_part import ReadPart
+from marey.pipeline.sampling.lookback import clip_times
 from marey.pipeline.sampling.shown import BLANK, REPEATED_FRAME, UNEVEN_SPACING, unlike_plan
 from marey.pipeline.stream.decode import DecodeStage
 from marey.pipeline.stream.plan import Position, make_plan
@@ -101,7 +102,14 @@ def test_clips_that_would_repeat_frames_are_not_embedded(tmp_path: Path) -> None
     read = ReadPart(index, 0.0, (64, 64), clip=(4, 0.12))
     (part,) = parts(index, 0.0)
     rows = read.columns(part)
-    assert REPEATED_FRAME in reasons(rows) <= {REPEATED_FRAME, UNEVEN_SPACING}
+    assert reasons(rows) == {REPEATED_FRAME}
+    (video,) = index.event(0).videos
+    middles_s = video.frame_clock.middles(rows["frame"])
+    wanted_s, _ = clip_times(video, middles_s, 4, 0.12)
+    shown_at = np.cumsum([0] + [0.033] * 60 + [0.2] * 59)
+    shown_s = shown_at[np.searchsorted(shown_at, wanted_s + 0.0005, side="right") - 1]
+    for gaps, reason in zip(np.diff(shown_s), rows["refused"], strict=True):
+        assert reason == (REPEATED_FRAME if (gaps == 0).any() else "")
     for clip in rows["frames"][rows["refused"] == ""]:
         assert len(set(numbers_of(clip))) == 4
     frames = ReadPart(index, 0.0, (64, 64)).columns(part)

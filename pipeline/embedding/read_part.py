@@ -105,11 +105,11 @@ class ReadPart:
             wanted = [Wanted(event, np.full(length, view), wanted_s[n]) for n in good]
             read = self.source.reader.read(wanted, self.shape, suspected=self.suspicious)
             for n, lack, shown_s in zip(good, read.lacks, read.shown_s, strict=True):
-                refused[n] = (
-                    lack.error or lack.reason
-                    if lack
-                    else unlike_plan(wanted_s[n], shown_s, video.fps, length)
-                )
+                if lack:
+                    refused[n] = lack.error or lack.reason
+                else:
+                    varies = video.frame_times is not None
+                    refused[n] = unlike_plan(wanted_s[n], shown_s, video.fps, length, varies=varies)
             if len(good) == len(times_s):
                 frames = read.frames
             else:

@@ -20,12 +20,20 @@ MAX_SPACING_ERROR = 0.2
 """Share of its spacing by which frames of a clip may be nearer or farther (beside half a frame)."""
 
 
-def unlike_plan(times_s: np.ndarray, shown_s: np.ndarray, fps: float, clip_frames: int = 1) -> str:
+def unlike_plan(
+    times_s: np.ndarray,
+    shown_s: np.ndarray,
+    fps: float,
+    clip_frames: int = 1,
+    *,
+    varies: bool = False,
+) -> str:
     """Why the frames that one view gave to a sample are not what the plan meant, or empty.
 
     times_s: float64 [F], what was asked for; shown_s: float64 [F], when the frames that were shown
     then began; fps: the video's mean rate, by which times were planned; clip_frames: how many
-    frames in a row are to be evenly spaced, 1 for none. Returns `REPEATED_FRAME`,
+    frames in a row are to be evenly spaced, 1 for none; varies: whether the rate is known to vary,
+    so that frames do not begin at multiples of its period. Returns `REPEATED_FRAME`,
     `UNEVEN_SPACING` or an empty string.
     """
     period = 1 / fps
@@ -37,7 +45,7 @@ def unlike_plan(times_s: np.ndarray, shown_s: np.ndarray, fps: float, clip_frame
     planned_apart = times[latest] - times[starts] > LEAST_STEP * period
     # where one frame ends and the next begins, rounding decides which is shown
     between = np.abs(times[latest] - np.round(times[latest] * fps) * period) < TICK_S
-    if (planned_apart & ~between).any():
+    if (planned_apart & (varies | ~between)).any():
         return REPEATED_FRAME
     wanted, found = (np.diff(t.reshape(-1, clip_frames)) for t in (times_s, shown_s))
     slack = MAX_SPACING_ERROR * wanted + 0.5 * period

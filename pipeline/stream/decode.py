@@ -93,7 +93,10 @@ class DecodeStage:
             if self.source.sample_kind is None and len(slot):
                 sampling = self.plan.sampling
                 shown_s, times_s = read.shown_s[number, slot], wanted.times_s[slot]
-                reason = unlike_plan(times_s, shown_s, video.fps, sampling.frames_in_a_row)
+                reason = unlike_plan(
+                    times_s, shown_s, video.fps, sampling.frames_in_a_row,
+                    varies=video.frame_times is not None,
+                )  # fmt: skip
                 reason = reason or without_contrast(
                     read.frames[number, slot], sampling.least_contrast
                 )
