@@ -106,12 +106,24 @@ def test_a_size_that_does_not_fit_is_refused_with_sizes_that_do(name: str) -> No
         assert trunk.eval()(torch.zeros(1, 3, size, size)).shape[1] == channels
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("resnet18", 64), ("resnet18", 100), ("tiny", 60)])
+@pytest.mark.parametrize(("backbone", "size"), [("resnet18", 64), ("resnet18", 96), ("tiny", 56)])
 def test_a_head_has_the_grid_of_the_map_that_there_is(backbone: str, size: int) -> None:
     encoder = Encoder(EncoderConfig(backbone=backbone, image_size=size)).eval()
     features = encoder.features(torch.zeros(1, 3, size, size))
     head = PlaceHead(encoder, features.shape[-1], 5)
     assert head(features).shape == (1, features.shape[-1] ** 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "fits"), [("resnet18", 100, 96), ("resnet18", 48, 64), ("tiny", 60, 56)]
+)
+def test_a_head_takes_no_map_whose_places_drift_from_the_cells_they_answer_for(
+    backbone: str, size: int, fits: int
+) -> None:
+    """A last place that is cut off: 4 places of 32 px over 100 px."""
+    with pytest.raises(SettingError, match=rf"multiple of.*\b{fits}\b"):
+        PlaceHead(Encoder(EncoderConfig(backbone=backbone, image_size=size)), size, 5)
+    PlaceHead(Encoder(EncoderConfig(backbone=backbone, image_size=fits)), fits, 5)
 
 
 def test_the_tiny_trunk_is_small() -> None:

@@ -18,8 +18,9 @@ from marey.configs.sampling import FramesSampling
 from marey.models.augmentation.augment import AugmentConfig, augment_frames
 from marey.models.augmentation.color import rgb_to_lab
 from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.dense_heads import map_side, require_map
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.map_decoder import MapDecoder, map_side
+from marey.models.encoders.map_decoder import MapDecoder
 from marey.models.method import Method, Progress, register
 from marey.models.objectives.color_bins import annealed_mean, bin_weights, gamut_bins, soft_bins
 from marey.models.objectives.distributed import gather_rows, mean_over_ranks
@@ -80,7 +81,8 @@ class Colorization(Method):
         # in the checkpoint, since a class means nothing without its bin
         self.register_buffer("centres", gamut_bins(config.bin_step))
         bins = len(self.centres)
-        small = map_side(encoder, self.name)
+        require_map(encoder, self.name)
+        small = map_side(encoder)
         self.decoder = MapDecoder(encoder.feature_dim, small, side, config.width, bins)
         self.register_buffer("counts", torch.zeros(bins, dtype=torch.float64))
         self.register_buffer("pending", torch.zeros(bins, dtype=torch.float64))

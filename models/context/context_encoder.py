@@ -19,8 +19,9 @@ from marey.configs.base import MethodConfig
 from marey.configs.sampling import FramesSampling
 from marey.models.augmentation.augment import AugmentConfig
 from marey.models.batch import Batch, replace_frames
+from marey.models.encoders.dense_heads import map_side, require_map
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.map_decoder import ChannelwiseLinear, MapDecoder, map_side
+from marey.models.encoders.map_decoder import ChannelwiseLinear, MapDecoder
 from marey.models.method import Method, register
 from marey.models.objectives.adversarial import play
 from marey.models.objectives.arithmetic import full_precision
@@ -72,7 +73,8 @@ class ContextEncoder(Method):
 
     def __init__(self, encoder: Encoder, config: ContextEncoderConfig) -> None:
         super().__init__(encoder, config)
-        small, side = map_side(encoder, self.name), encoder.config.image_size
+        require_map(encoder, self.name)
+        small, side = map_side(encoder), encoder.config.image_size
         self.across = ChannelwiseLinear(encoder.feature_dim, small)
         self.decoder = MapDecoder(encoder.feature_dim, small, side, config.width, 3)
         if config.adversarial:

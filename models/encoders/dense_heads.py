@@ -32,7 +32,6 @@ def image_trunk(encoder: Encoder) -> Trunk:
     return encoder.trunk
 
 
-@torch.no_grad()
 def map_side(encoder: Encoder) -> int:
     """Places along each side of the map that the encoder's trunk makes of its images."""
     with evaluating(encoder):
@@ -52,12 +51,23 @@ class PlaceHead(nn.Module):
     def __init__(self, encoder: Encoder, side: int, values: int) -> None:
         """side: places of the grid along each side of the picture.
 
-        Raises SettingError when map and grid do not divide each other.
+        Raises SettingError when map and grid do not divide each other, or the map does not cover
+        the images in whole places.
         """
         super().__init__()
         config = encoder.config
         self.side = side
         places = map_side(encoder)
+        stride = image_trunk(encoder).levels[-1].reduction
+        if places * stride != config.image_size:
+            # the places would not lie over the cells that they answer for
+            near = config.image_size // stride * stride
+            raise SettingError(
+                f"{config.backbone} makes one place of a map of every {stride} px, and "
+                f"{config.image_size} px are {config.image_size / stride:g} of them: set "
+                f"encoder.image_size to a multiple of {stride}, such as "
+                f"{' or '.join(str(size) for size in (near, near + stride) if size)}"
+            )
         if side % places and places % side:
             raise SettingError(
                 f"{config.backbone} makes {config.image_size} px into a map of {places} places a "

@@ -1,26 +1,10 @@
-"""What predicts a picture from the encoder's last map, and how large that map is."""
+"""What predicts a picture from the encoder's last map."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from marey.models.encoders.dense_heads import require_map
-from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.modes import evaluating
-
-
-def map_side(encoder: Encoder, method: str) -> int:
-    """Side of the last map at the encoder's image size.
-
-    Raises SettingError for encoders that `require_map` refuses.
-    """
-    require_map(encoder, method)
-    size = encoder.config.image_size
-    with evaluating(encoder):
-        features = encoder.features(torch.zeros(1, 3, size, size))
-    return features.shape[-1]
 
 
 class MapDecoder(nn.Module):
