@@ -1,8 +1,6 @@
 """`python -m marey`: the `marey` command, also in a checkout that is not installed."""
 
-import sys
-
-from marey.pipeline.cli.main import main
+from marey.pipeline.cli.main import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

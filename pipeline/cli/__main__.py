@@ -1,8 +1,6 @@
 """`python -m marey.pipeline.cli`: the `marey` command."""
 
-import sys
-
-from marey.pipeline.cli.main import main
+from marey.pipeline.cli.main import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

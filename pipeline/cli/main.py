@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -9,12 +10,32 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 from marey.configs import plugins
 from marey.configs.errors import MareyError
 from marey.pipeline.cli.commands import DONE, FAILED
 from marey.pipeline.cli.parser import build_parser, read_words
 from marey.pipeline.runtime.cores import wait_asleep
+
+
+def command() -> NoReturn:
+    """The process of the command: it ends with the exit code of `main`, whatever threads are left.
+
+    A thread that is in C++ when Python ends (a decoder that hangs, see `isolate.within`) may take
+    the process down as it comes back, after all is done: "terminate called without an active
+    exception". So where one is left, the process ends without waiting for Python to be torn down.
+    """
+    try:
+        code = main()
+    except SystemExit as ended:  # --help, --version
+        code = int(ended.code or 0)
+    if any(thread.daemon for thread in threading.enumerate()):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from marey.pipeline.data.discover import Found, Placement, find_videos, group_views
 from marey.pipeline.data.index import SCHEMA, completed
+from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.storage import Folder, as_utf8, split
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video import VideoInfo, probe
@@ -194,7 +195,7 @@ class StoredParts:
 
     def get(self, number: int) -> pa.Table:
         """One part that is stored."""
-        return pq.read_table(io.BytesIO(self._folder.read(self._file(number))))
+        return read_parquet(self._folder.read(self._file(number)))
 
     def __iter__(self) -> Iterator[pa.Table]:
         return (self.get(number) for number in range(self._count))

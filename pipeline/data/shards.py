@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from marey.configs.errors import InputError
 from marey.configs.mining import ImageConfig
 from marey.pipeline.runtime.claims import UNFINISHED
+from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.part_notes import part_notes
 from marey.pipeline.runtime.storage import Folder, is_remote, local_path
 
@@ -152,7 +153,7 @@ class Shards:
         if not is_remote(self.location):
             return pq.read_table(local_path(self.folder.join(part_name(number))), columns=chosen)
         with self.folder.opened(part_name(number)) as stream:
-            return pq.read_table(stream, columns=chosen)
+            return read_parquet(stream, chosen)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows; leave `images` out unless they fit in memory."""

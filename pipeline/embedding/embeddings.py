@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError
+from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.storage import Folder
 
 META = "meta.json"
@@ -115,7 +114,7 @@ def _read(path: str) -> tuple[list[pa.Table], dict[str, Any]]:
     if not names:
         raise InputError(f"{path}: holds no Parquet file, so it is no embeddings folder")
     try:
-        tables = [pq.read_table(io.BytesIO(folder.read(name))) for name in names]
+        tables = [read_parquet(folder.read(name)) for name in names]
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
     return tables, meta
