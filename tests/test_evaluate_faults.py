@@ -3,6 +3,7 @@
 import json
 import math
 import unicodedata
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from marey.pipeline.evaluate.geometry import (
     rankme,
     uniformity,
 )
-from marey.pipeline.evaluate.labels import Labels, encode_classes
+from marey.pipeline.evaluate.labels import Labels, encode_classes, load_labels
 from marey.pipeline.evaluate.linear import Standardiser
 from marey.pipeline.evaluate.run import evaluate, run_eval
 
@@ -237,6 +238,20 @@ def test_an_event_is_the_same_in_any_unicode_form(tmp_path):
     )
     with pytest.raises(InputError, match="share 6 events"):
         run_eval("knn", test, gallery=gallery)
+
+
+def test_json_labels_of_a_varying_rate_go_by_frame_number(tmp_path):
+    """Without fps, entry n is frame n, whenever it is shown; a rate that is none is refused."""
+    rows = frames_of(np.zeros((6, 2)), events=1)
+    rows = replace(rows, time_s=np.array([0.0, 0.03, 0.06, 7.0, 7.03, 30.0]))
+    state = {"frames": [{"phase": n} for n in range(6)]}
+    (tmp_path / "e0.json").write_text(json.dumps(state))
+    (tmp_path / "._e0.json").write_bytes(b"\0\5\x16\7")
+    assert load_labels(tmp_path, rows).values.tolist() == list(range(6))
+    for fps in (0, -1, "15", [15]):
+        (tmp_path / "e0.json").write_text(json.dumps(state | {"fps": fps}))
+        with pytest.raises(InputError, match=r"fps is .* not a rate"):
+            load_labels(tmp_path, rows)
 
 
 def test_label_tables_find_videos_in_any_unicode_form(tmp_path):

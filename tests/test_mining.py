@@ -4,6 +4,7 @@ import multiprocessing
 import time
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from marey.pipeline.data.index import Index
 from marey.pipeline.data.shards import Shards, decode_images
 from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.mining.shots import hard_cuts
-from marey.pipeline.mining.tracks import Mined, TrackMiner, TrackUnits, cut_patch
+from marey.pipeline.mining.tracks import Mined, TrackMiner, TrackUnits, cut_patch, thinned
 from marey.pipeline.video import read_range
 from marey.trackers import iou
 from tests.corpora import encode_corpus, load
@@ -274,6 +275,22 @@ def test_killed_five_times_and_resumed_the_shards_are_the_same(tmp_path, corpus)
     if not (out / "manifest.json").exists():
         mine_corpus(str(corpus), str(out), settings(**changed), engine="local")
     assert bytes_of(out) == bytes_of(tmp_path / "whole")
+
+
+def test_frames_are_thinned_by_their_own_times_where_the_rate_varies(tmp_path):
+    """60 frames/s for a second, then 5: at most 20 per second are followed, and every slow one."""
+    tick = Fraction(1, 1000)
+    ticks = np.cumsum([0] + [17] * 60 + [200] * 20).tolist()
+    encode_video(tmp_path / "varies.mp4", 81, ticks=ticks, time_base=tick, size=(64, 64))
+    encode_video(tmp_path / "constant.mp4", 30, fps=Fraction(30), size=(64, 64))
+    index = Index(make_index([str(tmp_path)]), "")
+    constant, varies = index.video(0), index.video(1)
+    times_s = np.array(ticks) / 1000
+    kept = thinned(varies, times_s, 20.0)
+    assert np.diff(times_s[kept]).min() >= 0.05
+    assert set(range(61, 81)) <= set(kept.tolist())
+    assert thinned(varies, times_s, 100.0).tolist() == list(range(81))
+    assert thinned(constant, np.arange(30) / 30, 15.0).tolist() == list(range(0, 30, 2))
 
 
 def test_units_do_not_depend_on_anything_but_index_and_settings(corpus):

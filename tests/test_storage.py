@@ -58,6 +58,12 @@ def test_what_is_written_can_be_read_listed_and_removed(folder):
         folder.read("sub/a.bin")
 
 
+def test_what_macos_leaves_beside_files_is_none_of_them(folder):
+    folder.write("sub/a.parquet", b"one")
+    folder.write("sub/._a.parquet", b"\0\5\x16\7")
+    assert folder.names("sub", ".parquet") == ["a.parquet"]
+
+
 @pytest.mark.parametrize("folder", ["local", "arrow"], indirect=True)
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(folder, tmp_path):
     folder.write("a", b"old")

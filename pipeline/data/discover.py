@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.index import relative_name
-from marey.pipeline.runtime.storage import as_utf8, is_remote, join, local_path
+from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, join, local_path
 
 SUFFIXES = frozenset(
     [
@@ -135,12 +135,9 @@ def _find_remote(source: str) -> Iterator[Found]:
 
 
 def _may_be_video(path: str) -> bool:
-    """Whether a file of a folder is taken for a video, by its name.
-
-    `._name.mp4` is what macOS leaves beside `name.mp4` on foreign disks: no video.
-    """
+    """Whether a file of a folder is taken for a video, by its name."""
     name = PurePosixPath(path)
-    return name.suffix.lower() in SUFFIXES and not name.name.startswith("._")
+    return name.suffix.lower() in SUFFIXES and not is_companion(name.name)
 
 
 def _is_video(path: Path) -> bool:

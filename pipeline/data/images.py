@@ -22,7 +22,7 @@ from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.index import relative_name
 from marey.pipeline.data.reading import Frames, Lack, Reader, Wanted, no_frames
 from marey.pipeline.data.row_groups import RowGroups
-from marey.pipeline.runtime.storage import as_utf8, local_path
+from marey.pipeline.runtime.storage import as_utf8, is_companion, local_path
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
 MAX_PIXELS = 100_000_000
@@ -143,7 +143,7 @@ class ImageFolder(Images):
 
     def __init__(self, location: str) -> None:
         root = local_path(location)
-        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        paths = sorted(path for path in _image_paths(root) if path.is_file())
         if not paths:
             raise InputError(
                 f"{location} holds no image (looked for {' '.join(sorted(SUFFIXES))}, any depth)"
@@ -278,7 +278,14 @@ def is_image_table(location: str) -> bool:
 
 def has_images(folder: Path) -> bool:
     """Whether a folder holds image files."""
-    return any(p.suffix.lower() in SUFFIXES for p in folder.rglob("*"))
+    return any(True for _ in _image_paths(folder))
+
+
+def _image_paths(folder: Path) -> Iterator[Path]:
+    """What is called as image files are, to any depth."""
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in SUFFIXES and not is_companion(path.name):
+            yield path
 
 
 def decode_image(encoded: bytes, shape: tuple[int, int]) -> np.ndarray:

@@ -1,7 +1,9 @@
 """The labels of embedded frames: from JSON files, from a table, or from the source.
 
 Three forms are read:
-- a folder of `<event>.json` files, each {"fps", "phases", "frames": [{"phase": 2, ...}, ...]};
+- a folder of `<event>.json` files, each {"fps", "phases", "frames": [{"phase": 2, ...}, ...]}:
+  entry n holds from n / fps seconds on; without fps it is that of the video's frame n, as labels of
+  videos whose rate varies have to be written;
 - a CSV or Parquet table with the columns video_id, time_s, label: the row nearest in time holds,
   up to `tolerance_s` away; where it is empty or NaN, the frame has no label;
 - the `label` column of the embeddings, where their source was a labelled image table.
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.runtime.storage import is_companion
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ def load_labels(
 
 def _from_json(folder: Path, embeddings: Embeddings, attribute: str) -> NDArray[np.object_]:
     files: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*.json")):
+    for file in sorted(p for p in folder.rglob("*.json") if not is_companion(p.name)):
         relative = composed(file.relative_to(folder).with_suffix("").as_posix())
         for key in {relative, composed(file.stem)}:
             files.setdefault(key, []).append(file)
@@ -153,10 +156,13 @@ def _from_json(folder: Path, embeddings: Embeddings, attribute: str) -> NDArray[
         if file is None:
             continue
         state = _read_json(file)
-        frames, fps = state["frames"], float(state["fps"])
-        for row in np.flatnonzero(embeddings.event == event):
+        frames, fps = state["frames"], state.get("fps")
+        rows = np.flatnonzero(embeddings.event == event)
+        numbers = embeddings.frame[rows]
+        if fps is not None:
             # a frame is shown from n / fps on: its start and its middle both mean frame n
-            number = math.floor(float(embeddings.time_s[row]) * fps + 0.01)
+            numbers = np.floor(embeddings.time_s[rows] * float(fps) + 0.01).astype(np.int64)
+        for row, number in zip(rows, numbers, strict=True):
             if 0 <= number < len(frames):
                 if attribute not in frames[number]:
                     raise SettingError(
@@ -185,8 +191,13 @@ def _read_json(file: Path) -> dict[str, Any]:
         state = json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not JSON: {error}") from error
-    if not isinstance(state, dict) or not {"fps", "frames"} <= state.keys():
+    if not isinstance(state, dict) or "frames" not in state:
         raise InputError(f"{file}: a label file is an object with fps and frames")
+    fps = state.get("fps")
+    if fps is not None and (not isinstance(fps, int | float) or not 0 < fps < math.inf):
+        raise InputError(
+            f"{file}: fps is {fps!r}, not a rate; leave it out where entry n is the video's frame n"
+        )
     return state
 
 

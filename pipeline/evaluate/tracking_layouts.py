@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError
+from marey.pipeline.runtime.storage import is_companion
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 FIRST_FRAME = {"David": 300}
@@ -126,7 +127,11 @@ def _images(folder: Path) -> tuple[list[Path], str]:
     for where in ("img", "color", ""):
         inside = folder / where
         if inside.is_dir():
-            found = [p for p in inside.iterdir() if p.suffix.lower() in IMAGES]
+            found = [
+                path
+                for path in inside.iterdir()
+                if path.suffix.lower() in IMAGES and not is_companion(path.name)
+            ]
             if found:
                 return sorted(found, key=_number), where
     raise InputError(f"{folder}: no images ({', '.join(IMAGES)}) in img/, color/ or beside the box")

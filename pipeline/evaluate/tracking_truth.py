@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.mining.shots import hard_cuts
 from marey.pipeline.runtime.progress import each
+from marey.pipeline.runtime.storage import is_companion
 from marey.pipeline.synthetic.moving_things import MovingThing, draw_attributes, render_moving_thing
 from marey.pipeline.video import probe, read_range
 
@@ -77,7 +78,7 @@ def make_tracking_truth(
 def find_videos(folder: Path, without: str = "") -> list[SourceVideo]:
     """Readable videos of at least a second and 96 pixels below `folder`, sorted by path."""
     found = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not is_companion(p.name)):
         if without and without in str(path.relative_to(folder)):
             continue
         info = probe(str(path), motion="none")

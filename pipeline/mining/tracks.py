@@ -56,6 +56,21 @@ class TrackUnit:
     stop_s: float
 
 
+def thinned(video: Video, times_s: np.ndarray, max_fps: float) -> np.ndarray:
+    """Which frames to follow things in, at most so many per second: int64, ascending.
+
+    times_s: float64 [T], ascending. At a constant rate every n-th frame, so that tracks are even;
+    where the rate varies, each frame that comes long enough after the last one kept.
+    """
+    if video.frame_times is None:
+        return np.arange(0, len(times_s), max(1, math.ceil(video.fps / max_fps - 1e-6)))
+    kept: list[int] = []
+    for n, time_s in enumerate(times_s.tolist()):
+        if not kept or time_s - times_s[kept[-1]] >= 1 / max_fps - 1e-3:  # as containers round
+            kept.append(n)
+    return np.array(kept, dtype=np.int64)
+
+
 class TrackUnits(Sequence[TrackUnit]):
     """The units of a corpus, in the order of the index: the same on every machine.
 
@@ -175,8 +190,8 @@ class TrackMiner:
             suspected=self.suspicious,
             stream=video.stream,
         )
-        every = max(1, math.ceil(video.fps / self.settings.max_fps - 1e-6))
-        return Span(frames[::every], times_s[::every], lost)
+        kept = thinned(video, times_s, self.settings.max_fps)
+        return Span(frames[kept], times_s[kept], lost)
 
     def clip(
         self,
@@ -196,10 +211,11 @@ class TrackMiner:
         edges |= {int(np.searchsorted(times_s, cut)) for cut in known_cuts}
         shots = sorted(edge for edge in edges if edge <= len(frames))
         seconds = float(np.median(np.diff(times_s))) if len(times_s) > 1 else 1.0
-        length = round(self.settings.track_s / seconds) + 1
         starts: list[tuple[int, int]] = []
         for key in self._keys(times_s, start_s, stop_s):
-            end = min(shots[int(np.searchsorted(shots, key, side="right"))], key + length)
+            last_s = times_s[key] + self.settings.track_s + seconds / 2
+            stop = int(np.searchsorted(times_s, last_s, side="right"))
+            end = min(shots[int(np.searchsorted(shots, key, side="right"))], stop)
             if end - key < self.settings.quality.min_frames:
                 reasons["key frame: too_short"] += 1
             else:

@@ -41,6 +41,12 @@ def as_utf8(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
+def is_companion(name: str) -> bool:
+    """Whether a file's name is `._NAME`: what macOS leaves beside NAME on disks of other systems,
+    which holds nothing of it."""
+    return name.startswith("._")
+
+
 def absolute(location: str | os.PathLike[str]) -> str:
     """A location that means the same in every process: workers have folders of their own."""
     return str(location) if is_remote(location) else str(local_path(location).absolute())
@@ -97,7 +103,8 @@ class Folder:
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
         """Names of the files directly in a subfolder, sorted; none when it is absent."""
         found = self._all_names(folder)
-        return sorted(name for name in found if name.endswith(suffix) and ".tmp-" not in name)
+        whole = (name for name in found if ".tmp-" not in name and not is_companion(name))
+        return sorted(name for name in whole if name.endswith(suffix))
 
     def _all_names(self, folder: str) -> list[str]:
         """Also those that are being written."""
