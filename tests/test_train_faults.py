@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from marey.configs.errors import InputError, MareyError, SettingError, UsageError
 from marey.configs.load import override, read_preset, run_config
+from marey.models.encoders.any_network import register_backbone
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import methods
 from marey.pipeline.embedding.encoder_files import load_encoder
@@ -431,3 +433,53 @@ def test_averages_of_older_versions_are_read():
     average = WeightAverage(Encoder(make_config().encoder), 0.9)
     average.load_state_dict(old)
     assert equal(average.encoder.state_dict(), encoder.state_dict())
+
+
+# Pretrained weights
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "match"),
+    [
+        (["encoder.backbone=tiny"], SettingError, "'tiny' has no pretrained weights"),
+        (["encoder.backbone=resnet10t"], InputError, "'resnet10t' cannot be fetched"),
+        (
+            ["encoder.backbone=r3d_18", "encoder.clip_frames=2", "method.sampling.num_frames=2"],
+            InputError,
+            "'r3d_18' cannot be fetched",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_had_are_refused_before_anything_is_written(
+    corpus, tmp_path, monkeypatch, words, error, match
+):
+    """Not after minutes, in the process that trains."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.lower(), "http://127.0.0.1:9")
+    preset = "clip_simclr" if "r3d_18" in match else "simclr"
+    tree = override(read_preset(preset), ["encoder.pretrained=true", *words])
+    config = run_config(tree, methods()[tree["name"]].Config)
+    with pytest.raises(error, match=match):
+        prepare(config, corpus, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_are_fetched_once_and_not_for_a_run_that_goes_on(corpus, tmp_path):
+    asked = []
+
+    def make(pretrained=False):
+        asked.append(pretrained)
+        return nn.Conv2d(3, 8, 4, stride=4)
+
+    register_backbone("counted")(make)
+    words = ["encoder.backbone=counted", "encoder.pretrained=true", *WORDS]
+    run(corpus, tmp_path / "run", *words, "trainer.epochs=1")
+    assert asked == [False, True]
+    run(corpus, tmp_path / "run", *words, "trainer.epochs=2", resume=True)
+    assert asked == [False, True, False, False]

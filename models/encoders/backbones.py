@@ -19,7 +19,7 @@ from marey.models.encoders.any_network import (
     is_timm,
     registered,
 )
-from marey.models.encoders.pretrained import check_fetchable, unfetched
+from marey.models.encoders.pretrained import check_weights, unfetched
 from marey.models.encoders.sines import patch_places, patch_sines
 from marey.models.encoders.tiny_resnet import tiny
 from marey.models.encoders.transformer import tiny_vit
@@ -59,7 +59,7 @@ def build_trunk(
         _refuse_for_own(name, sines, drop_path)
     if name in _OWN:
         if pretrained:
-            raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
+            check_weights(name)
         if name == "tiny":
             trunk = tiny(stages=stages, in_channels=in_channels)
         else:
@@ -83,7 +83,7 @@ def build_trunk(
     shape = (name, stages, in_channels, image_size)
     options = _options(*shape)
     if pretrained:
-        check_fetchable(name)
+        check_weights(name)
         options |= {"pretrained": True}
     if drop_path:
         options |= {"drop_path_rate": drop_path}
@@ -156,8 +156,6 @@ def _create(name: str, **options: Any) -> Any:
     try:
         return timm.create_model(name, **options)
     except Exception as error:  # of the network, of files, of shapes: many unrelated kinds
-        if "no pretrained weights" in str(error).lower():
-            raise SettingError(f"backbone {name!r}: {error}; set pretrained=false") from error
         if "size mismatch" in str(error):
             known = timm.get_pretrained_cfg(name, allow_unregistered=True)
             raise SettingError(

@@ -33,11 +33,14 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *, fetch: bool = True) -> None:
+        """fetch: begin with pretrained weights where the configuration says so; False for a network
+        that is given others, or none."""
         super().__init__()
         config = with_input_scale(config)
         self.config = config
-        self.trunk, self.feature_dim = _trunk(config)
+        begun = config if fetch else config.model_copy(update={"pretrained": False})
+        self.trunk, self.feature_dim = _trunk(begun)
         pooled_dim = self.feature_dim
         if config.pool == "spatial_softmax":
             self.pool: nn.Module = SpatialSoftmax(config.softmax_temperature)

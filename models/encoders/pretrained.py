@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
+
+import torch
 
 from marey.configs.encoder import LAB_MEAN, LAB_STD, EncoderConfig
-from marey.configs.errors import InputError
+from marey.configs.errors import InputError, SettingError
+from marey.models.encoders.any_network import find_backbone, is_timm
 
 Scale = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of RGB in [0, 1]."""
@@ -53,28 +58,60 @@ def scale_of_weights(backbone: str) -> Scale:
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
-def check_fetchable(name: str) -> None:
-    """Raises InputError where a timm model's weights are not in the cache and their server does not
-    answer within `WAIT_S`."""
+def check_weights(name: str) -> None:
+    """Raises SettingError for a backbone of marey, timm or torchvision without pretrained weights,
+    InputError where they are not in the cache and their server does not answer within `WAIT_S`.
+
+    Nothing is fetched. What a plugin's network does about weights is its own matter.
+    """
     import timm
+
+    if name in TORCHVISION:
+        from torchvision.models import get_model_weights
+
+        weights: Any = get_model_weights(name)
+        _check_file(name, weights.DEFAULT.url)
+    elif is_timm(name):
+        known = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        if known is None or not known.has_weights:
+            raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
+        if known.hf_hub_id:
+            _check_hub(name, known)
+        elif known.url:
+            _check_file(name, known.url)
+    elif find_backbone(name) is None:
+        raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
+
+
+def _check_file(name: str, url: str) -> None:
+    """Whether torch has a file of weights in its cache, or can ask for it."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(url).path).name
+    if not file.exists():
+        _ask(name, url)
+
+
+def _ask(name: str, url: str) -> None:
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        urllib.request.urlopen(request, timeout=WAIT_S).close()
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError as error:
+        raise unfetched(name, error) from error
+
+
+def _check_hub(name: str, known: Any) -> None:
+    """The same of weights of the Hugging Face hub. known: what timm says of them."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    known = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if known is None or not known.hf_hub_id:
-        return
     files = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
     if known.hf_hub_filename:
         files = (known.hf_hub_filename, *files)
     if any(isinstance(try_to_load_from_cache(known.hf_hub_id, file), str) for file in files):
         return
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise OSError("HF_HUB_OFFLINE is set")
-        urllib.request.urlopen(f"{constants.ENDPOINT}/{known.hf_hub_id}", timeout=WAIT_S).close()
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except OSError as error:
-        raise unfetched(name, error) from error
+    if constants.HF_HUB_OFFLINE:
+        raise unfetched(name, OSError("HF_HUB_OFFLINE is set"))
+    _ask(name, f"{constants.ENDPOINT}/{known.hf_hub_id}")
 
 
 def unfetched(name: str, error: Exception) -> InputError:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from marey.configs.errors import SettingError
 from marey.models.encoders.any_network import build_network, find_backbone
 from marey.models.encoders.backbones import build_trunk
-from marey.models.encoders.pretrained import TORCHVISION, unfetched
+from marey.models.encoders.pretrained import TORCHVISION, check_weights, unfetched
 from marey.models.encoders.slow_resnet import slow_stages
 from marey.models.encoders.transformer import VIDEO_VITS, tiny_video_vit, video_vit
 from marey.models.encoders.trunk import channels_last
@@ -80,10 +80,10 @@ def build_clip_trunk(
             drop_path=drop_path,
         )
         return FrameTrunk(trunk, channels, frames, fusion), channels
+    if pretrained:
+        check_weights(name)
     if name in TORCHVISION:
         layers, widths = _torchvision(name, pretrained)
-    elif pretrained:
-        raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
     elif name == "tiny_video_vit":
         transformer = tiny_video_vit(image_size, frames, stages=stages)
         return transformer, transformer.levels[-1].channels

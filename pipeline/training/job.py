@@ -52,10 +52,10 @@ class Job:
         return max(step, -(-step * samples // trained))
 
 
-def build_method(config: RunConfig) -> Method:
-    """Encoder and method with the weights of the run's seed."""
+def build_method(config: RunConfig, *, fetch: bool = True) -> Method:
+    """Encoder and method with the weights of the run's seed. fetch: see `Encoder`."""
     torch.manual_seed(config.trainer.seed)
-    return find_method(config.name)(Encoder(config.encoder), config.method)
+    return find_method(config.name)(Encoder(config.encoder, fetch=fetch), config.method)
 
 
 def synchronised(method: Method) -> Method:

@@ -18,6 +18,7 @@ from marey.configs.errors import InputError, MareyError, SettingError, UsageErro
 from marey.configs.load import flat, run_config
 from marey.configs.renamed import renamed
 from marey.configs.schema import OptimizerConfig, RunConfig, TrainerConfig
+from marey.models.encoders.pretrained import check_weights
 from marey.models.method import find_method
 from marey.pipeline.data.source import layout_of, open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
@@ -97,10 +98,11 @@ def prepare(
     """Check data, networks, plan and run folder, and write `config.yaml`.
 
     A folder whose run failed before its first checkpoint is begun again, also without `resume` and
-    with other settings. Raises InputError when the data or the checkpoints cannot be used,
-    UsageError when the folder holds a checkpoint and `resume` is not set, SettingError when the
-    method or its encoder cannot be built as set or cannot train on batches of that size, and when
-    a resumed run would change what its checkpoint depends on (see `FREE_ON_RESUME`).
+    with other settings. Raises InputError when the data, the checkpoints or pretrained weights
+    cannot be used, UsageError when the folder holds a checkpoint and `resume` is not set,
+    SettingError when the method or its encoder cannot be built as set or cannot train on batches of
+    that size, and when a resumed run would change what its checkpoint depends on (see
+    `FREE_ON_RESUME`).
     """
     data, run = absolute(data), absolute(run)
     config = _as_begun(config, Folder(run))
@@ -108,8 +110,7 @@ def prepare(
     source.check_present()
     config = _with_plugins(config, data)
     check_backend(config.data.backend)
-    encoder = config.encoder.model_copy(update={"pretrained": False})  # nothing is fetched
-    method = build_method(config.model_copy(update={"encoder": encoder}))
+    method = build_method(config, fetch=False)
     started: list[str] = []
     if config.encoder.weights is not None and not resume:
         where = absolute(config.encoder.weights)
@@ -140,6 +141,8 @@ def prepare(
     changed: dict[str, tuple[Any, Any]] = {}
     with folder.held():
         state = load_state(folder)
+        if state is None and config.encoder.pretrained:
+            check_weights(config.encoder.backbone)
         begun = folder.exists("config.yaml")
         if state is None and begun:
             # where others cannot be kept out, another process may be at work here

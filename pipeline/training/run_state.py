@@ -113,10 +113,10 @@ class RunState:
 def _networks(job: Job, device: torch.device, *, begins: bool) -> Method:
     """The method on its device, ready to train, with the weights of the run's seed.
 
-    begins: whether the run is at its first step, and starts from `encoder.weights` if it has any.
+    begins: whether the run is at its first step, and starts from weights of others if it is to.
     """
     starts = begins and job.config.encoder.weights is not None
-    method = started_method(job.config)[0] if starts else build_method(job.config)
+    method = started_method(job.config)[0] if starts else build_method(job.config, fetch=begins)
     if job.config.trainer.recompute:
         recompute_blocks(method.encoder)
     method.prepare(job.corpus)
