@@ -167,14 +167,19 @@ def run_config(tree: dict[str, Any], method_config: type[MethodConfig]) -> RunCo
     if unknown:
         # of a group that does not exist, the setting that was meant
         key = next(iter(flat({unknown[0]: tree[unknown[0]]})), unknown[0])
-        raise SettingError(_no_setting(key, known, tree.get("name")))
+        raise SettingError(_no_setting(key, known))
     method = check(method_config, tree.get("method") or {}, "method.", known)
     return check(RunConfig, {**tree, "method": method}, "", known)
 
 
-def _no_setting(key: str, known: Sequence[str], method: str | None = None) -> str:
+def _no_setting(key: str, known: Sequence[str]) -> str:
     near = nearest_settings(key, known)
-    end = f"; did you mean {' or '.join(near)}?" if near else "; `marey methods PRESET` lists all"
+    if near:
+        end = f"; did you mean {' or '.join(near)}?"
+    elif any(name.startswith("trainer.") for name in known):
+        end = "; `marey methods PRESET` lists all"
+    else:
+        end = f"; known are {', '.join(known)}"
     return f"no setting {key!r}{end}"
 
 

@@ -16,7 +16,8 @@ def suggest(word: str, known: Sequence[str], *, otherwise: str | None = None) ->
     if near:
         return f"; did you mean {' or '.join(near)}?"
     if otherwise is None:
-        otherwise = f"; known are {', '.join(known[:20])}" if known else ""
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        otherwise = f"; known are {', '.join(known[:20])}{more}" if known else ""
     return otherwise
 
 

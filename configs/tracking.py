@@ -1,7 +1,6 @@
 """What can be set for each tracker: meaning, default, bounds.
 
-The numbers that a tracker runs with are its own; those here are shown and checked against, and
-only what a person has set is handed on. A test holds both together.
+The trackers take their defaults from here, those that a plugin adds from the model it declares.
 """
 
 from __future__ import annotations
@@ -23,7 +22,10 @@ class TrackerSettings(Settings):
 
 
 class CorrelationSettings(TrackerSettings):
-    """A correlation filter: MOSSE, DCF, KCF, DSST or STRCF, by the name of the tracker."""
+    """A correlation filter: MOSSE, DCF, KCF, DSST or STRCF, by the name of the tracker.
+
+    The defaults are KCF on FHOG (arXiv 1404.7584, table 2).
+    """
 
     pixels: int = Field(default=80, ge=16, le=512)
     """Side of the resampled search window in pixels."""
@@ -137,8 +139,8 @@ def tracker_options(name: str, given: Mapping[str, Any], prefix: str = "") -> di
 
 for _name, _settings in {
     "mosse": CorrelationSettings(
-        own_shape=False, pixels=64, rate=0.125, target_sigma=2.0 / 64 * 2.5, score="psr",
-        min_score=7.0, warps=8,
+        own_shape=False, pixels=64, rate=0.125, target_sigma=2.0 / 64 * 2.5,  # 2 px of the 64
+        score="psr", min_score=7.0, warps=8,
     ),
     "dcf-grey": CorrelationSettings(
         own_shape=False, kernel_sigma=0.0, target_sigma=1 / 16, rate=0.075, min_score=0.25

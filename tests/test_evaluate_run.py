@@ -299,6 +299,8 @@ def test_raw_pixels_of_real_views_align_no_better_than_published_baselines(share
 def test_wrong_protocols_and_settings_are_refused(place):
     with pytest.raises(SettingError, match="did you mean knn"):
         run_eval("knnn", place / "test")
+    with pytest.raises(SettingError, match="knn, linear"):
+        run_eval("quality", place / "test")
     with pytest.raises(SettingError, match="no setting 'kk'"):
         run_eval("knn", place / "test", kk=3)
     with pytest.raises(SettingError, match="k: must be a valid integer"):

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from marey.configs.errors import SettingError
+from marey.configs.tracking import AffinitySettings
 from marey.trackers.tracker import Gate, Job, Tracker, inside_share
 
+DEFAULT = AffinitySettings()
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -52,17 +54,17 @@ class AffinityTracker(Tracker):
         self,
         encoder: nn.Module | None = None,
         *,
-        height: int = 256,
-        stride: int = 8,
-        temperature: float = 0.05,
-        top_k: int = 10,
-        radius: float = 12.0,
-        memory: int = 7,
-        min_mass: float = 0.3,
-        device: str = "cpu",
+        height: int = DEFAULT.height,
+        stride: int = DEFAULT.stride,
+        temperature: float = DEFAULT.temperature,
+        top_k: int = DEFAULT.top_k,
+        radius: float = DEFAULT.radius,
+        memory: int = DEFAULT.memory,
+        min_mass: float = DEFAULT.min_mass,
+        device: str = DEFAULT.device,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
-        persistent: bool = False,
+        persistent: bool = DEFAULT.persistent,
         gate: Gate | None = None,
     ) -> None:
         """encoder: maps float [N, 3, h, w] (normalised by `mean`, `std`) to [N, C, h', w'].

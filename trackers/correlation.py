@@ -5,8 +5,8 @@ FFT over all slots, find the peaks, judge them, learn. Slots of boxes that ended
 the queue of waiting boxes, whatever clip they belong to.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from marey.configs.errors import SettingError
+from marey.configs.load import check
+from marey.configs.tracking import CorrelationSettings, declared_tracker
 from marey.trackers.colour_response import ColourResponse
 from marey.trackers.crops import Crops, open_crops
 from marey.trackers.evidence import EVIDENCE, WITHOUT_COLOUR, likeness
@@ -24,7 +26,7 @@ from marey.trackers.scale import ScaleFilter
 from marey.trackers.slots import Slots, open_slots
 from marey.trackers.threads import one_thread
 from marey.trackers.tracker import Gate, Job, Tracker
-from marey.trackers.variants import VARIANTS, Settings
+from marey.trackers.variants import VARIANTS, Variant
 
 Memory = dict[str, dict[str, Tensor]]
 """What is remembered of every slot: the models of the filter, of colours and of scales, and the
@@ -48,36 +50,29 @@ class CorrelationTracker(Tracker):
 
     def __init__(
         self,
-        settings: Settings | None = None,
+        settings: CorrelationSettings | None = None,
+        variant: Variant | None = None,
         *,
-        device: str = "cpu",
-        batch: int = 0,
-        patience: int = 0,
-        persistent: bool = False,
         gate: Gate | None = None,
     ) -> None:
-        """batch: most boxes in one step; 0: 32 on a CPU (its cache), 4096 on a GPU.
-
-        patience: frames below `min_score` that are bridged at constant velocity before the track
-        ends at the first of them. persistent: never end a track (one-pass evaluation needs a box in
-        every frame).
-        """
-        self.settings = settings or Settings()
-        self.device = torch.device(device)
-        self.batch = batch or (32 if self.device.type == "cpu" else 4096)
-        self.patience, self.persistent = patience, persistent
-        self.gate = gate or Gate()
-        s = self.settings
-        self._filter = _build_filter(s, self.device)
-        self._hann = hann(s.cells, self.device)
+        self.settings = s = settings or CorrelationSettings()
+        self.variant = variant or Variant()
+        self.device = torch.device(s.device)
+        # 32 boxes fit into a CPU's cache
+        self.batch = s.batch or (32 if self.device.type == "cpu" else 4096)
+        self.persistent, self.gate = s.persistent, gate or Gate()
+        self.cells = s.pixels // self.variant.features.cell
+        """On a side of the window."""
+        self._filter = _build_filter(s, self.variant, self.cells, self.device)
+        self._hann = hann(self.cells, self.device)
         self._scale = None
         if s.scale_filter:
             self._scale = ScaleFilter(device=self.device, num=s.scales, step=s.scales_step)
         self._colour = None
         if s.colour_weight:
-            if not s.own_shape or not s.features.colour:
+            if not s.own_shape or not self.variant.features.colour:
                 raise SettingError("colour_weight needs own_shape=True and features in colour")
-            self._colour = ColourResponse(s.pixels, s.window, s.cells, self.device)
+            self._colour = ColourResponse(s.pixels, s.window, self.cells, self.device)
         self.observe: Callable[[Slots, NDArray[np.float64]], None] | None = None
         """Called as observe(slots, evidence) after every step, for calibration; None: not."""
 
@@ -92,7 +87,7 @@ class CorrelationTracker(Tracker):
         if not queue:
             return
         crops = open_crops(
-            [job.frames for job in jobs], colour=self.settings.features.colour, device=self.device
+            [job.frames for job in jobs], colour=self.variant.features.colour, device=self.device
         )
         still = [_repeated(job.frames) for job in jobs]
         queue.reverse()
@@ -135,7 +130,7 @@ class CorrelationTracker(Tracker):
         slots = open_slots(jobs, [queue.pop() for _ in range(min(room, len(queue)))])
         window = self._window(slots)
         x, index = self._look(crops, slots, slots.centre, window)
-        target = torch.from_numpy(slots.size / window * self.settings.cells)
+        target = torch.from_numpy(slots.size / window * self.cells)
         target = target.to(self.device, torch.float32)
         memory: Memory = {"filter": self._filter.start(x, target)}
         if self.settings.warps:
@@ -172,7 +167,7 @@ class CorrelationTracker(Tracker):
     @property
     def _judges(self) -> bool:
         """Is more known of a step than the height of its peak?"""
-        return bool(self.settings.calibration) or self.observe is not None
+        return bool(self.variant.calibration) or self.observe is not None
 
     def _window(self, slots: Slots) -> NDArray[np.float64]:
         """Width and height of each slot's window in pixels, [N, 2]."""
@@ -197,7 +192,7 @@ class CorrelationTracker(Tracker):
             slots.job[rows], slots.frame[rows], centre[rows], window[rows], self.settings.pixels,
             turn,
         )  # fmt: skip
-        z = torch.fft.rfft2(self.settings.features(cut).mul_(self._hann))
+        z = torch.fft.rfft2(self.variant.features(cut).mul_(self._hann))
         return z, None if self._colour is None else self._colour.index(cut)
 
     def _step(
@@ -219,7 +214,7 @@ class CorrelationTracker(Tracker):
         )
         seen.moved[repeated], seen.factor[repeated] = 0.0, 1.0
         before, scale_before = slots.centre, slots.scale
-        slots.centre = search + seen.moved * window * seen.factor[:, None] / s.cells
+        slots.centre = search + seen.moved * window * seen.factor[:, None] / self.cells
         slots.scale = slots.scale * seen.factor
         x, index = self._align(crops, slots, seen)
         shares = None if self._colour is None or index is None else self._colour.shares(index)
@@ -305,7 +300,7 @@ class CorrelationTracker(Tracker):
             return self._look(crops, slots, slots.centre, window)
         shift = torch.from_numpy(np.where(np.isfinite(seen.moved), seen.moved, 0.0))
         shift = shift.to(self.device, torch.float32)
-        x = shift_spectra(seen.z, shift, s.cells)
+        x = shift_spectra(seen.z, shift, self.cells)
         index = seen.index
         if self._colour is not None and index is not None:
             index = self._colour.shift(index, shift)
@@ -341,11 +336,12 @@ class CorrelationTracker(Tracker):
             table[:, 6] = (first * shares[0]).sqrt_().sum(dim=1).cpu().numpy()
         if self.observe is not None:
             self.observe(slots, table)
-        if not s.calibration:
+        calibration = self.variant.calibration
+        if not calibration:
             return table[:, 0].copy()
-        count = len(s.calibration) - 1
+        count = len(calibration) - 1
         assert count in (WITHOUT_COLOUR, len(EVIDENCE))
-        weighted = table[:, :count] @ np.array(s.calibration[1:]) + s.calibration[0]
+        weighted = table[:, :count] @ np.array(calibration[1:]) + calibration[0]
         return 1.0 / (1.0 + np.exp(-weighted))
 
     def _record(
@@ -370,7 +366,7 @@ class CorrelationTracker(Tracker):
             else:
                 job.follow(t, b, boxes[n], score[n])
                 last = t == len(job.frames) - 1
-                if slots.low[n] and (last or slots.low[n] > self.patience):
+                if slots.low[n] and (last or slots.low[n] > self.settings.patience):
                     job.end(t - int(slots.low[n]) + 1, b, "low_score", float(score[n]))
                 elif not last:
                     continue
@@ -389,28 +385,25 @@ def _repeated(frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return same
 
 
-def _build_filter(s: Settings, device: torch.device) -> Filter:
-    sigma = s.target_sigma * s.cells / s.window
-    if s.filter == "kernel":
-        return Kernelised(s.cells, s.features.channels, sigma, s.kernel_sigma, s.ridge, device)
-    if s.filter == "mosse":
-        return Mosse(s.cells, sigma, 1e-5 * s.cells**2, device)
-    return SpatioTemporal(s.cells, sigma, device, s.temporal, steps=s.steps)
+def _build_filter(
+    s: CorrelationSettings, variant: Variant, cells: int, device: torch.device
+) -> Filter:
+    sigma = s.target_sigma * cells / s.window
+    if variant.filter == "kernel":
+        channels = variant.features.channels
+        return Kernelised(cells, channels, sigma, s.kernel_sigma, s.ridge, device)
+    if variant.filter == "mosse":
+        return Mosse(cells, sigma, 1e-5 * cells**2, device)
+    return SpatioTemporal(cells, sigma, device, s.temporal, steps=s.steps)
 
 
-def build_correlation(variant: str, **settings: Any) -> CorrelationTracker:
-    """The correlation tracker `variant`; `settings` are fields of `Settings` or of the tracker.
+def build_correlation(
+    variant: str, *, gate: Gate | None = None, **settings: Any
+) -> CorrelationTracker:
+    """The correlation tracker `variant`, with its own settings but for those that are given.
 
-    Raises SettingError for an unknown name.
+    Raises SettingError for an unknown or wrong one.
     """
-    known = {f.name for f in fields(Settings)}
-    own = {"device", "batch", "patience", "persistent", "gate"}
-    unknown: Sequence[str] = sorted(set(settings) - known - own)
-    if unknown:
-        raise SettingError(
-            f"tracker {variant!r}: no setting {unknown[0]!r}; one of "
-            + ", ".join(sorted(known | own))
-        )
-    changed = {key: value for key, value in settings.items() if key in known}
-    rest = {key: value for key, value in settings.items() if key in own}
-    return CorrelationTracker(replace(VARIANTS[variant], **changed), **rest)
+    own = declared_tracker(variant)
+    numbers = check(CorrelationSettings, {**(own.model_dump() if own else {}), **settings})
+    return CorrelationTracker(numbers, VARIANTS.get(variant), gate=gate)

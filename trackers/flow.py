@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import SettingError
+from marey.configs.tracking import MedianFlowSettings
 from marey.trackers.threads import one_thread
 from marey.trackers.tracker import Gate, Job, Tracker
 
 Points = NDArray[np.float32]
+
+DEFAULT = MedianFlowSettings()
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,10 @@ class MedianFlow(Tracker):
     def __init__(
         self,
         *,
-        grid: int = 10,
-        max_fb_error: float = 2.0,
-        max_spread: float = 10.0,
-        persistent: bool = False,
+        grid: int = DEFAULT.grid,
+        max_fb_error: float = DEFAULT.max_fb_error,
+        max_spread: float = DEFAULT.max_spread,
+        persistent: bool = DEFAULT.persistent,
         lucas_kanade: LucasKanade | None = None,
         gate: Gate | None = None,
     ) -> None:

@@ -29,8 +29,7 @@ from marey.models.encoders.small_maps import suit_small_maps
 from marey.pipeline.evaluate.linear import classification_figures
 from marey.pipeline.runtime.progress import each
 
-RATES = FinetuneSettings().rates
-"""Learning rates of the trunk."""
+DEFAULT = FinetuneSettings()
 HEAD = 10.0
 """Rate of the head over that of the trunk."""
 DECAY = 1e-4
@@ -92,10 +91,10 @@ def fine_tune(
     test: LabelledFrames,
     classes: int,
     *,
-    rates: Sequence[float] = RATES,
-    epochs: int = 30,
-    batch_size: int = 256,
-    flip: bool = True,
+    rates: Sequence[float] = DEFAULT.rates,
+    epochs: int = DEFAULT.epochs,
+    batch_size: int = DEFAULT.batch_size,
+    flip: bool = DEFAULT.flip,
     seed: int = 0,
     build: Build = Classifier,
 ) -> tuple[dict[str, Any], NDArray[np.float64]]:

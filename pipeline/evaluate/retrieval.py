@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from marey.configs.errors import InputError, SettingError
-from marey.configs.evaluation import CopiesSettings
+from marey.configs.evaluation import CopiesSettings, RetrievalSettings
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.geometry import align
 from marey.pipeline.evaluate.knn import unit_rows
@@ -24,7 +24,7 @@ from marey.pipeline.evaluate.labels import check_common_classes, encode_classes
 TASKS = ("scene", "semantic", "temporal", "video")
 KS = (1, 5, 10, 20, 50)
 NDCG_AT = 10
-COPY_S = CopiesSettings().delta_s
+DEFAULT, COPIES = RetrievalSettings(), CopiesSettings()
 """A copy's neighbours in time count as its source: consecutive frames are near-duplicates."""
 _CHUNK = 8 * 1024 * 1024
 """Similarities held at once."""
@@ -119,8 +119,8 @@ def retrieval(
     task: str,
     *,
     gallery: Embeddings | None = None,
-    window_s: float = 5.0,
-    delta_s: float = 0.2,
+    window_s: float = DEFAULT.window_s,
+    delta_s: float = DEFAULT.delta_s,
     ks: Sequence[int] = KS,
 ) -> dict[str, float]:
     """Mean figures of a task over all queries that have something relevant to find.
@@ -146,7 +146,7 @@ def retrieval(
 
 
 def copy_retrieval(
-    copies: Embeddings, frames: Embeddings, *, delta_s: float = COPY_S
+    copies: Embeddings, frames: Embeddings, *, delta_s: float = COPIES.delta_s
 ) -> dict[str, float]:
     """Does a strongly augmented copy find its frame among all unaugmented ones? No label needed.
 
