@@ -9,6 +9,7 @@ distributions of torchvision's `RandomResizedCrop`, `ColorJitter`, `RandomGraysc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -121,11 +122,13 @@ def augment_frames(
     with torch.autocast(frames.device.type, enabled=False):
         images = _geometry(frames, size, config, shared)
         alike = {"each_frame": 1, "each_clip": clip, "shared": shared}[config.colors]
-        colouring = (_to_gray, _jitter) if config.grayscale_first else (_jitter, _to_gray)
-        for vary in colouring:
-            images = vary(images, config, alike)
+        if config.grayscale_first:
+            images = _some(images, color.grayscale, config.grayscale, alike)
+        images = _jitter(images, config, alike)
+        if not config.grayscale_first:
+            images = _some(images, color.grayscale, config.grayscale, alike)
         images = _blur(images, config, alike)
-        return _solarize(images, config, alike)
+        return _some(images, color.solarize, config.solarize, alike)
 
 
 def random_boxes(
@@ -226,12 +229,15 @@ def _jitter(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     return images
 
 
-def _to_gray(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
-    if not config.grayscale:
+def _some(
+    images: Tensor, change: Callable[[Tensor], Tensor], probability: float, shared: int
+) -> Tensor:
+    """The images, of which some are changed."""
+    if not probability:
         return images
-    chosen = _lots(len(images) // shared, config.grayscale, shared)
+    chosen = _lots(len(images) // shared, probability, shared)
     chosen = chosen.to(images.device, non_blocking=True)
-    return torch.where(chosen[:, None, None, None], color.grayscale(images), images)
+    return torch.where(chosen[:, None, None, None], change(images), images)
 
 
 def _blur(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
@@ -248,11 +254,3 @@ def _blur(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
     images = images.clone()
     images[chosen] = gaussian_blur(images[chosen], sigma, radius)
     return images
-
-
-def _solarize(images: Tensor, config: AugmentConfig, shared: int) -> Tensor:
-    if not config.solarize:
-        return images
-    chosen = _lots(len(images) // shared, config.solarize, shared)
-    chosen = chosen.to(images.device, non_blocking=True)
-    return torch.where(chosen[:, None, None, None], color.solarize(images), images)

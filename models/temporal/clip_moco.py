@@ -21,16 +21,14 @@ from marey.models.encoders.momentum import MomentumCopy
 from marey.models.encoders.norms import in_groups
 from marey.models.method import Progress, register
 from marey.models.objectives.distributed import shuffle_rows, unshuffle_rows
-from marey.models.objectives.info_nce import NearDuplicates, against_queue, summary
+from marey.models.objectives.info_nce import against_queue, summary
 from marey.models.objectives.memory import Queue
-from marey.models.temporal.clip_pairs import ClipPairs, ClipPairsConfig
+from marey.models.temporal.clip_pairs import ClipInstancesConfig, ClipPairs
 
 
-class ClipMoCoConfig(ClipPairsConfig):
+class ClipMoCoConfig(ClipInstancesConfig):
     """InfoNCE of clips against a queue of a momentum encoder's keys."""
 
-    temperature: float = Field(default=0.1, gt=0, le=10)
-    """Temperature of the softmax."""
     momentum: float = Field(default=0.994, ge=0, le=1)
     """Share of its weights that the momentum encoder keeps in a step."""
     queue: int = Field(default=65_536, ge=1, le=10_000_000)
@@ -38,11 +36,6 @@ class ClipMoCoConfig(ClipPairsConfig):
     norm_groups: int = Field(default=1, ge=1, le=64)
     """Parts of a process's batch with batch statistics of their own, keys dealt to them at
     random, or the statistics tell a query its key (MoCo, section 3.3); as on so many GPUs."""
-    alike: NearDuplicates = NearDuplicates(within_s=3600.0, bits=None)
-    """Clips, by their first frames, that are no negatives of each other; by default those of one
-    video. Clips of two videos may begin with one picture and differ in what happens."""
-    min_negatives: int = Field(default=1, ge=1)
-    """Clips left with fewer negatives than this are skipped."""
 
 
 @register
@@ -66,8 +59,11 @@ class ClipMoCo(ClipPairs):
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
-        """As `ClipPairs.augment`, and `dhash`, int64 [B, rho], of first frames."""
-        return super().augment(batch) | {"dhash": self.first_hashes(batch)}
+        """As `ClipPairs.augment`, and `dhash`, int64 [B, rho], of first frames, and `draws`,
+        float32 [B, rho], by which keys are shuffled."""
+        draws = torch.rand(len(batch["frames"]), self.rho)
+        draws = draws.to(batch["frames"].device, non_blocking=True)
+        return super().augment(batch) | {"dhash": self.first_hashes(batch), "draws": draws}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config, clips = self.config, self.rows(batch)

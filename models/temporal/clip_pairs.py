@@ -25,7 +25,7 @@ from marey.models.encoders.clip_inputs import require_clips
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Method
 from marey.models.objectives.fingerprints import dhash
-from marey.models.objectives.info_nce import FrameIds
+from marey.models.objectives.info_nce import FrameIds, NearDuplicates
 from marey.models.objectives.monitors import joint_embedding_metrics, over_pixels
 
 
@@ -53,6 +53,18 @@ class ClipPairsConfig(MethodConfig):
         return self
 
 
+class ClipInstancesConfig(ClipPairsConfig):
+    """Of the two that also hold the clips of different videos apart."""
+
+    temperature: float = Field(default=0.1, gt=0, le=10)
+    """Temperature of the softmax."""
+    alike: NearDuplicates = NearDuplicates(within_s=3600.0, bits=None)
+    """Clips, by their first frames, that are no negatives of each other; by default those of one
+    video. Clips of two videos may begin with one picture and differ in what happens."""
+    min_negatives: int = Field(default=1, ge=1)
+    """Clips left with fewer negatives than this are skipped."""
+
+
 class ClipPairs(Method):
     """Base of the three methods: their batch, its rows and its monitors.
 
@@ -77,10 +89,8 @@ class ClipPairs(Method):
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts in place of `frames`: `clips`, float32 [B, rho, 3, T, S, S], each with a crop of its
-        own; `draws`, float32 [B, rho], by which keys are shuffled (clip_moco)."""
-        frames = self._clips(batch)
-        draws = torch.rand(frames.shape[:2]).to(frames.device, non_blocking=True)
-        return replace_frames(batch, clips=self.clips(frames, self.recipe), draws=draws)
+        own."""
+        return replace_frames(batch, clips=self.clips(self._clips(batch), self.recipe))
 
     def _clips(self, batch: Batch) -> Tensor:
         """The frames, uint8 [B, rho, T, H, W, 3]."""

@@ -10,7 +10,6 @@ the batch. See docs/methods/clip_pairs.md.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,19 +25,11 @@ from marey.models.objectives.info_nce import (
     negative_mask,
     similarity,
 )
-from marey.models.temporal.clip_pairs import ClipPairs, ClipPairsConfig
+from marey.models.temporal.clip_pairs import ClipInstancesConfig, ClipPairs
 
 
-class ClipSimCLRConfig(ClipPairsConfig):
+class ClipSimCLRConfig(ClipInstancesConfig):
     """InfoNCE between the clips of a batch."""
-
-    temperature: float = Field(default=0.1, gt=0, le=10)
-    """Temperature of the softmax."""
-    alike: NearDuplicates = NearDuplicates(within_s=3600.0, bits=None)
-    """Clips, by their first frames, that are no negatives of each other; by default those of one
-    video. Clips of two videos may begin with one picture and differ in what happens."""
-    min_negatives: int = Field(default=1, ge=1)
-    """Clips left with fewer negatives than this are skipped."""
 
 
 @register
