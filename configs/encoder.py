@@ -1,4 +1,4 @@
-"""What an encoder is made of: enough to rebuild it from an exported checkpoint."""
+"""The architecture of an encoder: enough to rebuild it from an exported checkpoint."""
 
 from typing import Literal
 
@@ -21,35 +21,34 @@ class EncoderConfig(Settings):
     `_large` or `_huge` (patches of 2 frames and 16x16 pixels). A network of your own by the name
     that it is registered with, or as `package.module:function` (docs/extending.md)."""
     clip_frames: int = Field(default=1, ge=1, le=128)
-    """Frames that one embedding sees; 1 embeds single images."""
+    """Frames per embedding; 1 embeds single images."""
     clip_step_s: float = Field(default=0.1, gt=0, le=60)
-    """Time between the frames of a clip in seconds, to the nearest whole number of frames. The
-    embedding of time t sees the clip that ends at t, or the first one of the shot where that would
-    begin before it."""
+    """Time between the frames of a clip in seconds, rounded to whole frames. The embedding of time
+    t is that of the clip that ends at t, or of the first one of the shot where that would begin
+    before it."""
     differences: bool = False
-    """Clips: the backbone sees each frame less the one before it in place of the frames."""
+    """Clips: the backbone takes frame differences, each frame minus the one before it."""
     fusion: Literal["mean", "convolution", "stack"] = "mean"
-    """How an image backbone sees a clip. mean: each frame for itself, the maps averaged;
-    convolution: the same, the maps joined by two temporal convolutions that know the order
-    (multi-frame TCN); stack: all frames as the channels of one image."""
+    """How an image backbone takes a clip. mean: frame by frame, the feature maps averaged;
+    convolution: the same, the maps combined by two temporal convolutions, which know the order
+    (multi-frame TCN); stack: all frames as channels of one image."""
     input: Literal["rgb", "lab_split"] = "rgb"
-    """What of an RGB image is seen: the image as it is, or by two trunks side by side its lightness
-    and its colour (CIE Lab); the maps of both are then joined."""
+    """rgb: one trunk takes the image; lab_split: two trunks take its lightness and its colour (CIE
+    Lab), and their feature maps are concatenated (CMC)."""
     norm: Literal["batch", "layer"] = "batch"
-    """Norm of trunks made with batch norm, and of the head: as made, or layer norm in its place,
-    which lets no image see what else is in the batch."""
+    """Norm of the head and of trunks made with batch norm: batch norm, or layer norm in its place,
+    which does not depend on the rest of the batch."""
     padding: Literal["zeros", "replicate"] = "zeros"
     """What convolutions see beyond the border of a map: zeros, or the border repeated, which is no
     mark of where it is (for training on patches of frames)."""
     pretrained: bool = False
-    """Start from the weights that timm or torchvision has for the backbone (downloads them)."""
+    """Start from the pretrained weights of timm or torchvision for the backbone (downloaded)."""
     weights: str | None = None
     """Start from the weights of this file, or of another run's folder: safetensors, or a state dict
     of torch.save (loaded without running code); in the layout of timm, torchvision, Hugging Face's
     VideoMAE, or the authors' VideoMAE, V-JEPA, MoCo, DINO. A path, or a URI of an object store."""
     stages: int | None = Field(default=None, ge=1, le=48)
-    """Keep only this many stages of the trunk (of a transformer, blocks); all of them when
-    unset."""
+    """Keep only the first so many stages of the trunk (of a transformer, blocks); unset: all."""
     positions: Literal["own", "sine", "sequence"] = "own"
     """How a transformer tells its patches apart. own: as the backbone was made (`video_vit_...`:
     fixed sines of time, row and column, as in V-JEPA); sine: of images, fixed sines of row and
@@ -61,8 +60,8 @@ class EncoderConfig(Settings):
     image_size: int = Field(default=64, ge=16, le=1024)
     """Side of the square input in pixels."""
     pool: Literal["average", "spatial_softmax", "class_token"] = "average"
-    """How the last feature map becomes a vector; spatial softmax keeps positions (of a clip, their
-    average over time); class_token takes a transformer's first token instead of the map (timm's
+    """How the last feature map is pooled to a vector; spatial softmax keeps positions (of a clip,
+    averaged over time); class_token takes a transformer's first token instead of the map (timm's
     vit_... of images)."""
     softmax_temperature: float = Field(default=0.1, gt=0, le=10)
     """Initial temperature of the spatial softmax (learnable); small is sharp."""
@@ -73,11 +72,11 @@ class EncoderConfig(Settings):
     hidden_norm: bool = True
     """Batch norm in the hidden layers."""
     embedding_dim: int | None = Field(default=None, ge=2, le=8192)
-    """Width of the embedding; unset exports the pooled vector itself."""
+    """Width of the embedding; unset: the pooled vector itself is the embedding."""
     unit_norm: bool = False
-    """Divide embeddings by their length."""
+    """L2-normalise the embeddings."""
     mean: tuple[float, float, float] | None = None
-    """Mean subtracted from RGB in [0, 1] (of L, a and b with input=lab_split). Unset: that of the
+    """Mean subtracted from RGB in [0, 1] (from L, a and b with input=lab_split). Unset: that of the
     pretrained weights; ImageNet's without; (50, 6.025, -6.690) of Lab."""
     std: tuple[float, float, float] | None = None
     """Standard deviation that is divided by. Unset: as for the mean; of Lab (50, 92.208,

@@ -62,7 +62,7 @@ class Sampling(Settings):
 
     @property
     def frames_in_a_row(self) -> int:
-        """So many consecutive frames of a sample have to be evenly spaced; 1: none have."""
+        """How many consecutive frames of a sample must be evenly spaced; 1: none."""
         return 1
 
     @property
@@ -72,7 +72,7 @@ class Sampling(Settings):
 
     @property
     def part_labelled(self) -> float | None:
-        """Part of an epoch's samples that shall have a label; None leaves it to the data."""
+        """Fraction of an epoch's samples that have a label; None leaves it to the data."""
         return None
 
 
@@ -151,20 +151,20 @@ class ByKind:
 
 @register_kind
 class FramesSampling(Sampling):
-    """Single frames (or images of a folder or table), stratified over the time of a video."""
+    """Single frames (or images of a folder or table), stratified over a video's duration."""
 
     kind: str = "frames"
     per_video: int = Field(default=1, ge=1, le=10_000)
-    """Frames drawn from one video in an epoch, one from each of as many equal time bins."""
+    """Frames drawn per video and epoch, one from each of as many equal time bins."""
     min_contrast: float = Field(default=3.0, ge=0, le=127)
-    """Frames and images whose brightness has a lower standard deviation than this, of 255, are left
-    out and reported as `blank`: fades, black frames."""
+    """Frames and images whose brightness has a lower standard deviation than this, of 255, are
+    refused as `blank`: fades, black frames."""
     labelled_share: float = Field(default=1.0, ge=0, le=1)
-    """Share of the labelled videos (or images) whose labels are used; the others' are hidden,
-    always the same ones, and those of a smaller share are among those of a larger one."""
+    """Fraction of the labelled videos (or images) whose labels are used: always the same ones, and
+    those of a smaller fraction are a subset of those of a larger one."""
     labelled_part: float | None = Field(default=None, gt=0, lt=1)
-    """Part of an epoch's samples that shall have a label: where fewer have one, what is labelled is
-    visited more often (S4L: 0.5). Unset: everything once."""
+    """Fraction of an epoch's samples that have a label: where fewer have one, labelled videos are
+    sampled more often (S4L: 0.5). Unset: everything once per epoch."""
 
     @property
     def least_contrast(self) -> float:
@@ -186,11 +186,10 @@ class StackSettings(Sampling):
     """Stacks of frames in place of single ones (multi-frame TCN, Dwibedi et al. 2018)."""
 
     stack: int = Field(default=1, ge=1, le=64)
-    """Frames that stand for one time: the one shown then and those before it, never across a cut;
-    above 1 for an encoder of clips (`encoder.clip_frames`)."""
+    """Frames per time: the one shown then and those before it, never across a cut; above 1 for an
+    encoder of clips (`encoder.clip_frames`)."""
     stack_s: Seconds = 0.1
-    """Time between the frames of a stack (`encoder.clip_step_s`), to the nearest whole number of
-    frames."""
+    """Time between the frames of a stack (`encoder.clip_step_s`), rounded to whole frames."""
 
     @property
     def look_back_s(self) -> float:
@@ -204,16 +203,16 @@ class TimePairsSampling(StackSettings):
 
     kind: str = "time_pairs"
     pairs: int = Field(default=16, ge=2, le=512)
-    """Anchor/positive pairs in one sample, all from one view of one video."""
+    """Anchor/positive pairs per sample, all from one view of one video."""
     positive_s: Seconds = 0.2
     """A positive lies within this time of its anchor (6 frames at 29 fps in the paper)."""
     negative_s: Seconds = 0.4
     """Frames farther than this are negatives; the band between is ignored."""
     window_s: Seconds = 20.0
-    """All frames of a sample come from one range of this length, of fewer frames in a shorter shot
-    and of more where it holds fewer than `pairs`; longer than `negative_s`."""
+    """All frames of a sample come from one window of this length, longer than `negative_s`: a
+    shorter one in a shorter shot, a longer one where it holds fewer frames than `pairs`."""
     per_video: int = Field(default=1, ge=1, le=10_000)
-    """Samples drawn from one video in an epoch."""
+    """Samples drawn per video and epoch."""
 
     @model_validator(mode="after")
     def _margin(self) -> TimePairsSampling:
@@ -229,7 +228,7 @@ class TimePairsSampling(StackSettings):
         if self.negative_s < self.look_back_s:
             raise ValueError(
                 f"negative_s ({self.negative_s}) must be at least a stack's length "
-                f"({self.look_back_s:g} s), or stacks that repel each other share frames"
+                f"({self.look_back_s:g} s), or stacks that are negatives of each other share frames"
             )
         return self
 
@@ -240,16 +239,16 @@ class ViewPairsSampling(StackSettings):
 
     kind: str = "view_pairs"
     pairs: int = Field(default=16, ge=1, le=512)
-    """Distinct times in one sample, farther apart than a stack is long; each gives one anchor and
-    one positive from another view."""
+    """Distinct times per sample, farther apart than a stack is long; each gives one anchor and one
+    positive from another view."""
     window_s: Seconds = 20.0
-    """All times of a sample come from one range of at most this length."""
+    """All times of a sample come from one window of at most this length."""
     anchors: Literal["any_view", "one_view", "first_view"] = "any_view"
-    """Draw the ordered pair of views for every time (any_view) or once a sample (one_view), or
+    """Draw the ordered pair of views for every time (any_view) or once per sample (one_view), or
     always take the first two in the order of their names (first_view: stereo, the left camera's
     name first)."""
     per_event: int = Field(default=1, ge=1, le=10_000)
-    """Samples drawn from one synchronised event in an epoch."""
+    """Samples drawn per synchronised event and epoch."""
 
 
 @register_kind
@@ -258,18 +257,18 @@ class TuplesSampling(Sampling):
 
     kind: str = "tuples"
     max_span_s: Seconds = 2.0
-    """Largest distance between first and last frame of a tuple (60 frames in the paper)."""
+    """Longest time between the first and last frame of a tuple (60 frames in the paper)."""
     min_gap_s: Seconds = 0.5
-    """Smallest distance of a negative's middle frame from the tuple (15 frames in the paper)."""
+    """Shortest time from a negative's middle frame to the tuple (15 frames in the paper)."""
     negative_share: float = Field(default=0.75, gt=0, lt=1)
     """Share of the tuples whose middle frame is out of order."""
     per_video: int = Field(default=8, ge=1, le=10_000)
-    """Tuples drawn from one video in an epoch."""
+    """Tuples drawn per video and epoch."""
     motion_weighted: bool = True
     """Draw windows with probability proportional to their motion, else uniformly."""
     inner: bool = False
-    """Add a fourth frame: the one that is in order, between the ends. Beside a middle frame out of
-    order it tells whether that one looks as if it were in order, as in cyclic motion."""
+    """Add a fourth frame: the middle frame in order. Compared with the one out of order, it shows
+    whether that one looks as if it were in order, as in cyclic motion."""
 
     @property
     def follows_motion(self) -> bool:
@@ -292,13 +291,13 @@ class ClipsSampling(Sampling):
 
     kind: str = "clips"
     num_frames: int = Field(default=16, ge=1, le=512)
-    """Frames in one clip."""
+    """Frames per clip."""
     spacing_s: Seconds = 0.1
     """Time between consecutive frames of a clip."""
     clips: int = Field(default=1, ge=1, le=16)
-    """Clips of one video in one sample."""
+    """Clips per sample, all of one video."""
     placement: Literal["anywhere", "in_order"] = "anywhere"
-    """Clips drawn one by one, which may overlap, or one after another in time."""
+    """anywhere: clips drawn independently, which may overlap; in_order: one after another."""
     gap_s: Seconds = 0.5
     """in_order: time from the last frame of a clip to the first of the next."""
     interval_power: float = Field(default=1.0, ge=0, le=64)
@@ -308,7 +307,7 @@ class ClipsSampling(Sampling):
     motion_weighted: bool = False
     """Draw clips with probability proportional to the motion in them, else uniformly."""
     per_video: int = Field(default=1, ge=1, le=10_000)
-    """Samples drawn from one video in an epoch."""
+    """Samples drawn per video and epoch."""
 
     @property
     def follows_motion(self) -> bool:
@@ -333,17 +332,18 @@ class ClipsSampling(Sampling):
 
 @register_kind
 class SpreadSampling(StackSettings):
-    """Frames spread over the whole of one view, one from each of as many equal parts (TCC)."""
+    """Frames spread over one view, one from each of as many equal segments (TCC)."""
 
     kind: str = "spread"
     num_frames: int = Field(default=20, ge=2, le=512)
-    """Frames in one sample, distinct and in temporal order."""
+    """Frames per sample, distinct and in temporal order."""
     within: Literal["video", "shot"] = "video"
-    """Whether the frames span the whole video, or one shot of it drawn by its length."""
+    """Whether the frames span the whole video, or one shot, drawn in proportion to its length."""
     positive_s: Seconds | None = None
-    """Add to every frame another one of the same shot within this time (TCC with a TCN term)."""
+    """Add to every frame a positive: another frame of its shot within this time (TCC with a TCN
+    term)."""
     per_video: int = Field(default=1, ge=1, le=10_000)
-    """Samples drawn from one video in an epoch."""
+    """Samples drawn per video and epoch."""
 
 
 @register_kind

@@ -298,11 +298,12 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "embeddings",
         help="folder of embeddings; for propagation, finetune and attentive: the encoder (run "
-        "folder or timm:NAME); for pretext: the run folder; for tracking: folder of OTB sequences",
+        "folder or timm:NAME); for pretext: the run folder; for tracking: a folder of sequences "
+        "(OTB, LaSOT, GOT-10k, VOT)",
     )
     evaluate.add_argument(
         "--data",
-        help="finetune, attentive, pretext: index or image table; propagation: folder of OTB "
+        help="finetune, attentive, pretext: index or image table; propagation: folder of tracked "
         "sequences",
     )
     evaluate.add_argument(
