@@ -157,6 +157,16 @@ def timeline_of(log: PacketLog, error: str | None = None) -> Timeline:
     if "mov" in source.container.format.name:
         begins = begins[~source.edits().hides(pts[begins])]
     untimed = bool((pts[begins] == MISSING).any())
+    # A capture that begins in the middle of a group: no decoder can show what comes before its
+    # first keyframe. Of an MP4 the table of keyframes may be wrong, and nothing was cut.
+    if not untimed and not packed and "mov" not in source.container.format.name:
+        before = len(begins)
+        begins = _from_first_key(begins, pts, marks)
+        if len(begins) < before and error is None:
+            error = (
+                f"begins between two keyframes: {before - len(begins)} frames that refer to what "
+                "came before it are not read"
+            )
     base = float(source.time_base)
     ticks = pts[begins]
     # MP4 states the time of every frame in one table: no clock ran, and none steps back.
@@ -210,6 +220,15 @@ def timeline_of(log: PacketLog, error: str | None = None) -> Timeline:
         state=log.state,
         nearest_s=nearest_s,
     )
+
+
+def _from_first_key(begins: np.ndarray, pts: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The frames that can be decoded of a stream whose first packet is no keyframe: those from its
+    first keyframe on, but for those shown before it, which refer to the group that is missing."""
+    keys = np.flatnonzero(marks & KEY)
+    if not len(keys) or keys[0] == 0:
+        return begins
+    return begins[(begins >= keys[0]) & (pts[begins] >= pts[keys[0]])]
 
 
 def _frame_duration(position: int, duration: np.ndarray, second: np.ndarray) -> int:

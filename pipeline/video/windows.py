@@ -132,6 +132,8 @@ class _Windows:
             packet = next(self._packets, None)
             if packet is None:
                 raise _NoWindowError
+            if first is None and not (self._tabled or packet.is_keyframe):
+                raise _NoWindowError  # begins in the middle of a group: see `timeline_of`
             self._take(packet)
             if first is None:
                 self._sets_at_start = self._log.has_sets
