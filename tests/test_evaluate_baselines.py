@@ -116,6 +116,34 @@ def test_a_timm_trunk_takes_its_weights_from_a_file(tmp_path, file):
             assert torch.allclose(renamed(images), expected, atol=1e-5)
 
 
+def under(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: under("module.", state),
+        lambda state: {"state_dict": under("backbone.", state)},
+        lambda state: {"model": under("module.", state), "epoch": 3},
+        lambda state: {
+            "student": under("module.backbone.", state) | {"module.head.weight": torch.zeros(3)},
+            "teacher": under("backbone.", state) | {"head.weight": torch.zeros(3)},
+        },
+        lambda state: {
+            "state_dict": under("module.encoder_q.", state) | under("module.encoder_k.", state)
+        },
+    ],
+    ids=["DDP", "Lightning", "timm and DeiT", "DINO", "MoCo"],
+)
+def test_weights_are_found_where_training_programs_keep_them(tmp_path, wrap):
+    state = save_resnet(tmp_path).state_dict()
+    plain = open_encoder(f"timm:resnet10t@{tmp_path / 'weights.pth'}")[1]["sha256"]
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+    torch.save(wrap(state), tmp_path / "wrapped.pth")
+    assert open_encoder(f"timm:resnet10t@{tmp_path / 'wrapped.pth'}")[1]["sha256"] == plain
+
+
 def test_weights_of_another_network_are_refused(tmp_path):
     save_resnet(tmp_path, drop=("conv1.0.weight",))
     with pytest.raises(InputError, match="not of this timm model"):

@@ -70,6 +70,16 @@ def test_boxes_in_files_are_one_based(tmp_path, separator):
     assert sequence.frames.shape == (12, 200, 280, 3)
 
 
+@pytest.mark.parametrize("rest", ["", "NaN,NaN,NaN,NaN\n" * 11, "0,0,0,0\n" * 11])
+def test_a_test_set_without_its_truth_is_refused(tmp_path, rest):
+    """Of GOT-10k's test set the first box alone is given: every tracker would score 20 of 21."""
+    write_sequence(tmp_path / "GOT-10k_Test_000001")
+    file = tmp_path / "GOT-10k_Test_000001" / "groundtruth_rect.txt"
+    file.write_text(file.read_text().splitlines()[0] + "\n" + rest)
+    with pytest.raises(InputError, match=r"one of 12 images has a box.*validation set"):
+        evaluate_otb(tmp_path, {"kcf": build("kcf-hog", persistent=True)})
+
+
 def test_evaluation_gives_a_row_a_sequence_and_their_mean(tmp_path):
     write_sequence(tmp_path / "A")
     write_sequence(tmp_path / "B", 10)

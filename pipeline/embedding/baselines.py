@@ -155,6 +155,10 @@ def _described(encoder: Encoder) -> tuple[Encoder, dict[str, Any]]:
     }  # fmt: skip
 
 
+NETWORKS = ("state_dict", "model", "model_state_dict", "teacher")
+"""Names under which training programs keep a network's tensors; the first that is there counts."""
+
+
 def _read_weights(location: str) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a state dict that torch saved."""
     parent, _, file = location.replace("\\", "/").rpartition("/")
@@ -165,10 +169,19 @@ def _read_weights(location: str) -> dict[str, Tensor]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise errors of many unrelated kinds
         raise InputError(f"{location}: not readable as weights: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    while isinstance(state, dict):
+        inside = [name for name in NETWORKS if isinstance(state.get(name), dict)]
+        if not inside:
+            break
+        state = state[inside[0]]
+    if not isinstance(state, dict) or not state:
         raise InputError(f"{location}: holds no state dict (names and tensors)")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(
+            f"{location}: holds no state dict (names and tensors), itself or under "
+            f"{', '.join(NETWORKS)}; it has {', '.join(map(str, list(state)[:6]))}"
+        )
+    return state
 
 
 def load_trunk(
@@ -184,9 +197,24 @@ def load_trunk(
     full_names = {_flat(name): name for name in whole}
     names = {own: full_names.get(_flat(own), own) for own in state}
     needed = {names[own]: tensor for own, tensor in state.items()}
-    if not all(key in found and found[key].shape == needed[key].shape for key in needed):
-        found = _in_order(found, whole, needed, location)
+    found = _without_prefix(found, needed) or _in_order(found, whole, needed, location)
     trunk.load_state_dict({own: found[name] for own, name in names.items()})
+
+
+def _without_prefix(
+    found: dict[str, Tensor], needed: dict[str, Tensor]
+) -> dict[str, Tensor] | None:
+    """The tensors by their names within the network; None where it is not found under one prefix
+    (`module.`, `backbone.`, `module.encoder_q.`: the first that fits)."""
+    probe = next(iter(needed))
+    for name in found:
+        prefix = name.removesuffix(probe)
+        if name != prefix and all(
+            prefix + key in found and found[prefix + key].shape == tensor.shape
+            for key, tensor in needed.items()
+        ):
+            return {n.removeprefix(prefix): t for n, t in found.items() if n.startswith(prefix)}
+    return None
 
 
 def _flat(name: str) -> str:

@@ -73,8 +73,14 @@ def read_sequence(file: Path) -> Recording:
     count = min(len(images), len(truth))
     truth = truth[:count]
     _forget_unseen(folder, truth)
-    if not known_boxes(truth).any():
+    known = int(known_boxes(truth).sum())
+    if known == 0:
         raise InputError(f"{file}: no image in {folder / where} has a box")
+    if known == 1:
+        raise InputError(
+            f"{file}: one of {len(images)} images has a box; one is where a tracker starts, and "
+            "another is needed to score it (test sets keep theirs: take the validation set)"
+        )
     frames = [_read_image(path) for path in images[:count]]
     shapes = {frame.shape for frame in frames}
     if len(shapes) > 1:

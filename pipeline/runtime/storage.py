@@ -179,6 +179,14 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole: an object store takes it in one piece, elsewhere it gets its name
         when it is complete. Where that fails, a file of that name stays as it was."""
+        try:
+            self._write(name, content)
+        except OSError as error:
+            if error.filename is None:  # a full disk does not say which
+                raise OSError(error.errno, error.strerror or str(error), self.join(name)) from error
+            raise
+
+    def _write(self, name: str, content: bytes) -> None:
         temporary = f"{name}.tmp-{uuid.uuid4().hex[:8]}"
         if self._local is not None:
             target = self._local / name
