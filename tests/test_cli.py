@@ -126,7 +126,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path, preset, capsys):
     assert not run.exists()
     code, error = fails(capsys, "eval", "alignmnt", str(tmp_path))
     assert (code, "did you mean alignment" in error) == (2, True)
-    code, error = fails(capsys, "eval", "quality", str(tmp_path))
+    code, error = fails(capsys, "eval", "zzz", str(tmp_path))
     assert (code, "alignment" in error, "finetune" in error) == (2, True, True)
     code, error = fails(capsys, "eval", "tracking", str(tmp_path), "start=2")
     assert (code, "did you mean starts" in error) == (2, True)

@@ -300,7 +300,7 @@ def test_wrong_protocols_and_settings_are_refused(place):
     with pytest.raises(SettingError, match="did you mean knn"):
         run_eval("knnn", place / "test")
     with pytest.raises(SettingError, match="knn, linear"):
-        run_eval("quality", place / "test")
+        run_eval("zzz", place / "test")
     with pytest.raises(SettingError, match="no setting 'kk'"):
         run_eval("knn", place / "test", kk=3)
     with pytest.raises(SettingError, match="k: must be a valid integer"):

@@ -45,9 +45,8 @@ def test_what_is_shown_of_a_tracker_is_what_it_runs_with(name):
         built = build(name)
     except DependencyError:
         return
-    settings = getattr(built, "settings", built)
     for key, value in shown.items():
-        own = getattr(settings if hasattr(settings, key) else built, key)
+        own = getattr(built if hasattr(built, key) else built.settings, key)
         if key == "batch":
             assert own == 32
         else:

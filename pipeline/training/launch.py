@@ -127,6 +127,8 @@ def prepare(
     if trainer.steps is not None:
         plan.epochs = math.ceil(trainer.steps * trainer.batch_size / plan.samples_per_epoch)
     folder = Folder(run)
+    if config.encoder.pretrained and not folder.names("checkpoints", ".pt"):
+        check_weights(config.encoder.backbone)
     labels = source.labels()
     classes = max(labels) + 1 if labels else 0
     provenance = {
@@ -141,8 +143,6 @@ def prepare(
     changed: dict[str, tuple[Any, Any]] = {}
     with folder.held():
         state = load_state(folder)
-        if state is None and config.encoder.pretrained:
-            check_weights(config.encoder.backbone)
         begun = folder.exists("config.yaml")
         if state is None and begun:
             # where others cannot be kept out, another process may be at work here
