@@ -70,7 +70,7 @@ def check_weights(name: str) -> None:
         from torchvision.models import get_model_weights
 
         weights: Any = get_model_weights(name)
-        _check_file(name, weights.DEFAULT.url)
+        _check_file(name, str(weights.DEFAULT.url))
     elif is_timm(name):
         known = timm.get_pretrained_cfg(name, allow_unregistered=True)
         if known is None or not known.has_weights:
@@ -78,7 +78,7 @@ def check_weights(name: str) -> None:
         if known.hf_hub_id:
             _check_hub(name, known)
         elif known.url:
-            _check_file(name, known.url)
+            _check_file(name, str(known.url))
     elif find_backbone(name) is None:
         raise SettingError(f"backbone {name!r} has no pretrained weights: set pretrained=false")
 

@@ -21,14 +21,16 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from marey.configs import plugins
-from marey.configs.errors import InputError, SettingError
-from marey.pipeline.video.fit import Fit, Size
+from marey.configs.errors import InputError
+from marey.pipeline.video.fit import Size
 from marey.pipeline.video.packet_plan import FrameRequest
 from marey.pipeline.video.reader import Clip, Span, read_plan, read_range
 from marey.pipeline.video.reasons import TIMEOUT, UNREADABLE, VideoError
 
 TIME_LIMIT_S = 600.0
 """Longest time that a stage gives to one video (a mining window, a unit of samples)."""
+START_S = 180.0
+"""Longest time for a process to start: half a second, and minutes on a machine that is busy."""
 GRACE_S = 10.0
 """So much longer a reader may take to notice its limit, before it counts as hanging."""
 T = TypeVar("T")
@@ -120,30 +122,6 @@ def read_span(
     return within(limit, lambda: read_range(uri, start_s, stop_s, size, **settings), uri)
 
 
-def read_plan_isolated(
-    uri: str,
-    requests: Sequence[FrameRequest],
-    size: Size = None,
-    *,
-    time_limit_s: float,
-    stream: int = 0,
-    fit: Fit = "stretch",
-) -> tuple[list[Clip], dict[Hashable, str]]:
-    """`read_plan` in a process of its own, killed after `time_limit_s` seconds.
-
-    Returns the clips that were complete by then, and request_id -> reason for the others: as
-    `read_plan` has them, `timeout` after a kill, `unreadable` after a crash of the process.
-    Raises SettingError as `read_plan` does, and if the time limit is not positive.
-    """
-    if not time_limit_s > 0:
-        raise SettingError(f"time_limit_s={time_limit_s}: a positive number of seconds is needed")
-    settings = {"stream": stream, "fit": fit}
-    read_plan(uri, requests, size, **settings)  # checks its settings, opens nothing
-    clips: list[Clip] = []
-    failures, _ = _plan_in_process(clips.append, time_limit_s, uri, requests, size, settings)
-    return clips, failures
-
-
 def _plan_in_process(
     deliver: Callable[[Clip], None],
     time_limit_s: float,
@@ -180,7 +158,8 @@ def _range(uri: str, start_s: float, stop_s: float, size: Size, settings: dict) 
 def _in_process(
     time_limit_s: float, uri: str, target: Callable[..., Iterator[Any]], *args: Any
 ) -> Iterator[Any]:
-    """What `target(*args)` yields in a process of its own, killed after `time_limit_s` seconds.
+    """What `target(*args)` yields in a process of its own, killed `time_limit_s` seconds after it
+    has started.
 
     Raises what it raises of InputError, and VideoError: `timeout` after a kill, `unreadable` after
     a crash. The process is a bare interpreter: multiprocessing's would load this one's main module,
@@ -188,7 +167,6 @@ def _in_process(
     """
     ours, theirs = Pipe()
     command = "import sys; from marey.pipeline.video.isolate import serve; serve(int(sys.argv[1]))"
-    deadline = time.monotonic() + time_limit_s
     process = subprocess.Popen(
         [sys.executable, "-c", command, str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
@@ -198,6 +176,12 @@ def _in_process(
     theirs.close()
     try:
         ours.send((plugins.active(), target, args))
+        if not ours.poll(START_S):
+            raise VideoError(
+                f"{uri}: the process to read it did not start within {START_S:g} s", TIMEOUT
+            )
+        ours.recv()
+        deadline = time.monotonic() + time_limit_s
         while ours.poll(max(0.0, deadline - time.monotonic())):
             if time.monotonic() > deadline:  # this process was kept waiting; too late is too late
                 break
@@ -218,10 +202,12 @@ def _in_process(
 
 
 def serve(descriptor: int) -> None:
-    """The other end of `_in_process`: messages, then None, or the InputError that ended them."""
+    """The other end of `_in_process`: True when it has started, messages, then None, or the
+    InputError that ended them."""
     with Connection(descriptor) as pipe:
         allowed, target, args = pipe.recv()
         plugins.allow(*allowed)
+        pipe.send(True)
         try:
             for message in target(*args):
                 pipe.send(message)
