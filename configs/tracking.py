@@ -43,8 +43,8 @@ class CorrelationSettings(TrackerSettings):
     """Width of the desired response, in box sizes."""
     colour_weight: float = Field(default=0.0, ge=0, le=1)
     """Share of the colour histograms in the response (Staple); 0: none."""
-    min_score: float = Field(default=0.35, ge=-1000, le=1000)
-    """Score below which the target counts as lost."""
+    min_score: float = Field(default=0.35, ge=-1, le=1000)
+    """Score below which the target counts as lost; -1: never."""
     learn_score: float = Field(default=0.0, ge=0, le=1000)
     """Score below which a frame is not learned from, though the track goes on."""
     score: Literal["peak", "psr"] = "peak"

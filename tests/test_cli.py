@@ -237,8 +237,8 @@ def test_help_lists_the_protocols_and_the_settings_of_the_one_that_is_named(caps
     [
         (["mine", "--kind", "tracks"], "  proposals.max_boxes = 8  (1 to 256)"),
         (["mine", "--kind", "clips"], "  sampling.num_frames = 16  (1 to 512)"),
-        (["track"], "  min_score = 0.1  (0 to 1,000)"),
-        (["track", "--tracker", "mosse"], "  min_score = 7.0  (0 to 1,000)"),
+        (["track"], "  min_score = 0.1  (-1 to 1,000)"),
+        (["track", "--tracker", "mosse"], "  min_score = 7.0  (-1 to 1,000)"),
     ],
 )
 def test_help_lists_the_settings_of_what_is_named(words, line, capsys):
