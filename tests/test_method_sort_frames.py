@@ -56,17 +56,19 @@ def test_the_shuffled_frames_are_those_of_the_video_in_the_order_of_the_label() 
             for image in shuffled["images"][row]
         ]
         order = sorter.orders[shuffled["label"][row]].tolist()
-        assert places in (order, order[::-1])
+        assert places in (order, [3 - piece for piece in order])
 
 
 def test_a_sample_and_its_reversal_have_one_label() -> None:
-    """Reversing a video changes no answer: of 12 classes each stands for an order either way."""
+    """Of pictures in slots there is one answer, whichever way the video ran."""
     raw = batch(torch.Generator().manual_seed(0))
-    labels = []
-    for frames in (raw["frames"], raw["frames"].flip(1)):
-        torch.manual_seed(0)
-        labels.append(method().augment({**raw, "frames": frames})["label"])
-    assert torch.equal(*labels)
+    known: dict[bytes, int] = {}
+    for frames in (raw["frames"][:1], raw["frames"][:1].flip(1)):
+        many = {**as_batch(frames.expand(200, -1, -1, -1, -1))}
+        given = method().augment(many)
+        for images, label in zip(given["images"], given["label"].tolist(), strict=True):
+            assert known.setdefault(images.numpy().tobytes(), label) == label
+    assert len(known) == 24
 
 
 def test_samples_with_two_like_frames_are_left_out() -> None:

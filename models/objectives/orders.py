@@ -14,12 +14,15 @@ Compare = Literal["concatenation", "differences"]
 def orders(pieces: int, *, either_way: bool = False) -> Tensor:
     """All orders of so many pieces, int64 [K, pieces]; row k is class k.
 
-    Slot i shows piece `orders[k, i]`. `either_way` takes an order and its reversal as one class
-    (OPN, arXiv 1708.01246, section 3.1): K is then half of pieces!, each written with its smaller
-    end first.
+    Slot i shows piece `orders[k, i]`. `either_way` takes an order and that of the video played
+    backwards, in which piece p is piece `pieces - 1 - p`, as one class (OPN, arXiv 1708.01246,
+    section 3.1): both show the same pictures in the same slots where a video could run either way.
+    K is then half of pieces!.
     """
     every = itertools.permutations(range(pieces))
-    kept = [order for order in every if not either_way or order[0] < order[-1]]
+    kept = [
+        order for order in every if not either_way or order < tuple(pieces - 1 - p for p in order)
+    ]
     return torch.tensor(kept, dtype=torch.int64)
 
 
@@ -27,13 +30,13 @@ def draw_orders(table: Tensor, count: int, *, either_way: bool = False) -> tuple
     """`count` orders, int64 [count, pieces], and their classes, int64 [count], all as likely.
 
     table: of `orders`, on the CPU like what is drawn; with `either_way` half of what is drawn is
-    reversed and keeps its class.
+    of the video played backwards and keeps its class.
     """
     label = torch.randint(len(table), (count,))
     order = table[label]
     if either_way:
         backward = torch.rand(count) < 0.5
-        order = torch.where(backward[:, None], order.flip(1), order)
+        order = torch.where(backward[:, None], table.shape[1] - 1 - order, order)
     return order, label
 
 

@@ -2,7 +2,8 @@
 
     L = CE( h( pair(f(x_i), f(x_j)) for all i < j ), k ),   k: class of the order
 
-f is the encoder; an order and its reversal are one class. See docs/methods/sort_frames.md.
+f is the encoder; an order and that of the video played backwards are one class. See
+docs/methods/sort_frames.md.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class SortFramesConfig(MethodConfig):
 
 @register
 class SortFrames(Method):
-    """Order prediction: n frames, n!/2 classes, since a clip and its reversal count as one.
+    """Order prediction: n frames, n!/2 classes, since a video may run either way.
 
     Batch: `frames` uint8 [B, n, H, W, 3] in temporal order.
     """
