@@ -151,7 +151,7 @@ def test_a_mistake_is_one_line_that_says_what_to_type(words, code, sentence, des
 
 
 def test_the_grouping_that_is_proposed_groups_the_videos(desk, capsys):
-    from marey.pipeline.data.discover import group_views
+    from marey.pipeline.data.grouping import group_views
 
     assert main(["train", "tcn", *RUN]) == 1
     (rule,) = re.findall(r"--views '([^']+)'", capsys.readouterr().err)

@@ -20,7 +20,8 @@ from marey.pipeline.data.build_index import (
     summarise,
     write_index,
 )
-from marey.pipeline.data.discover import find_videos, group_views
+from marey.pipeline.data.discover import find_videos
+from marey.pipeline.data.grouping import group_views
 from marey.pipeline.data.index import SCHEMA, Index
 from tests.corpora import make_video
 from tests.videos import encode_video, picture
@@ -187,7 +188,7 @@ def test_a_reader_s_own_limit_does_not_cut_the_limit_of_indexing_short(tmp_path,
 
 
 def test_an_index_goes_on_where_it_was_interrupted_and_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setattr(indexing, "PART_FILES", 1)
+    monkeypatch.setattr(indexing, "PART_ROWS", 1)
     out = str(folder / "out" / "index.parquet")
     steps = []
 
@@ -215,7 +216,7 @@ def test_an_index_is_made_by_one_process_at_a_time(folder):
 
 
 def test_parts_of_other_files_are_not_taken_for_these(folder, monkeypatch):
-    monkeypatch.setattr(indexing, "PART_FILES", 1)
+    monkeypatch.setattr(indexing, "PART_ROWS", 1)
     out = str(folder / "out" / "index.parquet")
     probe_corpus([str(folder)], out, workers=0)
     (folder / "a.mp4").unlink()

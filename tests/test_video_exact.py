@@ -234,7 +234,7 @@ def test_what_is_left_of_a_damaged_file_is_exact(seed: int, codec: str, tmp_path
         assert info.status != "ok" or run.failures
         return
     # Times count from the first packet, also if its frame is the one that is lost.
-    expected = {round(f.pts / 1000 - info.start_s, 6): f for f in frames}
+    expected = {round(f.pts / 1000 - info.container_start_s, 6): f for f in frames}
     requests = [FrameRequest(t, np.array([t])) for t in expected if 0 <= t < info.duration_s]
     run = read_plan(str(path), requests)
     for clip in run:

@@ -32,7 +32,7 @@ def test_two_fields_make_one_frame(
     info = probe(str(path))
     assert (info.frames, info.status) == (len(times), "ok")
     assert info.duration_s == pytest.approx(len(times) / 25, abs=2e-3)
-    assert abs(info.start_s) < 10
+    assert abs(info.container_start_s) < 10
     shown = [t for _, some in frames(str(path)) for t in some]
     assert shown == pytest.approx(times, abs=1.1e-3)
     for kept in (pyav_backend.KEEP_BYTES, 0):

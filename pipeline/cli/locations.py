@@ -124,7 +124,7 @@ def _videos(index: str) -> tuple[list[str], list[str]]:
 
 def views_rule(names: Sequence[str]) -> str | None:
     """A `--views` expression that groups all of these videos, if one of the usual ones does."""
-    from marey.pipeline.data.discover import group_views
+    from marey.pipeline.data.grouping import group_views
 
     for rule in VIEW_RULES:
         try:

@@ -196,12 +196,31 @@ def build_parser() -> Parser:
         return made
 
     index = command("index", commands.index, "Describe a corpus of videos without decoding it.")
-    index.add_argument("source", nargs="+", help="folder, file, glob or URI (s3://, gs://)")
+    index.add_argument(
+        "source", nargs="+",
+        help="folder, file, glob, list file (.csv, .tsv, .json, .jsonl, .parquet, .txt) or URI",
+    )  # fmt: skip
     index.add_argument("-o", "--out", required=True, help="index to write (.parquet)")
     index.add_argument(
         "--views",
         help="regular expression with the groups event and view, or label, or a CSV of placements",
     )
+    index.add_argument(
+        "--labels-from", metavar="RULE",
+        help="class of a video: `folder` (its parent's name), or a regular expression with the "
+        "group label",
+    )  # fmt: skip
+    index.add_argument(
+        "--columns", metavar="NAME=COLUMN,...",
+        help="columns of a list file that do not go by their usual names; or how a name is made: "
+        "uri={id}.mp4",
+    )  # fmt: skip
+    index.add_argument("--root", help="where a list's relative paths start (default: its folder)")
+    index.add_argument(
+        "--times", choices=("seconds", "frames"), default="seconds",
+        help="what starts and ends in a list file count",
+    )  # fmt: skip
+    index.add_argument("--rows-at", metavar="NAMES", help="where in a JSON list the rows are: a.b")
     index.add_argument(
         "--motion", choices=("packets", "vectors", "flow", "none"), default="packets",
         help="how motion is measured (packets: without decoding; vectors and flow decode)",

@@ -1,32 +1,39 @@
 """How is an index made? Videos are found, probed in parts, placed among their views, and written.
 
-A part is the rows of a thousand files. Parts of an unfinished index stand beside its place, so that
-neither the time nor the memory that they took is spent twice.
+A part is a thousand rows, and holds all of a file. Parts of an unfinished index stand beside its
+place, so that neither the time nor the memory that they took is spent twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import heapq
 import io
-import math
+import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import asdict, astuple, dataclass, field
-from functools import partial
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple, dataclass, field, replace
+from functools import cached_property, partial
+from itertools import groupby
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marey.pipeline.data.discover import Found, Placement, find_videos, group_views
+from marey.pipeline.data.discover import find_rows
+from marey.pipeline.data.grouping import Placement, label_rule, place_rows
 from marey.pipeline.data.index import SCHEMA, completed
+from marey.pipeline.data.list_files import USUAL, ListOptions
+from marey.pipeline.data.listing import Listed
 from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.storage import Folder, as_utf8, split
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video import VideoInfo, probe
-from marey.pipeline.video.probe import Motion
+from marey.pipeline.video.probe import Motion, probe_spans
+from marey.pipeline.video.span import FrameSpan, Span
 
-PART_FILES = 1000
-"""Files whose rows are held as objects, written, and read together."""
+PART_ROWS = 1000
+"""Rows that are held as objects, written, and read together, but for files that have more."""
 LIMITS_S = {"packets": 600.0, "none": 600.0, "vectors": 3600.0, "flow": 3600.0}
 """Seconds that one file may take, by `motion`; the last two decode it."""
 Progress = Callable[[int, int, float], None]
@@ -37,68 +44,147 @@ def _silent(done: int, total: int, seconds: float) -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Corpus:
-    """The files of an index in the order of their ids, where each belongs, how it is probed."""
+    """The rows of an index before files are opened, where each belongs, how files are probed.
 
-    files: list[Found]
+    rows: file by file, the files in the order of their first ids, the rows of each in that of their
+        starts. layouts: what was said of the sources that are no folders of files.
+    """
+
+    rows: list[Listed]
     placed: dict[str, Placement]
     motion: Motion
+    layouts: list[str] = field(default_factory=list)
 
     @classmethod
-    def find(cls, sources: list[str], views: str | None, motion: Motion) -> Corpus:
-        """Raises InputError and UsageError as `find_videos` and `group_views` do."""
-        files = find_videos(sources)
-        return cls(files, group_views([file.video_id for file in files], views), motion)
+    def find(
+        cls,
+        sources: Sequence[str],
+        views: str | None,
+        motion: Motion,
+        labels_from: str | None = None,
+        lists: ListOptions = USUAL,
+    ) -> Corpus:
+        """Raises InputError and UsageError as `find_rows`, `place_rows` and `label_rule` do."""
+        listed, layouts = find_rows(sources, lists)
+        placed = place_rows(listed, views)
+        if labels_from is not None:
+            label = label_rule(labels_from)
+            placed = {
+                name: home if home.label else replace(home, label=label(name))
+                for name, home in placed.items()
+            }
+        first: dict[str, int] = {}
+        for number, row in enumerate(listed):
+            first.setdefault(row.uri, number)
+        rows = sorted(listed, key=lambda row: (first[row.uri], row.span or (-1.0, 0.0)))
+        return cls(rows, placed, motion, layouts)
+
+    @cached_property
+    def files(self) -> list[range]:
+        """For each file the places of its rows."""
+        sizes = [len(list(group)) for _, group in groupby(self.rows, key=lambda row: row.uri)]
+        ends = np.cumsum(sizes, dtype=np.int64).tolist()
+        return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+    @cached_property
+    def _parts(self) -> list[range]:
+        parts: list[range] = []
+        start = rows = 0
+        for number, file in enumerate(self.files):
+            if rows and rows + len(file) > PART_ROWS:
+                parts.append(range(start, number))
+                start, rows = number, 0
+            rows += len(file)
+        return [*parts, range(start, len(self.files))] if rows else parts
 
     @property
     def parts(self) -> int:
         """How many parts its index has."""
-        return math.ceil(len(self.files) / PART_FILES)
+        return len(self._parts)
 
     def part(self, number: int) -> range:
-        """Places of the files of one part."""
-        return range(number * PART_FILES, min((number + 1) * PART_FILES, len(self.files)))
+        """The files of one part."""
+        return self._parts[number]
 
     def digest(self) -> str:
         """What its rows depend on, as a short hash: names, places, sizes, views and settings."""
-        digest = hashlib.blake2b(repr((self.motion, PART_FILES, SCHEMA.names)).encode())
-        for file in self.files:
-            digest.update(repr((astuple(file), astuple(self.placed[file.video_id]))).encode())
+        digest = hashlib.blake2b(repr((self.motion, PART_ROWS, SCHEMA.names)).encode())
+        for row in self.rows:
+            digest.update(repr((astuple(row), astuple(self.placed[row.video_id]))).encode())
         return digest.hexdigest()[:16]
 
-    def rows(self, place: int, streams: list[VideoInfo] | Lost) -> list[dict]:
-        """The rows of one file: of its first video stream, then of the others.
+    def job(self, file: int) -> Job:
+        """What is to be probed of a file: what is known to be wrong is not."""
+        rows = [self.rows[place] for place in self.files[file]]
+        return rows[0].uri, [row.span for row in rows if not row.error]
 
-        Nothing says that the others show what the first does: each is an event of its own.
+    def rows_of(self, file: int, found: list[VideoInfo] | Lost) -> list[dict]:
+        """The rows of one file: those that were listed, then its further video streams, if all of
+        it was listed.
+
+        Nothing says that other streams show what the first does: each is an event of its own.
         """
-        file = self.files[place]
-        if isinstance(streams, Lost):
-            streams = [VideoInfo(status="unreadable", error=f"{file.uri}: {streams.reason}")]
-        home = self.placed[file.video_id]
-        rows = []
-        for stream, info in enumerate(streams):
-            name = f"{file.video_id}#{stream}" if stream else file.video_id
-            where = Placement(name, "0", home.label) if stream else home
-            named = {"video_id": name, "stream": stream}
-            values = {**asdict(info), **asdict(where), **asdict(file), **named}
-            values |= {"uri": as_utf8(file.uri), "error": info.error and as_utf8(info.error)}
-            knots = [{"frame": n, "time_s": t} for n, t in info.frame_times]
-            values["frame_times"] = knots or None
-            rows.append({column: values[column] for column in SCHEMA.names})
+        listed = [self.rows[place] for place in self.files[file]]
+        if isinstance(found, Lost):
+            error = f"{listed[0].uri}: {found.reason}"
+            found = [VideoInfo(row.span, status="unreadable", error=error) for row in listed]
+        infos = iter(found)
+        rows, whole = [], None
+        for row in listed:
+            failed = VideoInfo(row.span, status="unreadable", error=row.error)
+            rows.append(_row(row, self.placed[row.video_id], failed if row.error else next(infos)))
+            whole = row if row.span is None else whole
+        for stream, info in enumerate(infos, start=1):
+            assert whole is not None
+            name = f"{whole.video_id}#{stream}"
+            other = Placement(name, "0", self.placed[whole.video_id].label)
+            rows.append(_row(replace(whole, video_id=name), other, info, stream))
         return rows
 
 
-def probe_streams(uri: str, motion: Motion, limit_s: float) -> list[VideoInfo]:
-    """Describe every video stream of a file; one unreadable for a file that cannot be opened.
+Job = tuple[str, list[Span | FrameSpan | None]]
+"""A file, and the parts of it that are videos."""
+
+
+def _row(listed: Listed, home: Placement, info: VideoInfo, stream: int = 0) -> dict:
+    """One row of the index. What was asked for stands where nothing could be read."""
+    span = info.span
+    values = {
+        **asdict(info),
+        **asdict(home),
+        "video_id": listed.video_id,
+        "uri": as_utf8(listed.uri),
+        "bytes": listed.bytes,
+        "stream": stream,
+        "start_s": span and span.start_s,
+        "end_s": span and span.end_s,
+        "split": listed.split,
+        "extra": json.dumps(dict(listed.extra), default=str, sort_keys=True)
+        if listed.extra
+        else None,
+        "error": info.error and as_utf8(info.error),
+        "frame_times": [{"frame": n, "time_s": t} for n, t in info.frame_times] or None,
+    }
+    return {column: values[column] for column in SCHEMA.names}
+
+
+def probe_file(job: Job, motion: Motion, limit_s: float) -> list[VideoInfo]:
+    """Describe the parts of a file, in their order, and its further streams where one is the whole.
 
     limit_s: seconds that each stream may take.
     """
-    first = probe(uri, motion=motion, time_limit_s=limit_s)
-    others = (
-        probe(uri, stream=n, motion=motion, time_limit_s=limit_s) for n in range(1, first.streams)
-    )
-    return [first, *others]
+    uri, spans = job
+    if not spans:
+        return []
+    infos = probe_spans(uri, spans, motion=motion, time_limit_s=limit_s)
+    if None in spans:
+        streams = max(info.streams for info in infos)
+        infos += [
+            probe(uri, stream=n, motion=motion, time_limit_s=limit_s) for n in range(1, streams)
+        ]
+    return infos
 
 
 def probe_parts(
@@ -117,28 +203,27 @@ def probe_parts(
         `LIMITS_S`) costs only itself: its row says so. 0 probes in this process.
     seen: files and seconds of the parts that are done, for `progress`.
     """
-    places = [p for n in range(corpus.parts) if n not in done for p in corpus.part(n)]
-    uris = [corpus.files[place].uri for place in places]
+    left = [(f, n) for n in range(corpus.parts) if n not in done for f in corpus.part(n)]
+    jobs = [corpus.job(file) for file, _ in left]
     limit_s = LIMITS_S[corpus.motion] if limit_s is None else limit_s
-    describe = partial(probe_streams, motion=corpus.motion, limit_s=limit_s)
+    describe = partial(probe_file, motion=corpus.motion, limit_s=limit_s)
     results: Iterator[tuple[int, list[VideoInfo] | Lost]]
     if workers:
-        results = run_in_processes(describe, uris, workers=workers, limit_s=limit_s)
+        results = run_in_processes(describe, jobs, workers=workers, limit_s=limit_s)
     else:
-        results = enumerate(map(describe, uris))
+        results = enumerate(map(describe, jobs))
     open_parts: dict[int, dict[int, list[dict]]] = {}
     files, seconds = seen
-    for n, streams in results:
-        place = places[n]
-        number = place // PART_FILES
+    for n, found in results:
+        file, number = left[n]
         part = open_parts.setdefault(number, {})
-        part[place] = corpus.rows(place, streams)
+        part[file] = corpus.rows_of(file, found)
         if len(part) == len(corpus.part(number)):
             rows = [row for at in corpus.part(number) for row in part[at]]
             put(number, pa.Table.from_pylist(rows, schema=SCHEMA))
             del open_parts[number]
         files += 1
-        seconds += 0.0 if isinstance(streams, Lost) else sum(s.duration_s for s in streams)
+        seconds += 0.0 if isinstance(found, Lost) else sum(info.duration_s for info in found)
         progress(files, len(corpus.files), seconds)
 
 
@@ -147,14 +232,16 @@ def make_index(
     *,
     views: str | None = None,
     motion: Motion = "packets",
+    labels_from: str | None = None,
+    lists: ListOptions = USUAL,
     workers: int = 0,
     progress: Progress = _silent,
 ) -> pa.Table:
-    """The index of a corpus that fits in memory: one row a video stream, files sorted by id.
+    """The index of a corpus that fits in memory: one row a video, files sorted by id.
 
     workers: see `probe_parts`.
     """
-    corpus = Corpus.find(sources, views, motion)
+    corpus = Corpus.find(sources, views, motion, labels_from, lists)
     parts: dict[int, pa.Table] = {}
     probe_parts(corpus, parts, parts.__setitem__, workers=workers, progress=progress)
     return pa.concat_tables([parts[number] for number in range(corpus.parts)]).combine_chunks()
@@ -215,6 +302,8 @@ def probe_corpus(
     *,
     views: str | None = None,
     motion: Motion = "packets",
+    labels_from: str | None = None,
+    lists: ListOptions = USUAL,
     workers: int = 1,
     limit_s: float | None = None,
     progress: Progress = _silent,
@@ -223,7 +312,7 @@ def probe_corpus(
 
     workers, limit_s: see `probe_parts`. Raises UsageError while another process makes it.
     """
-    corpus = Corpus.find(sources, views, motion)
+    corpus = Corpus.find(sources, views, motion, labels_from, lists)
     with StoredParts.folder(location).held():
         parts = StoredParts(location, corpus)
         files = sum(len(corpus.part(number)) for number in parts.done)
@@ -235,6 +324,10 @@ def probe_corpus(
     return parts
 
 
+EXAMPLES = 3
+"""Events that a summary shows."""
+
+
 @dataclass
 class Summary:
     """What the parts of an index hold together."""
@@ -242,28 +335,41 @@ class Summary:
     videos: int = 0
     minutes: float = 0.0
     events: int = 0
+    views: Counter[int] = field(default_factory=Counter)
+    """Number of views -> events with so many."""
+    examples: list[str] = field(default_factory=list)
+    """A few events and their views, those with most views first."""
     status: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[str, str, str]] = field(default_factory=list)
-    """(status, video_id, error) of every row that has an error."""
+    """(status, video_id, error) of every row of a file that is damaged or unreadable."""
+    cut: list[tuple[str, str, str]] = field(default_factory=list)
+    """The same of every span that was cut because its file ends before it does."""
 
 
 def summarise(tables: Iterable[pa.Table]) -> Summary:
     """Count the rows of an index that comes in parts."""
     summary = Summary()
-    events: set[str] = set()
+    events: dict[str, list[str]] = {}
     for table in tables:
         summary.videos += len(table)
         summary.minutes += sum(table["duration_s"].to_pylist()) / 60
-        events.update(table["event"].to_pylist())
+        for event, view in zip(*(table[n].to_pylist() for n in ("event", "view")), strict=True):
+            events.setdefault(event, []).append(view)
         summary.status.update(table["status"].to_pylist())
         rows = zip(*(table[n].to_pylist() for n in ("status", "video_id", "error")), strict=True)
-        summary.bad += [row for row in rows if row[2]]
+        for status, video_id, error in rows:
+            if error:
+                where = summary.cut if status == "ok" else summary.bad
+                where.append((status, video_id, error))
     summary.events = len(events)
+    summary.views = Counter(map(len, events.values()))
+    for event in heapq.nsmallest(EXAMPLES, events, key=lambda name: (-len(events[name]), name)):
+        summary.examples.append(f"{event} (views {', '.join(sorted(events[event]))})")
     return summary
 
 
 def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
-    """Write an index whole, or not at all, in row groups of `PART_FILES` rows.
+    """Write an index whole, or not at all, in row groups of `PART_ROWS` rows.
 
     Memory: one table of `tables`, and the compressed file.
     """
@@ -271,7 +377,7 @@ def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
         for table in [tables] if isinstance(tables, pa.Table) else tables:
-            writer.write_table(completed(table), row_group_size=PART_FILES)
+            writer.write_table(completed(table), row_group_size=PART_ROWS)
     home.write(name, buffer.getvalue())
 
 

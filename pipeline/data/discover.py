@@ -1,17 +1,16 @@
-"""Which videos does a corpus have, and which of them show one event from several cameras?"""
+"""Which videos does a corpus have?"""
 
 from __future__ import annotations
 
-import csv
 import glob
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from marey.configs.errors import InputError, UsageError
+from marey.configs.errors import InputError
 from marey.pipeline.data.index import relative_name
+from marey.pipeline.data.list_files import ListOptions, is_list_file, read_list
+from marey.pipeline.data.listing import Listed, listing_of
 from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, join, local_path
 
 SUFFIXES = frozenset(
@@ -28,22 +27,42 @@ TS_PACKET_BYTES = 188
 """A file in a store of a multiple of this size is taken for a transport stream unread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A file of the corpus: its stable name and where it is."""
+def find_rows(sources: Iterable[str], lists: ListOptions) -> tuple[list[Listed], list[str]]:
+    """The videos of all sources, by id, and for each source that some layout lists, which one.
 
-    video_id: str
-    uri: str
-    bytes: int
+    lists: how list files are read. Raises InputError as `find_videos` and `read_list` do, and when
+    two rows have one id.
+    """
+    files: list[str] = []
+    rows: list[Listed] = []
+    layouts: list[str] = []
+    for source in sources:
+        if listing := listing_of(source):
+            layouts.append(f"{source}: {listing.name}")
+            rows += listing.rows(source)
+        elif is_list_file(source):
+            layouts.append(f"{source}: list of videos")
+            rows += read_list(source, lists)
+        else:
+            files.append(source)
+    rows += find_videos(files)
+    names: dict[str, Listed] = {}
+    for row in rows:
+        if (other := names.setdefault(row.video_id, row)) is not row:
+            raise InputError(
+                f"two rows have the id {row.video_id!r} ({other.uri} and {row.uri}); ids of their "
+                "own, in a column `video_id`, tell them apart"
+            )
+    return [names[name] for name in sorted(names)], layouts
 
 
-def find_videos(sources: Iterable[str]) -> list[Found]:
+def find_videos(sources: Iterable[str]) -> list[Listed]:
     """All videos of folders (searched to any depth), files, globs and URIs, by name.
 
     A video's id is its path within its source. Raises InputError when a source does not exist or
     holds no video, and when two sources give two files one id or one file two.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, Listed] = {}
     names: dict[str, str] = {}
     for source in sources:
         files = list(_find_remote(source) if is_remote(source) else _find_local(source))
@@ -67,7 +86,7 @@ def find_videos(sources: Iterable[str]) -> list[Found]:
     return [found[name] for name in sorted(found)]
 
 
-def _find_local(source: str) -> Iterator[Found]:
+def _find_local(source: str) -> Iterator[Listed]:
     path = local_path(source)
     if path.is_dir():
         root, paths = path, _videos_below(path)
@@ -83,9 +102,9 @@ def _find_local(source: str) -> Iterator[Found]:
     for file in paths:
         name = as_utf8(relative_name(file, root))
         if os.path.isfile(file):
-            yield Found(name, str(file.absolute()), file.stat().st_size)
+            yield Listed(name, str(file.absolute()), file.stat().st_size)
         elif not os.access(file, os.R_OK):  # a link to nothing, a closed folder: a row that says so
-            yield Found(name, str(file.absolute()), 0)
+            yield Listed(name, str(file.absolute()), 0)
 
 
 def _videos_below(root: Path) -> Iterator[Path]:
@@ -111,7 +130,7 @@ def _videos_below(root: Path) -> Iterator[Path]:
         starts = sorted(links)
 
 
-def _find_remote(source: str) -> Iterator[Found]:
+def _find_remote(source: str) -> Iterator[Listed]:
     from pyarrow import fs
 
     try:
@@ -120,7 +139,7 @@ def _find_remote(source: str) -> Iterator[Found]:
         if info.type == fs.FileType.NotFound:
             raise InputError(f"no such file or folder: {source}")
         if info.is_file:
-            yield Found(info.base_name, source, info.size)
+            yield Listed(info.base_name, source, info.size)
             return
         for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
             if item.is_file and _may_be_video(item.path):
@@ -129,7 +148,7 @@ def _find_remote(source: str) -> Iterator[Found]:
                         if _is_text(stream.read(HEAD_BYTES)):
                             continue
                 name = PurePosixPath(item.path).relative_to(base).as_posix()
-                yield Found(name, join(source, name), item.size)
+                yield Listed(name, join(source, name), item.size)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot list {source}: {error}") from error
 
@@ -161,92 +180,3 @@ def _may_be_text(name: str) -> bool:
 def _is_text(head: bytes) -> bool:
     """Whether a file that begins so is text: no control characters but those of lines."""
     return bool(head) and not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head)
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a video stands among its event's views, and what the event shows, if that is known."""
-
-    event: str
-    view: str
-    label: str = ""
-    clock_offset_s: float = 0.0
-    clock_rate: float = 1.0
-
-
-def group_views(names: list[str], views: str | None) -> dict[str, Placement]:
-    """The event and view of every video id.
-
-    views: None (each video is its own event), a regular expression with the named groups `event`
-    and `view`, `label`, or all three, searched for in the id, or the path of a CSV with the columns
-    `video_id,event,view` and optionally `label,clock_offset_s,clock_rate`. A video that it does not
-    cover is its own event, without label.
-    Raises UsageError when it covers none, or gives two videos one view of one event.
-    """
-    if views is None:
-        return {name: Placement(name, "0") for name in names}
-    rule = _read_placements(views) if views.lower().endswith(".csv") else _match_placements(views)
-    placed = {name: rule(name) for name in names}
-    if names and not any(placed.values()):
-        raise UsageError(f"--views {views} covers none of the videos (first: {names[0]!r})")
-    result: dict[str, Placement] = {}
-    taken: dict[tuple[str, str], str] = {}
-    for name, placement in placed.items():
-        placement = placement or Placement(name, "0")
-        other = taken.setdefault((placement.event, placement.view), name)
-        if other != name:
-            raise UsageError(
-                f"--views {views} gives {other!r} and {name!r} the same event "
-                f"{placement.event!r} and view {placement.view!r}"
-            )
-        result[name] = placement
-    return result
-
-
-def _match_placements(expression: str) -> Callable[[str], Placement | None]:
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError(f"--views {expression} is no regular expression: {error}") from error
-    groups = pattern.groupindex.keys()
-    grouped = {"event", "view"} <= groups
-    if not grouped and not ("label" in groups and groups.isdisjoint({"event", "view"})):
-        raise UsageError(
-            f"--views {expression} must name the groups (?P<event>...) and (?P<view>...), "
-            "or (?P<label>...) alone"
-        )
-
-    def place(name: str) -> Placement | None:
-        match = pattern.search(name)
-        if match is None:
-            return None
-        label = (match["label"] or "") if "label" in groups else ""
-        if not grouped:
-            return Placement(name, "0", label)
-        # what stands before the match keeps equal names of different folders apart
-        return Placement(name[: match.start("event")] + match["event"], match["view"], label)
-
-    return place
-
-
-def _read_placements(location: str) -> Callable[[str], Placement | None]:
-    path = local_path(location)
-    if not path.is_file():
-        raise InputError(f"no such file: {location}")
-    rows: dict[str, Placement] = {}
-    with path.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        absent = {"video_id", "event", "view"} - set(reader.fieldnames or ())
-        if absent:
-            raise InputError(f"{location} lacks the column {', '.join(sorted(absent))}")
-        for line, row in enumerate(reader, start=2):
-            try:
-                offset = float(row.get("clock_offset_s") or 0)
-                rate = float(row.get("clock_rate") or 1)
-            except ValueError as error:
-                raise InputError(f"{location}, line {line}: {error}") from error
-            if not 0.5 <= rate <= 2:
-                raise InputError(f"{location}, line {line}: clock_rate {rate} is not in [0.5, 2]")
-            label = row.get("label") or ""
-            rows[row["video_id"]] = Placement(row["event"], row["view"], label, offset, rate)
-    return rows.get

@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from marey.pipeline.video.frame_clock import FrameClock
+from marey.pipeline.video.span import Span
 
 Times = TypeVar("Times", float, np.ndarray)
 """One time or several, in seconds."""
@@ -40,11 +41,25 @@ class Video:
     status: str
     frame_times: FrameClock | None = None
     """When each frame is shown, where the rate varies."""
+    start_s: float | None = None
+    """Where in its file the video begins, in seconds of the file's time; None is a whole file."""
+    end_s: float | None = None
+    split: str = ""
+    """The part of the corpus that a list gives it to, e.g. `train`; mostly empty."""
+    extra: str | None = None
+    """What else a list says of it: a JSON object."""
 
     @property
     def has_frames(self) -> bool:
         """Whether there is anything to sample: damaged and unreadable videos may have no frame."""
         return self.frames > 0 and self.fps > 0
+
+    @property
+    def span(self) -> Span | None:
+        """The part of its file that the video is; None for a whole file."""
+        if self.start_s is None or self.end_s is None:
+            return None
+        return Span(self.start_s, self.end_s)
 
     @property
     def frame_clock(self) -> FrameClock:

@@ -1,7 +1,8 @@
 """The index: which videos a corpus has and what is known of each without decoding a pixel.
 
-One Parquet row a video stream; every file found gets a row, damaged and unreadable ones with a
-reason. Rows that show one happening from several cameras share their `event`.
+One Parquet row a video stream, or a span of one; every file found gets a row, damaged and
+unreadable ones with a reason. Rows that show one happening from several cameras share their
+`event`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
         ("clock_offset_s", pa.float64()),
         ("clock_rate", pa.float64()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("split", pa.string()),
+        ("extra", pa.string()),
         ("duration_s", pa.float64()),
         ("fps", pa.float64()),
         ("frames", pa.int64()),
@@ -92,30 +97,49 @@ class Index:
                     "event": video["video_id"], "view": "0", "label": "", "clock_offset_s": 0.0,
                     "clock_rate": 1.0, "duration_s": video["frames"] / fps if fps else 0.0,
                     "width": 0, "height": 0, "stream": 0, "motion": [], "motion_hz": 0.0,
-                    "cuts": [], "status": "ok", **video,
+                    "cuts": [], "status": "ok", "split": "", **video,
                 }
             )  # fmt: skip
         schema = pa.schema([field for field in SCHEMA if field.name in _VIDEO_COLUMNS])
         return cls(pa.Table.from_pylist(rows, schema), location)
 
     @cached_property
-    def _order(self) -> np.ndarray:
-        """int32 [rows]: row numbers, events sorted by name, the views of each sorted by name."""
+    def _layout(self) -> tuple[np.ndarray, np.ndarray]:
+        """The fixed order: int32 [rows] row numbers, the views of each event sorted by name, and
+        int32 [events + 1], where in it each event begins, and the end of the last.
+
+        Events are sorted by name. Where there are spans, by the file and the place in it of their
+        first view, so that neighbours of a file are neighbours in the order.
+        """
         keys = [("event", "ascending"), ("view", "ascending")]
-        return (
-            pc.call_function("sort_indices", [self.table], pc.SortOptions(keys))
-            .to_numpy()
-            .astype(np.int32)
-        )
+        order = _sorted_rows(self.table, keys)
+        names = self.table.column("event").take(pa.array(order)).combine_chunks()
+        new = pc.call_function("not_equal", [names[1:], names[:-1]]).to_numpy(zero_copy_only=False)
+        ends = [len(names)] if len(names) else []
+        starts = np.concatenate([[0], np.flatnonzero(new) + 1, ends]).astype(np.int32)
+        if not self.has_spans:
+            return order, starts
+        columns = ["uri", "start_s", "event"]
+        firsts = self.table.select(columns).take(pa.array(order[starts[:-1]]))
+        events = _sorted_rows(firsts, [(name, "ascending") for name in columns])
+        sizes = np.diff(starts)[events]
+        begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        within = np.arange(len(order)) - np.repeat(begins[:-1], sizes)
+        return order[np.repeat(starts[:-1][events], sizes) + within], begins
+
+    @property
+    def _order(self) -> np.ndarray:
+        return self._layout[0]
+
+    @property
+    def _starts(self) -> np.ndarray:
+        return self._layout[1]
 
     @cached_property
-    def _starts(self) -> np.ndarray:
-        """int32 [events + 1]: where in `_order` each event begins, and the end of the last."""
-        names = self.table.column("event").take(pa.array(self._order)).combine_chunks()
-        new = pc.call_function("not_equal", [names[1:], names[:-1]]).to_numpy(zero_copy_only=False)
-        inner = np.flatnonzero(new) + 1
-        ends = [len(names)] if len(names) else []
-        return np.concatenate([[0], inner, ends]).astype(np.int32)
+    def has_spans(self) -> bool:
+        """Whether some video is a part of its file."""
+        column = self.table.column("start_s")
+        return column.null_count < len(column)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -153,6 +177,7 @@ class Index:
         motion = value["motion"].values
         profile = motion.to_numpy(zero_copy_only=False) if motion is not None else np.empty(0)
         plain["cuts"] = tuple(plain["cuts"] or ())
+        plain["split"] = plain["split"] or ""
         knots = plain["frame_times"]
         plain["frame_times"] = knots and FrameClock.of([(k["frame"], k["time_s"]) for k in knots])
         return Video(motion=np.asarray(profile, dtype=np.float32), **plain)
@@ -208,6 +233,9 @@ class Index:
         ):  # fmt: skip
             for value in self._values(name):
                 digest.update(repr(value).encode())
+        for name in ("start_s", "end_s") if self.has_spans else ():
+            for value in self._values(name):
+                digest.update(repr(value).encode())
         return digest.hexdigest()
 
     def _values(self, name: str) -> Iterator[Any]:
@@ -246,8 +274,15 @@ class Index:
         return gone
 
 
-LATER_COLUMNS = ("frame_times",)
-"""Columns that indexes of earlier versions lack; without them a rate is taken as constant."""
+def _sorted_rows(table: pa.Table, keys: list[tuple[str, str]]) -> np.ndarray:
+    """int32 [rows]: the rows of a table in the order of some columns; nulls are last."""
+    order = pc.call_function("sort_indices", [table], pc.SortOptions(keys))
+    return order.to_numpy().astype(np.int32)
+
+
+LATER_COLUMNS = ("frame_times", "start_s", "end_s", "split", "extra")
+"""Columns that indexes of earlier versions lack: there a rate is taken as constant, and a video is
+a whole file."""
 
 
 def completed(table: pa.Table) -> pa.Table:

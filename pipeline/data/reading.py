@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Protocol, cast
 
 import numpy as np
@@ -86,7 +85,11 @@ class Reader(Protocol):
 
 
 class VideoReader:
-    """Reads videos by the `uri` of their rows, each once for all samples of an event."""
+    """Reads videos by the `uri` of their rows, each file once for all samples.
+
+    Spans of one file are decoded together: it is opened once, and each group of pictures decoded
+    at most once.
+    """
 
     def read(
         self,
@@ -98,37 +101,48 @@ class VideoReader:
     ) -> Frames:
         """See `Reader.read`."""
         out = no_frames(wanted, shape)
-        for _, group in groupby(range(len(wanted)), key=lambda n: wanted[n].event.event_id):
-            numbers = list(group)
-            for view, video in enumerate(wanted[numbers[0]].event.videos):
-                slots = {n: np.flatnonzero(wanted[n].views == view) for n in numbers}
-                slots = {n: slot for n, slot in slots.items() if len(slot)}
-                if slots:
-                    _read_video(out, wanted, video, view, slots, shape, suspected, backend)
+        files: dict[tuple[str, int], list[_Piece]] = {}
+        for sample, one in enumerate(wanted):
+            for view in np.unique(one.views).tolist():
+                video = one.event.videos[view]
+                slot = np.flatnonzero(one.views == view)
+                pieces = files.setdefault((video.uri, video.stream), [])
+                pieces.append(_Piece(sample, view, video, slot, one.times_s[slot]))
+        for pieces in files.values():
+            _read_file(out, pieces, shape, suspected, backend)
         return out
 
 
-def _read_video(
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """What one sample wants of one view. slot: int64 [f], where in the sample its frames stand."""
+
+    sample: int
+    view: int
+    video: Video
+    slot: np.ndarray
+    times_s: np.ndarray
+
+
+def _read_file(
     out: Frames,
-    wanted: Sequence[Wanted],
-    video: Video,
-    view: int,
-    slots: dict[int, np.ndarray],
+    pieces: Sequence[_Piece],
     shape: tuple[int, int],
     suspected: bool,
     backend: str,
 ) -> None:
-    """Fill what samples want of one video. slots: for each sample the frames that are of it."""
+    """Fill what samples want of one file. Request n is of piece n."""
 
     def place(clip: Clip) -> None:
-        number = cast(int, clip.request_id)
-        out.frames[number, slots[number]] = clip.frames
-        out.shown_s[number, slots[number]] = clip.shown_s
+        piece = pieces[cast(int, clip.request_id)]
+        out.frames[piece.sample, piece.slot] = clip.frames
+        out.shown_s[piece.sample, piece.slot] = clip.shown_s
 
+    video = pieces[0].video
     failures, error = read_into(
         place,
         video.uri,
-        [FrameRequest(n, wanted[n].times_s[slot]) for n, slot in slots.items()],
+        [FrameRequest(n, p.times_s, span=p.video.span) for n, p in enumerate(pieces)],
         shape,
         suspected=suspected,
         backend=backend,
@@ -137,8 +151,10 @@ def _read_video(
         sound=video.status == "ok",
     )
     for request_id, reason in failures.items():
-        number = cast(int, request_id)
-        out.lacks[number] = out.lacks[number] or Lack(view, reason, error)
+        piece = pieces[cast(int, request_id)]
+        lack = out.lacks[piece.sample]
+        if lack is None or piece.view < lack.view:
+            out.lacks[piece.sample] = Lack(piece.view, reason, error)
 
 
 def read_frames(

@@ -20,6 +20,7 @@ from marey.configs.errors import InputError
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video.energy import motion_energy
 from marey.pipeline.video.sound import read_sound
+from marey.pipeline.video.span import Span
 
 Kind = Literal["audio", "motion"]
 MIN_RATIO = 1.2
@@ -39,8 +40,8 @@ EVENT_LIMIT_S = 3600.0
 class Signal:
     """How a kind of signal is read and compared."""
 
-    read: Callable[[str, int], np.ndarray]
-    """(uri, video stream) -> float32 [n]"""
+    read: Callable[[str, int, Span | None], np.ndarray]
+    """(uri, video stream, part of the file) -> float32 [n]"""
     rate_hz: float
     window_s: float
     guard_s: float
@@ -50,8 +51,10 @@ class Signal:
 
 
 SIGNALS: dict[Kind, Signal] = {
-    "audio": Signal(lambda uri, s: read_sound(uri, 8000, s), 8000.0, 40.0, 0.05, True),
-    "motion": Signal(lambda uri, s: motion_energy(uri, 25.0, s), 25.0, 60.0, 0.5, False),
+    "audio": Signal(lambda uri, s, span: read_sound(uri, 8000, s, span), 8000.0, 40.0, 0.05, True),
+    "motion": Signal(
+        lambda uri, s, span: motion_energy(uri, 25.0, s, span), 25.0, 60.0, 0.5, False
+    ),
 }
 
 
@@ -280,7 +283,8 @@ def _event_clocks(job: Job) -> list[ViewClock]:
     for view in views:
         clock, detail = Clock(), ""
         try:
-            values = signal.read(view["uri"], view["stream"])
+            span = None if view["start_s"] is None else Span(view["start_s"], view["end_s"])
+            values = signal.read(view["uri"], view["stream"], span)
             if not values.any() or np.ptp(values) == 0:
                 raise InputError(f"{view['uri']}: nothing is heard or moves in it")
             if reference is None:

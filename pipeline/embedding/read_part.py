@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from marey.pipeline.data.events import Event
 from marey.pipeline.data.reading import Wanted
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.embedding.copies import strong_copy
@@ -56,14 +55,14 @@ class ReadPart:
         `refused` rows keep their keys.
         """
         columns: dict[str, list[Any]] = {name: [] for name in _READ}
-        images: list[np.ndarray] = []
+        wanted: list[Wanted] = []
         for event_number, view, start, stop in part.pieces:
             event = self.source.event(event_number)
             video = event.videos[view]
             numbers = frame_numbers(video, self.rate)[start:stop]
             times_s = video.frame_clock.middles(numbers)
-            frames, refused = self._read(event, view, times_s)
-            images.append(frames)
+            wanted_s, refused = clip_times(video, times_s, *self.clip)
+            wanted += [Wanted(event, np.full(self.clip[0], view), clip_s) for clip_s in wanted_s]
             count = len(times_s)
             columns["video_id"] += [video.video_id] * count
             columns["event"] += [video.event] * count
@@ -74,9 +73,8 @@ class ReadPart:
                 columns["label"] += [self.source.label_of(event_number)] * count
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
-        rows = {name: np.array(v) for name, v in columns.items() if v} | {
-            "frames": np.concatenate(images)
-        }
+        frames, columns["refused"] = self._read(wanted, columns["refused"])
+        rows = {name: np.array(v) for name, v in columns.items() if v} | {"frames": frames}
         return self._changed(rows) if self.copies else rows
 
     def _changed(self, rows: Rows) -> Rows:
@@ -91,26 +89,27 @@ class ReadPart:
                 frame[:] = strong_copy(frame, key)
         return rows
 
-    def _read(self, event: Event, view: int, times_s: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Frames (or clips) at times of one view, and for each why it is refused (or empty).
+    def _read(self, wanted: list[Wanted], refused: list[str]) -> tuple[np.ndarray, list[str]]:
+        """Frames (or clips) of rows, of all videos together, and for each why it is refused.
 
-        One request a row: a damaged frame costs only the rows that see it.
+        One request a row: a damaged frame costs only the rows that see it. refused: for each row
+        why it is not to be read, or empty.
         """
-        length, step_s = self.clip
-        video = event.videos[view]
-        wanted_s, refused = clip_times(video, times_s, length, step_s)
+        length = self.clip[0]
+        refused = list(refused)
         good = [n for n, reason in enumerate(refused) if not reason]
-        frames = np.zeros((len(times_s), length, *self.shape, 3), dtype=np.uint8)
+        frames = np.zeros((len(wanted), length, *self.shape, 3), dtype=np.uint8)
         if good:
-            wanted = [Wanted(event, np.full(length, view), wanted_s[n]) for n in good]
-            read = self.source.reader.read(wanted, self.shape, suspected=self.suspicious)
+            asked = [wanted[n] for n in good]
+            read = self.source.reader.read(asked, self.shape, suspected=self.suspicious)
             for n, lack, shown_s in zip(good, read.lacks, read.shown_s, strict=True):
+                video = wanted[n].event.videos[int(wanted[n].views[0])]
                 if lack:
                     refused[n] = lack.error or lack.reason
                 else:
-                    varies = video.frame_times is not None
-                    refused[n] = unlike_plan(wanted_s[n], shown_s, video.fps, length, varies=varies)
-            if len(good) == len(times_s):
+                    varies, times_s = video.frame_times is not None, wanted[n].times_s
+                    refused[n] = unlike_plan(times_s, shown_s, video.fps, length, varies=varies)
+            if len(good) == len(wanted):
                 frames = read.frames
             else:
                 frames[good] = read.frames

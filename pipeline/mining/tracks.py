@@ -26,8 +26,8 @@ from marey.pipeline.data.shards import TRACKS, encode_image
 from marey.pipeline.data.source import Source
 from marey.pipeline.mining.shots import hard_cuts
 from marey.pipeline.sampling import event_rng
-from marey.pipeline.video import Span
-from marey.pipeline.video.isolate import read_span
+from marey.pipeline.video import RangeFrames
+from marey.pipeline.video.isolate import guarded_range
 from marey.pipeline.video.reasons import reason_of
 from marey.trackers import State, Track, Tracker, build
 from marey.trackers.camera_path import camera_path
@@ -179,19 +179,20 @@ class TrackMiner:
             start = unit.start_s + piece * self.settings.window_s
             yield start, min(start + self.settings.window_s, unit.stop_s)
 
-    def _read(self, video: Video, start: float, stop: float) -> Span:
+    def _read(self, video: Video, start: float, stop: float) -> RangeFrames:
         """Frames from `start` until tracks that start before `stop` have ended."""
         side = min(video.width, video.height) or self.settings.height
-        frames, times_s, lost = read_span(
+        frames, times_s, lost = guarded_range(
             video.uri,
             start,
             stop + self.settings.track_s + 0.1,
             min(self.settings.height, side),
             suspected=self.suspicious,
             stream=video.stream,
+            span=video.span,
         )
         kept = thinned(video, times_s, self.settings.max_fps)
-        return Span(frames[kept], times_s[kept], lost)
+        return RangeFrames(frames[kept], times_s[kept], lost)
 
     def clip(
         self,

@@ -28,7 +28,8 @@ str [n]: empty, or why the sample has no frames."""
 
 @dataclass
 class DecodeStage:
-    """Units of work in, decoded samples out, one batch of rows an event.
+    """Units of work in, decoded samples out, one batch of rows an event, or all that a unit has of
+    spans.
 
     Every planned sample comes out exactly once: with its frames, or with the reason why not.
     """
@@ -49,8 +50,10 @@ class DecodeStage:
         pending: list[PlannedSample] = []
         for samples in self.plan.samples(unit, self.source):
             pending += [sample for sample in samples if sample.number not in self.done]
-            # stills are one sample an event: gather them into batches worth transporting
-            if not self.plan.stills or len(pending) >= IMAGE_ROWS:
+            # stills are one sample an event: gather them into batches worth transporting; spans of
+            # one file are decoded together
+            together = self.plan.files is not None or self.plan.stills
+            if not together or (self.plan.stills and len(pending) >= IMAGE_ROWS):
                 yield from self._chunks(pending)
                 pending = []
         yield from self._chunks(pending)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -79,13 +80,16 @@ class Plan:
     visit: np.ndarray
     """int64 [E]: how many entries before this one are of the same event (labelled events may be
     visited several times an epoch)."""
+    files: np.ndarray | None = None
+    """int64 [E]: which events are spans of one file, of the first view's; None where none are.
+    Neighbours in a file are decoded together."""
     refused: dict[str, int] = field(default_factory=dict)
     """Reason code -> events that give no sample."""
     refused_names: list[tuple[str, str]] = field(default_factory=list)
     unweighted: int = 0
     """Events sampled evenly although samples are to follow motion: no motion was measured."""
-    _latest: tuple[int, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
-    """The epoch that was asked for last, its order and first numbers."""
+    _latest: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
+    """The epoch that was asked for last, its order, first numbers and block sizes."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -107,15 +111,19 @@ class Plan:
         """int64 [E]: the order in which an epoch visits the eligible events."""
         return self._visits(epoch)[0]
 
-    def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's order, and the number of the first sample at each place of it: int64 [E + 1].
+    def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """An epoch's order, the number of the first sample at each place of it, int64 [E + 1], and
+        the sizes of the blocks of events that no unit parts, int64 [B].
 
         Drawn once for all units of the epoch.
         """
         latest = self._latest
         if latest is None or latest[0] != epoch:
             rng = event_rng(self.seed, epoch, "order of events")
-            if self.stills:
+            blocks = np.ones(len(self.events), dtype=np.int64)
+            if self.files is not None:
+                order, blocks = self._in_blocks(rng)
+            elif self.stills:
                 starts = np.arange(0, len(self.events), IMAGE_CHUNK)
                 chunks = [
                     start + rng.permutation(min(IMAGE_CHUNK, len(self.events) - start))
@@ -125,8 +133,34 @@ class Plan:
             else:
                 order = rng.permutation(len(self.events))
             numbers = _starts(self.counts[order]) + epoch * self.samples_per_epoch
-            latest = self._latest = (epoch, order, numbers)
-        return latest[1], latest[2]
+            latest = self._latest = (epoch, order, numbers, blocks)
+        return latest[1:]
+
+    def _in_blocks(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """An order that keeps neighbours in a file together: int64 [E], and the sizes of its
+        blocks. Blocks are mixed, and the events of each."""
+        by_file, starts = self._neighbours
+        sizes = np.diff(starts)
+        mixed = rng.permutation(len(sizes))
+        rank = np.empty_like(mixed)
+        rank[mixed] = np.arange(len(mixed))
+        keys = rng.random(len(by_file)), np.repeat(rank, sizes)
+        return by_file[np.lexsort(keys)], sizes[mixed]
+
+    @cached_property
+    def _neighbours(self) -> tuple[np.ndarray, np.ndarray]:
+        """The events file by file, int64 [E], and where in that order each block begins: runs of
+        spans of one file, of as many frames as a unit."""
+        assert self.files is not None
+        by_file = np.argsort(self.files, kind="stable")
+        edges = np.flatnonzero(np.diff(self.files[by_file])) + 1
+        bounds = [0, *edges.tolist(), len(by_file)]
+        starts = [
+            first + start
+            for first, stop in pairwise(bounds)
+            for start, _ in _cut(self.frames[by_file[first:stop]], UNIT_FRAMES)
+        ]
+        return by_file, np.array([*starts, len(by_file)])
 
     @cached_property
     def _places(self) -> np.ndarray:
@@ -138,15 +172,18 @@ class Plan:
         for epoch in range(self.epochs):
             if done is not None and done.below >= (epoch + 1) * self.samples_per_epoch:
                 continue
-            order, numbers = self._visits(epoch)
-            for start, stop in _cut(self.frames[order], UNIT_FRAMES):
+            order, numbers, blocks = self._visits(epoch)
+            edges = _starts(blocks)
+            frames = np.add.reduceat(self.frames[order], edges[:-1])
+            for first, last in _cut(frames, UNIT_FRAMES):
+                start, stop = int(edges[first]), int(edges[last])
                 if done is None or not done.has_range(int(numbers[start]), int(numbers[stop])):
                     yield Unit(epoch, start, stop)
 
     def samples(self, unit: Unit, source: Source) -> Iterator[list[PlannedSample]]:
         """The samples of a unit, one list an event, in the order of their numbers."""
         sampler = _sampler(source, self.sampling)
-        order, numbers = self._visits(unit.epoch)
+        order, numbers, _ = self._visits(unit.epoch)
         for place in range(unit.start, unit.stop):
             event = int(self.events[order[place]])
             home = int(self._places[order[place]])
@@ -167,6 +204,8 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
     """
     sampler = _sampler(source, sampling)
     events, counts, frames = [], [], []
+    files: list[int] = []
+    file, shared = "", False
     refused: Counter[str] = Counter()
     names: list[tuple[str, str]] = []
     weighted = sampling.follows_motion and not source.stills
@@ -178,6 +217,11 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
             events.append(number)
             counts.append(count)
             frames.append(sum(video.frames for video in event.videos))
+            first = event.videos[0]
+            same = first.start_s is not None and first.uri == file
+            shared |= same
+            file = first.uri
+            files.append(files[-1] + (not same) if files else 0)
             unweighted += weighted and any(not len(v.motion) for v in event.videos if v.has_frames)
             continue
         refused[reason] += 1
@@ -190,7 +234,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
             f"none of the {len(source)} events of {source.location} gives a sample of kind "
             f"{sampling.kind!r} ({reasons or 'the index is empty'}){instead}"
         )
-    columns = np.array([events, counts, frames], dtype=np.int64)
+    columns = np.array([events, counts, frames, files], dtype=np.int64)
     visit = np.zeros(len(events), dtype=np.int64)
     labels = known_labels(source, sampling)
     if labels is not None and (part := sampling.part_labelled):
@@ -205,6 +249,7 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
         frames=columns[2],
         stills=source.stills,
         visit=visit,
+        files=columns[3] if shared else None,
         refused=dict(refused),
         refused_names=names,
         unweighted=unweighted,

@@ -6,12 +6,22 @@ decode. Nothing here imports torch or ray.
 
 from marey.pipeline.video.packet_plan import FrameRequest
 from marey.pipeline.video.probe import VideoInfo, probe
-from marey.pipeline.video.reader import Clip, PlanRun, Span, frames, read, read_plan, read_range
+from marey.pipeline.video.reader import (
+    Clip,
+    PlanRun,
+    RangeFrames,
+    frames,
+    read,
+    read_plan,
+    read_range,
+)
+from marey.pipeline.video.span import Span
 
 __all__ = [
     "Clip",
     "FrameRequest",
     "PlanRun",
+    "RangeFrames",
     "Span",
     "VideoInfo",
     "frames",

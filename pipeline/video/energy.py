@@ -8,21 +8,24 @@ import numpy as np
 
 from marey.configs.errors import InputError
 from marey.pipeline.video.reader import frames
+from marey.pipeline.video.span import Span
 
 SIDE = 64
 """Short side at which frames are compared, in pixels."""
 
 
-def motion_energy(uri: str, rate_hz: float = 25.0, stream: int = 0) -> np.ndarray:
+def motion_energy(
+    uri: str, rate_hz: float = 25.0, stream: int = 0, span: Span | None = None
+) -> np.ndarray:
     """Change of the picture a second, float32 [n], value k at k / `rate_hz` from the first frame.
 
     The mean difference of luminance between neighbouring frames, over the time between them, read
-    off at even times. Decodes the whole file, in constant memory.
+    off at even times. Decodes the whole file, or a span of it, in constant memory.
     Raises InputError when the file cannot be read or shows fewer than three frames.
     """
     times, changes = [], []
     before: tuple[np.ndarray, float] | None = None
-    for pictures, shown_s in frames(uri, size=SIDE, stream=stream):
+    for pictures, shown_s in frames(uri, size=SIDE, stream=stream, span=span):
         for picture, time_s in zip(pictures, shown_s.tolist(), strict=True):
             grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.int16)
             if before is not None and time_s > before[1]:

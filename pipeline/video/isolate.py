@@ -2,7 +2,7 @@
 
 libav is C: a call may never return, or take its process along. `read_plan` and `read_range` check
 their time limit between packets, which ends a decoder that crawls. Stages read with `read_into` and
-`read_span`, which leave one behind that hangs: it runs in a thread that is waited for no longer
+`guarded_range`, which leave one behind that hangs: it runs in a thread that is waited for no longer
 than the limit. Only a process can be survived when it crashes. That costs the start of one (half a
 second) a video, so it is for videos under suspicion (`suspected`): those of the units of work that
 were in hand when a process died.
@@ -24,7 +24,7 @@ from marey.configs import plugins
 from marey.configs.errors import InputError
 from marey.pipeline.video.fit import Size
 from marey.pipeline.video.packet_plan import FrameRequest
-from marey.pipeline.video.reader import Clip, Span, read_plan, read_range
+from marey.pipeline.video.reader import Clip, RangeFrames, read_plan, read_range
 from marey.pipeline.video.reasons import TIMEOUT, UNREADABLE, VideoError
 
 TIME_LIMIT_S = 600.0
@@ -100,7 +100,7 @@ def read_into(
         return dict.fromkeys(missing, error.reason), str(error)
 
 
-def read_span(
+def guarded_range(
     uri: str,
     start_s: float,
     stop_s: float,
@@ -108,7 +108,7 @@ def read_span(
     *,
     suspected: bool = False,
     **settings: Any,
-) -> Span:
+) -> RangeFrames:
     """`read_range` for stages: no video hangs it, and none that is `suspected` crashes it.
 
     settings: the others of `read_range`, but for the time limit. Raises InputError as it does,
@@ -116,8 +116,8 @@ def read_span(
     """
     settings |= {"time_limit_s": TIME_LIMIT_S}
     if suspected:
-        (span,) = _in_process(TIME_LIMIT_S, uri, _range, uri, start_s, stop_s, size, settings)
-        return span
+        (frames,) = _in_process(TIME_LIMIT_S, uri, _range, uri, start_s, stop_s, size, settings)
+        return frames
     limit = TIME_LIMIT_S + GRACE_S
     return within(limit, lambda: read_range(uri, start_s, stop_s, size, **settings), uri)
 
@@ -151,7 +151,9 @@ def _plan(uri: str, requests: list[FrameRequest], size: Size, settings: dict) ->
     yield run.failures, run.error
 
 
-def _range(uri: str, start_s: float, stop_s: float, size: Size, settings: dict) -> Iterator[Span]:
+def _range(
+    uri: str, start_s: float, stop_s: float, size: Size, settings: dict
+) -> Iterator[RangeFrames]:
     yield read_range(uri, start_s, stop_s, size, **settings)
 
 

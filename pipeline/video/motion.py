@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -22,36 +23,57 @@ _RANSAC_PIXELS = 1.0
 
 
 def decoded_motion(
-    uri: str, timeline: Timeline, kind: Literal["vectors", "flow"], stream: int = 0
-) -> tuple[np.ndarray, float, str | None]:
-    """Motion over time in picture diagonals a second, from t = 0.
+    uri: str,
+    timeline: Timeline,
+    parts: Sequence[Timeline],
+    starts_s: Sequence[float],
+    kind: Literal["vectors", "flow"],
+    stream: int = 0,
+) -> tuple[list[tuple[np.ndarray, float]], str | None]:
+    """Motion over time in picture diagonals a second, from t = 0 of each part; one pass for all.
 
+    timeline: of the file. parts: the whole, or spans of it. starts_s: when the first frame of each
+        is shown, in the file's time.
     kind: "vectors" reads the motion vectors that the codec stored, and where libav cannot export
         them (AV1, VP9, HEVC, intra-only codecs, folders of frames) takes "flow" instead; "flow"
         computes dense optical flow between neighbouring frames and removes the homography that the
         camera induces.
-    Returns (float64 [bins], bins a second, what went wrong or None). A bin without a measurement
-    (a keyframe, a damaged frame) takes the one before.
+    Returns (for each part float64 [bins] and bins a second; what went wrong, or None). A bin
+    without a measurement (a keyframe, a damaged frame) takes the one before.
     """
-    rate = MOTION_HZ
-    if timeline.end_s > 0:
-        rate = min(rate, timeline.num_frames / timeline.end_s)
-    bins = max(1, int(np.floor(timeline.times_s[-1] * rate + 1e-9)) + 1)
-    measured, error = ([], None)
+    measured, error = [], None
     if kind == "vectors" and not frame_folder(uri):
         measured, error = _from_vectors(uri, timeline, stream)
     if not measured:
-        measured, error = _from_flow(uri, timeline, stream, bins, rate)
-    total, count = np.zeros(bins), np.zeros(bins)
-    for time_s, value in measured:
-        place = min(bins - 1, int(time_s * rate + 1e-9))
-        total[place] += value
-        count[place] += 1
+        measured, error = _from_flow(uri, timeline, parts, starts_s, stream)
+    at = np.array([time_s for time_s, _ in measured])
+    values = np.array([value for _, value in measured])
+    profiles = []
+    for part, start_s in zip(parts, starts_s, strict=True):
+        inside = (at >= start_s - 1e-9) & (at < start_s + part.end_s - 1e-9)
+        profiles.append(_binned(part, at[inside] - start_s, values[inside]))
+    return profiles, error
+
+
+def _bins(part: Timeline) -> tuple[int, float]:
+    """How many bins a part has, and how many a second."""
+    rate = MOTION_HZ
+    if part.end_s > 0:
+        rate = min(rate, part.num_frames / part.end_s)
+    return max(1, int(np.floor(part.times_s[-1] * rate + 1e-9)) + 1), rate
+
+
+def _binned(part: Timeline, at: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Means of what was measured at some times of a part, float64 [bins], and bins a second."""
+    bins, rate = _bins(part)
+    places = np.clip((at * rate + 1e-9).astype(np.int64), 0, bins - 1)
+    count = np.bincount(places, minlength=bins)
+    total = np.bincount(places, weights=values, minlength=bins)
     known = np.flatnonzero(count)
     if len(known) == 0:
-        return np.zeros(bins), rate, error
+        return np.zeros(bins), rate
     before = known[np.maximum(np.searchsorted(known, np.arange(bins), side="right") - 1, 0)]
-    return total[before] / count[before], rate, error
+    return total[before] / count[before], rate
 
 
 def _from_vectors(
@@ -96,11 +118,20 @@ def _vector_motion(vectors: np.ndarray) -> float | None:
 
 
 def _from_flow(
-    uri: str, timeline: Timeline, stream: int, bins: int, rate: float
+    uri: str,
+    timeline: Timeline,
+    parts: Sequence[Timeline],
+    starts_s: Sequence[float],
+    stream: int,
 ) -> tuple[list[tuple[float, float]], str | None]:
-    """(time, motion) of the first pair of neighbouring frames in each bin."""
-    first = np.searchsorted(timeline.times_s, np.arange(bins) / rate - 1e-9)
-    first = np.unique(first[first + 1 < timeline.num_frames])
+    """(time, motion) of the first pair of neighbouring frames in each bin of each part."""
+    chosen = [np.empty(0, dtype=np.int64)]
+    for part, start_s in zip(parts, starts_s, strict=True):
+        bins, rate = _bins(part)
+        first = np.searchsorted(part.times_s, np.arange(bins) / rate - 1e-9)
+        first = first[first + 1 < part.num_frames]
+        chosen.append(first + int(np.searchsorted(timeline.times_s, start_s - 1e-9)))
+    first = np.unique(np.concatenate(chosen))
     requests = [FrameRequest(int(k), timeline.times_s[k : k + 2]) for k in first]
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     measured = []

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from marey.pipeline.video.reasons import BEFORE_START, PAST_END
-from marey.pipeline.video.timeline import Timeline
+from marey.pipeline.video.span import Span
+from marey.pipeline.video.timeline import MAX_TOLERANCE_S, Timeline
 
 Box = tuple[float, float, float, float]
 
@@ -25,11 +26,25 @@ class FrameRequest:
     times_s: float64 [T], seconds from the first frame shown, in any order, repeats allowed.
     crop: (x, y, width, height) as fractions of the displayed picture, taken before resizing; None
         is the whole picture.
+    span: the part of the file that is the video: times count from its first frame, and no frame
+        outside it is shown. None is the whole file.
     """
 
     request_id: Hashable
     times_s: np.ndarray
     crop: Box | None = None
+    span: Span | None = None
+
+    def file_times_s(self) -> np.ndarray:
+        """`times_s` as times of the file: float64 [T].
+
+        Those at the very end of a span are moved away from the frame that follows it.
+        """
+        times_s = np.atleast_1d(np.asarray(self.times_s, dtype=np.float64))
+        if self.span is None:
+            return times_s
+        latest = max(self.span.start_s, self.span.end_s - 2 * MAX_TOLERANCE_S)
+        return np.clip(times_s + self.span.start_s, self.span.start_s, latest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +76,7 @@ def make_plan(timeline: Timeline, requests: Sequence[FrameRequest]) -> Plan:
     places: list[np.ndarray | None] = []
     failures: dict[int, str] = {}
     for index, request in enumerate(requests):
-        found = timeline.frame_at(np.atleast_1d(request.times_s))
+        found = _frames_of(request, timeline)
         if (found < 0).any():
             failures[index] = BEFORE_START if (found == -1).any() else PAST_END
             places.append(None)
@@ -70,6 +85,21 @@ def make_plan(timeline: Timeline, requests: Sequence[FrameRequest]) -> Plan:
     good = [found for found in places if found is not None]
     wanted = np.unique(np.concatenate(good)) if good else np.empty(0, dtype=np.int64)
     return Plan(plan_runs(timeline, wanted), wanted, places, failures)
+
+
+def _frames_of(request: FrameRequest, timeline: Timeline) -> np.ndarray:
+    """The places that a request wants: int64 [T]; -1 and -2 as `Timeline.frame_at` has them."""
+    found = timeline.frame_at(request.file_times_s())
+    if request.span is None:
+        return found
+    first, stop = timeline.places_within(request.span)
+    times_s = np.atleast_1d(request.times_s)
+    length_s = request.span.end_s - request.span.start_s
+    inside = np.clip(found, first, stop - 1) if first < stop else np.full_like(found, -2)
+    inside = np.where(found < 0, found, inside)
+    inside = np.where(times_s >= length_s + timeline.tolerance_s, -2, inside)
+    early = times_s < -timeline.tolerance_s
+    return np.where(early | ~np.isfinite(times_s), -1, inside)
 
 
 def plan_runs(timeline: Timeline, wanted: np.ndarray, keyframes_back: int = 0) -> list[Run]:

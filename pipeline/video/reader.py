@@ -14,14 +14,16 @@ from marey.pipeline.video.container import deadline_after
 from marey.pipeline.video.fit import Fit, Size, check_box, check_size
 from marey.pipeline.video.packet_plan import Box, FrameRequest, Plan, make_plan
 from marey.pipeline.video.reasons import DAMAGED, DECODE_GAP, TIMEOUT, VideoError, reason_of
+from marey.pipeline.video.span import Span
 from marey.pipeline.video.stats import DecodeStats
+from marey.pipeline.video.timeline import Timeline
 
 
 class Clip(NamedTuple):
     """What one request receives.
 
     frames: uint8 [T, H, W, 3] RGB, upright, in the order of the request's times.
-    shown_s: float64 [T], when each frame starts to be shown.
+    shown_s: float64 [T], when each frame starts to be shown, as the request's times count.
     """
 
     request_id: Hashable
@@ -29,7 +31,7 @@ class Clip(NamedTuple):
     shown_s: np.ndarray
 
 
-class Span(NamedTuple):
+class RangeFrames(NamedTuple):
     """The frames of a range.
 
     frames: uint8 [T, H, W, 3] RGB, upright. shown_s: float64 [T], when each starts to be shown.
@@ -85,7 +87,7 @@ class PlanRun(Iterator[Clip]):
         self._clips.close()
 
     def _run(self) -> Generator[Clip]:
-        announced = [np.ravel(request.times_s) for request in self._requests]
+        announced = [request.file_times_s() for request in self._requests]
         times_s = np.concatenate(announced) if announced else np.empty(0)
         partial = yield from self._pass(self._requests, times_s)
         if partial and self.failures:
@@ -136,7 +138,8 @@ class PlanRun(Iterator[Clip]):
                 for index in done:
                     places = plan.places[index]
                     assert places is not None
-                    shown_s = decoder.timeline.times_s[places]
+                    span = requests[index].span
+                    shown_s = decoder.timeline.times_s[places] - (span.start_s if span else 0.0)
                     yield Clip(requests[index].request_id, waiting.take(index), shown_s)
         except VideoError as error:
             left = {requests[index].request_id: error.reason for index in waiting.unfinished()}
@@ -258,14 +261,16 @@ def read(
     stream: int = 0,
     fit: Fit = "stretch",
     crop: Box | None = None,
+    span: Span | None = None,
 ) -> np.ndarray:
     """The frames shown at `times_s`, seconds from the first frame shown, in any order.
 
-    Returns uint8 [T, H, W, 3] RGB, upright. See `read_plan` for size, fit, crop and stream.
+    Returns uint8 [T, H, W, 3] RGB, upright. See `read_plan` for size, fit, crop and stream, and
+    `FrameRequest` for span.
     Raises InputError if the file cannot be read or any of the frames cannot be had, and says why.
     """
     times = np.atleast_1d(np.asarray(times_s, dtype=np.float64))
-    request = FrameRequest(0, times, crop)
+    request = FrameRequest(0, times, crop, span)
     run = read_plan(uri, [request], size, backend=backend, stream=stream, fit=fit)
     for clip in run:
         run.close()  # left to the garbage collector, the file would stay open until it comes round
@@ -287,19 +292,21 @@ def read_range(
     stream: int = 0,
     fit: Fit = "stretch",
     time_limit_s: float | None = None,
-) -> Span:
+    span: Span | None = None,
+) -> RangeFrames:
     """Every frame that starts to be shown within [start_s, stop_s), and the one shown at start_s.
 
     The range is cut to the video; frames that cannot be had, or not within `time_limit_s`, are left
-    out, and named in `lost`.
+    out, and named in `lost`. Of a span, times count from its first frame, and the range is cut to
+    it.
     Raises InputError if the file cannot be read or no frame of the range can be had.
     """
     with _opened(uri, backend, stream, time_limit_s) as decoder:
-        times = decoder.timeline.times_s
+        before, after, end_s, times = _bounds(decoder.timeline, span)
         tolerance = decoder.timeline.tolerance_s
-        first = max(0, int(np.searchsorted(times, start_s + tolerance, side="right")) - 1)
-        last = int(np.searchsorted(times, stop_s - tolerance, side="left"))
-        if start_s >= decoder.timeline.end_s:
+        first = max(before, int(np.searchsorted(times, start_s + tolerance, side="right")) - 1)
+        last = min(after, int(np.searchsorted(times, stop_s - tolerance, side="left")))
+        if start_s >= end_s:
             last = first
         got = list(_pictures(decoder, np.arange(first, last), size, fit))
         missing = sorted(set(range(first, last)) - {place for place, _ in got})
@@ -307,7 +314,7 @@ def read_range(
     if not got:
         why = f": {', '.join(sorted(set(lost.values())))}" if lost else ""
         raise InputError(f"{uri}: no frame could be had in {start_s:.3f}..{stop_s:.3f} s{why}")
-    return Span(*_stacked(got, times), lost)
+    return RangeFrames(*_stacked(got, times), lost)
 
 
 def frames(
@@ -319,8 +326,9 @@ def frames(
     backend: str = "pyav",
     stream: int = 0,
     fit: Fit = "stretch",
+    span: Span | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Walk through a whole video, in order, in chunks, in constant memory.
+    """Walk through a whole video, or a span, in order, in chunks, in constant memory.
 
     fps: the frames shown at 0, 1/fps, 2/fps, ...; each frame once even if it is shown longer. None
         is every frame.
@@ -329,22 +337,34 @@ def frames(
     Raises InputError if the file cannot be read.
     """
     with _opened(uri, backend, stream) as decoder:
-        timeline = decoder.timeline
-        wanted = np.arange(timeline.num_frames)
+        first, stop, end_s, times = _bounds(decoder.timeline, span)
+        wanted = np.arange(first, stop)
         if fps is not None:
             if not fps > 0:
                 raise SettingError(f"fps={fps}: a positive rate is needed")
-            steps = np.arange(max(1, int(np.ceil(timeline.end_s * fps - 1e-6)))) / fps
-            places = timeline.frame_at(steps)
-            wanted = np.unique(places[places >= 0])
+            steps = np.arange(max(1, int(np.ceil(end_s * fps - 1e-6)))) / fps
+            tolerance = decoder.timeline.tolerance_s
+            places = np.searchsorted(times, steps + tolerance, side="right") - 1
+            wanted = np.unique(places[(places >= first) & (places < stop)])
         batch: list[tuple[int, np.ndarray]] = []
         for place, frame in _pictures(decoder, wanted, size, fit):
             batch.append((place, frame))
             if len(batch) == chunk:
-                yield _stacked(batch, timeline.times_s)
+                yield _stacked(batch, times)
                 batch = []
         if batch:
-            yield _stacked(batch, timeline.times_s)
+            yield _stacked(batch, times)
+
+
+def _bounds(timeline: Timeline, span: Span | None) -> tuple[int, int, float, np.ndarray]:
+    """Places [first, stop) of a span's frames, how long it is, and the times of all frames of the
+    file as they count in it."""
+    if span is None:
+        return 0, timeline.num_frames, timeline.end_s, timeline.times_s
+    first, stop = timeline.places_within(span)
+    times_s = timeline.times_s - span.start_s
+    end_s = times_s[stop] if stop < timeline.num_frames else timeline.end_s - span.start_s
+    return first, stop, float(end_s) if first < stop else 0.0, times_s
 
 
 def _opened(uri: str, backend: str, stream: int, time_limit_s: float | None = None) -> VideoDecoder:

@@ -8,13 +8,17 @@ from av.error import FFmpegError
 
 from marey.configs.errors import InputError
 from marey.pipeline.video.container import open_video
+from marey.pipeline.video.span import Span
 from marey.pipeline.video.timeline import scan
 
 
-def read_sound(uri: str, rate_hz: int = 8000, stream: int = 0) -> np.ndarray:
+def read_sound(
+    uri: str, rate_hz: int = 8000, stream: int = 0, span: Span | None = None
+) -> np.ndarray:
     """Mono sound, float32 [n] in [-1, 1], sample k at k / `rate_hz` after the first frame shown.
 
-    stream: the video stream that sets the clock; the first sound stream is read. What was recorded
+    stream: the video stream that sets the clock; the first sound stream is read. span: part of the
+    file to which its first frame and the sound are limited. What was recorded
     before the first frame is left out; where packets are missing or damaged, there is silence.
     Raises InputError when the file cannot be opened or has no sound that can be decoded.
     """
@@ -41,7 +45,11 @@ def read_sound(uri: str, rate_hz: int = 8000, stream: int = 0) -> np.ndarray:
         except (FFmpegError, OSError) as error:
             if not pieces:
                 raise InputError(f"{uri}: its sound cannot be read ({error})") from error
-    return _placed(pieces, uri)
+    whole = _placed(pieces, uri)
+    if span is None:
+        return whole
+    start, stop = (int(min(edge * rate_hz + 0.5, len(whole))) for edge in span)
+    return whole[start:stop]
 
 
 def _placed(pieces: list[tuple[int, np.ndarray]], uri: str) -> np.ndarray:

@@ -9,7 +9,7 @@ a 30 fps file is found at t = k / 30 although the file says 67 ms for 66.7.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
@@ -21,6 +21,7 @@ from marey.pipeline.video.clock import distinct_times, forward
 from marey.pipeline.video.container import VideoSource
 from marey.pipeline.video.decoder_state import DecoderState
 from marey.pipeline.video.packet_log import KEY, MISSING, SECOND, SHOWN, PacketLog, demux
+from marey.pipeline.video.span import Span
 
 MAX_TOLERANCE_S = 0.0005
 KEEP_BYTES = 96 * 2**20
@@ -113,6 +114,27 @@ class Timeline:
         places = np.searchsorted(self.times_s, times_s + self.tolerance_s, side="right") - 1
         places = np.where(times_s >= self.end_s + self.tolerance_s, -2, places)
         return np.where(np.isfinite(times_s), places, -1)
+
+    def places_within(self, span: Span) -> tuple[int, int]:
+        """The frames that begin within a span: places [first, stop) in shown order."""
+        edges = np.array(span) - self.tolerance_s
+        first, stop = np.searchsorted(self.times_s, edges, side="left").tolist()
+        return first, max(first, stop)
+
+    def within(self, span: Span) -> Timeline:
+        """The frames of a span alone, their times from the first of them; the packets of the file.
+
+        A span without a frame gives a timeline without one.
+        """
+        first, stop = self.places_within(span)
+        start_s = self.times_s[first] if first < stop else 0.0
+        end_s = self.times_s[stop] if stop < self.num_frames else self.end_s
+        return replace(
+            self,
+            shown=self.shown[first:stop],
+            times_s=self.times_s[first:stop] - start_s,
+            end_s=float(end_s - start_s) if first < stop else 0.0,
+        )
 
 
 def scan(
