@@ -22,7 +22,7 @@ from marey.pipeline.data.build_index import (
 )
 from marey.pipeline.data.discover import find_videos
 from marey.pipeline.data.grouping import group_views
-from marey.pipeline.data.index import SCHEMA, Index
+from marey.pipeline.data.index import LATER_COLUMNS, SCHEMA, Index
 from tests.corpora import make_video
 from tests.videos import encode_video, picture
 
@@ -312,7 +312,7 @@ def made_up(rows: int, **columns) -> pa.Table:
         "event": [f"v{n}" for n in range(rows)], "view": ["0"] * rows, "label": [""] * rows,
         "keyframes": [np.arange(60.0)] * rows, "motion": [np.ones(50, np.float32)] * rows,
         "cuts": [[1.0]] * rows, "status": ["ok"] * rows, "error": [None] * rows,
-        "codec": ["h264"] * rows, "frame_times": [None] * rows,
+        "codec": ["h264"] * rows, **{name: [None] * rows for name in LATER_COLUMNS},
     } | columns  # fmt: skip
     numbers = {f.name: np.ones(rows) for f in SCHEMA if f.name not in values}
     kinds = {field.name: field.type for field in SCHEMA}

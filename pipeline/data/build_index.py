@@ -129,11 +129,11 @@ class Corpus:
         listed = [self.rows[place] for place in self.files[file]]
         if isinstance(found, Lost):
             error = f"{listed[0].uri}: {found.reason}"
-            found = [VideoInfo(row.span, status="unreadable", error=error) for row in listed]
+            found = [VideoInfo(status="unreadable", error=error)] * len(listed)
         infos = iter(found)
         rows, whole = [], None
         for row in listed:
-            failed = VideoInfo(row.span, status="unreadable", error=row.error)
+            failed = VideoInfo(status="unreadable", error=row.error)
             rows.append(_row(row, self.placed[row.video_id], failed if row.error else next(infos)))
             whole = row if row.span is None else whole
         for stream, info in enumerate(infos, start=1):
@@ -150,7 +150,7 @@ Job = tuple[str, list[Span | FrameSpan | None]]
 
 def _row(listed: Listed, home: Placement, info: VideoInfo, stream: int = 0) -> dict:
     """One row of the index. What was asked for stands where nothing could be read."""
-    span = info.span
+    span = info.span or (listed.span if isinstance(listed.span, Span) else None)
     values = {
         **asdict(info),
         **asdict(home),

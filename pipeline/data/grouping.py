@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from marey.configs.errors import InputError, UsageError
@@ -41,14 +41,9 @@ def place_rows(rows: Sequence[Listed], views: str | None) -> dict[str, Placement
         home = placed.get(row.video_id)
         if home is None:
             home = Placement(row.event, row.view)
-        own = row.label, row.clock_offset_s, row.clock_rate
-        label, offset_s, rate = (
-            value if value != default else other
-            for value, default, other in zip(
-                own, ("", 0.0, 1.0), (home.label, home.clock_offset_s, home.clock_rate), strict=True
-            )
-        )
-        result[row.video_id] = Placement(home.event, home.view, label, offset_s, rate)
+        if (row.clock_offset_s, row.clock_rate) != (0.0, 1.0):
+            home = replace(home, clock_offset_s=row.clock_offset_s, clock_rate=row.clock_rate)
+        result[row.video_id] = replace(home, label=row.label or home.label)
     _check_views(result, "the list" if views is None else f"--views {views}")
     return result
 

@@ -113,8 +113,7 @@ def probe_spans(
     try:
         return isolate.within(limit + isolate.GRACE_S, look, uri)
     except InputError as error:
-        times = [span if isinstance(span, Span) else None for span in spans]
-        return [VideoInfo(span, status="unreadable", error=str(error)) for span in times]
+        return [VideoInfo(status="unreadable", error=str(error)) for _ in spans]
 
 
 def _in_seconds(span: Span | FrameSpan | None, timeline: Timeline) -> Span | None:
