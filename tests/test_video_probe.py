@@ -40,7 +40,7 @@ def test_an_ordinary_video_is_described(tmp_path: Path) -> None:
         ("anamorphic", {"width": 64, "sar": pytest.approx(4 / 3)}),
         ("late_start", {"container_start_s": 5.0, "duration_s": pytest.approx(1.2)}),
         ("raw_h264", {"frames": 30, "duration_s": pytest.approx(1.2)}),
-        ("edit_list", {"frames": 20, "start_s": 0.0}),
+        ("edit_list", {"frames": 20, "container_start_s": 0.0}),
         ("one_frame", {"frames": 1, "duration_s": pytest.approx(0.04)}),
         ("vp9", {"codec": "vp9", "cuts": ()}),
         ("av1", {"codec": "av1", "cuts": ()}),
