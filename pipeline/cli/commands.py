@@ -113,6 +113,7 @@ def index(options: argparse.Namespace) -> Result:
         workers=workers,
         limit_s=options.time_limit,
         progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
+        say=lambda layout: print(layout, file=sys.stderr),
     )
     bar.close()
     tables: Any = parts

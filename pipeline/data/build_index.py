@@ -307,12 +307,16 @@ def probe_corpus(
     workers: int = 1,
     limit_s: float | None = None,
     progress: Progress = _silent,
+    say: Callable[[str], object] = lambda layout: None,
 ) -> StoredParts:
     """The parts of the index that will stand at `location`; those that are there are kept.
 
-    workers, limit_s: see `probe_parts`. Raises UsageError while another process makes it.
+    workers, limit_s: see `probe_parts`. say: called with what was recognised at a source that is
+    no folder of videos, before anything is read. Raises UsageError while another process makes it.
     """
     corpus = Corpus.find(sources, views, motion, labels_from, lists)
+    for layout in corpus.layouts:
+        say(layout)
     with StoredParts.folder(location).held():
         parts = StoredParts(location, corpus)
         files = sum(len(corpus.part(number)) for number in parts.done)
