@@ -138,6 +138,8 @@ class Index:
     @cached_property
     def has_spans(self) -> bool:
         """Whether some video is a part of its file."""
+        if "start_s" not in self.table.column_names:
+            return False
         column = self.table.column("start_s")
         return column.null_count < len(column)
 

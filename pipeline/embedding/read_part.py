@@ -22,12 +22,17 @@ KEY_COLUMNS = {
     "video_id": pa.string(),
     "event": pa.string(),
     "view": pa.string(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),
+    "split": pa.string(),
+    "extra": pa.string(),
     "frame": pa.int64(),
     "time_s": pa.float64(),
     "label": None,  # as the source has them; a part without any fits all
     "copy": pa.int64(),
 }
-"""The columns of embeddings beside the vectors; `label` and `copy` where there are any."""
+"""The columns of embeddings beside the vectors; `label` and `copy` where there are any. `start_s` and
+`end_s` say which part of its file a video is; null for a whole file."""
 _READ = (*KEY_COLUMNS, "refused")
 
 
@@ -67,6 +72,8 @@ class ReadPart:
             columns["video_id"] += [video.video_id] * count
             columns["event"] += [video.event] * count
             columns["view"] += [video.view] * count
+            for name in ("start_s", "end_s", "split", "extra"):
+                columns[name] += [getattr(video, name)] * count
             columns["frame"] += numbers.tolist()
             columns["time_s"] += video.event_time(times_s).tolist()
             if self.source.labelled:
