@@ -12,7 +12,7 @@ import pytest
 
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data import build_index as indexing
-from marey.pipeline.data import discover
+from marey.pipeline.data import corpus, discover
 from marey.pipeline.data.build_index import (
     StoredParts,
     make_index,
@@ -188,7 +188,8 @@ def test_a_reader_s_own_limit_does_not_cut_the_limit_of_indexing_short(tmp_path,
 
 
 def test_an_index_goes_on_where_it_was_interrupted_and_leaves_nothing(folder, monkeypatch):
-    monkeypatch.setattr(indexing, "PART_ROWS", 1)
+    for module in (corpus, indexing):
+        monkeypatch.setattr(module, "PART_ROWS", 1)
     out = str(folder / "out" / "index.parquet")
     steps = []
 
@@ -216,7 +217,8 @@ def test_an_index_is_made_by_one_process_at_a_time(folder):
 
 
 def test_parts_of_other_files_are_not_taken_for_these(folder, monkeypatch):
-    monkeypatch.setattr(indexing, "PART_ROWS", 1)
+    for module in (corpus, indexing):
+        monkeypatch.setattr(module, "PART_ROWS", 1)
     out = str(folder / "out" / "index.parquet")
     probe_corpus([str(folder)], out, workers=0)
     (folder / "a.mp4").unlink()

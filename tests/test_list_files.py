@@ -216,3 +216,42 @@ def test_a_layout_of_somebody_else_lists_videos(tmp_path):
     got = {row["video_id"]: row for row in pq.read_table(out).to_pylist()}
     assert (got["a"]["frames"], got["a"]["event"], got["a"]["label"]) == (5, "e", "x")
     assert (got["b"]["status"], got["b"]["error"]) == ("unreadable", "broken member")
+
+
+def test_an_index_is_appended_to_and_refreshed(tmp_path, capsys):
+    first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "i.parquet"
+    for folder, names in ((first, ("a_0", "a_1", "b_0")), (second, ("c_0",))):
+        folder.mkdir()
+        for name in names:
+            encode_video(folder / f"{name}.mp4", 6)
+    views = ["--views", r"(?P<event>[a-z])_(?P<view>\d)", "--workers", "1"]
+
+    def index(*words):
+        code = main(["index", *map(str, words), "-o", str(out), *views])
+        return code, capsys.readouterr().err
+
+    assert index(first)[0] == 0
+    digest = Index.load(str(out)).digest
+    code, said = index(first, "--refresh")
+    assert (code, Index.load(str(out)).digest) == (0, digest)
+    assert "3 rows stay, 0 files are new" in said
+    assert index(second, "--append")[0] == 0
+    assert [event.event_id for event in Index.load(str(out)).events()] == ["a", "b", "c"]
+    code, said = index(first, "--append")
+    assert "4 rows stay" in said
+    (first / "b_0.mp4").unlink()
+    encode_video(first / "a_1.mp4", 9)
+    encode_video(first / "d_0.mp4", 6)
+    code, said = index(first, second, "--refresh")
+    assert "2 rows stay, 1 files are new, 1 probed again (a_1.mp4), 1 gone (b_0.mp4)" in said
+    rows = {row["video_id"]: row for row in pq.read_table(out).to_pylist()}
+    assert sorted(rows) == ["a_0.mp4", "a_1.mp4", "c_0.mp4", "d_0.mp4"]
+    assert (rows["a_1.mp4"]["frames"], rows["a_1.mp4"]["event"]) == (9, "a")
+    other = tmp_path / "other"
+    other.mkdir()
+    encode_video(other / "a_0.mp4", 6)
+    code, said = index(other, "--append")
+    assert code == 1
+    assert "has 'a_0.mp4' already, of another file" in said
+    assert main(["index", str(first), "-o", str(tmp_path / "none.parquet"), "--append"]) == 1
+    assert "no such file" in capsys.readouterr().err

@@ -110,6 +110,7 @@ def index(options: argparse.Namespace) -> Result:
         motion=options.motion,
         labels_from=options.labels_from,
         lists=lists,
+        renewal="append" if options.append else "refresh" if options.refresh else None,
         workers=workers,
         limit_s=options.time_limit,
         progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),

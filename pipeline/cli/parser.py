@@ -215,6 +215,15 @@ def build_parser() -> Parser:
         help="columns of a list file that do not go by their usual names; or how a name is made: "
         "uri={id}.mp4",
     )  # fmt: skip
+    again = index.add_mutually_exclusive_group()
+    again.add_argument(
+        "--append", action="store_true",
+        help="add what is new or changed in the sources to an index that is there",
+    )  # fmt: skip
+    again.add_argument(
+        "--refresh", action="store_true",
+        help="the same, and drop rows that the sources no longer have",
+    )  # fmt: skip
     index.add_argument("--root", help="where a list's relative paths start (default: its folder)")
     index.add_argument(
         "--times", choices=("seconds", "frames"), default="seconds",

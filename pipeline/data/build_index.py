@@ -6,34 +6,26 @@ place, so that neither the time nor the memory that they took is spent twice.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import io
-import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
-from functools import cached_property, partial
-from itertools import groupby
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marey.pipeline.data.discover import find_rows
-from marey.pipeline.data.grouping import Placement, label_rule, place_rows
+from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job
 from marey.pipeline.data.index import SCHEMA, completed
 from marey.pipeline.data.list_files import USUAL, ListOptions
-from marey.pipeline.data.listing import Listed
+from marey.pipeline.data.renew_index import Renewal, renew, summary_of
 from marey.pipeline.runtime.parquet import read_parquet
-from marey.pipeline.runtime.storage import Folder, as_utf8, split
+from marey.pipeline.runtime.storage import Folder, split
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video import VideoInfo, probe
 from marey.pipeline.video.probe import Motion, probe_spans
-from marey.pipeline.video.span import FrameSpan, Span
 
-PART_ROWS = 1000
-"""Rows that are held as objects, written, and read together, but for files that have more."""
 LIMITS_S = {"packets": 600.0, "none": 600.0, "vectors": 3600.0, "flow": 3600.0}
 """Seconds that one file may take, by `motion`; the last two decode it."""
 Progress = Callable[[int, int, float], None]
@@ -42,132 +34,6 @@ Progress = Callable[[int, int, float], None]
 
 def _silent(done: int, total: int, seconds: float) -> None:
     pass
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The rows of an index before files are opened, where each belongs, how files are probed.
-
-    rows: file by file, the files in the order of their first ids, the rows of each in that of their
-        starts. layouts: what was said of the sources that are no folders of files.
-    """
-
-    rows: list[Listed]
-    placed: dict[str, Placement]
-    motion: Motion
-    layouts: list[str] = field(default_factory=list)
-
-    @classmethod
-    def find(
-        cls,
-        sources: Sequence[str],
-        views: str | None,
-        motion: Motion,
-        labels_from: str | None = None,
-        lists: ListOptions = USUAL,
-    ) -> Corpus:
-        """Raises InputError and UsageError as `find_rows`, `place_rows` and `label_rule` do."""
-        listed, layouts = find_rows(sources, lists)
-        placed = place_rows(listed, views)
-        if labels_from is not None:
-            label = label_rule(labels_from)
-            placed = {
-                name: home if home.label else replace(home, label=label(name))
-                for name, home in placed.items()
-            }
-        first: dict[str, int] = {}
-        for number, row in enumerate(listed):
-            first.setdefault(row.uri, number)
-        rows = sorted(listed, key=lambda row: (first[row.uri], row.span or (-1.0, 0.0)))
-        return cls(rows, placed, motion, layouts)
-
-    @cached_property
-    def files(self) -> list[range]:
-        """For each file the places of its rows."""
-        sizes = [len(list(group)) for _, group in groupby(self.rows, key=lambda row: row.uri)]
-        ends = np.cumsum(sizes, dtype=np.int64).tolist()
-        return [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-
-    @cached_property
-    def _parts(self) -> list[range]:
-        parts: list[range] = []
-        start = rows = 0
-        for number, file in enumerate(self.files):
-            if rows and rows + len(file) > PART_ROWS:
-                parts.append(range(start, number))
-                start, rows = number, 0
-            rows += len(file)
-        return [*parts, range(start, len(self.files))] if rows else parts
-
-    @property
-    def parts(self) -> int:
-        """How many parts its index has."""
-        return len(self._parts)
-
-    def part(self, number: int) -> range:
-        """The files of one part."""
-        return self._parts[number]
-
-    def digest(self) -> str:
-        """What its rows depend on, as a short hash: names, places, sizes, views and settings."""
-        digest = hashlib.blake2b(repr((self.motion, PART_ROWS, SCHEMA.names)).encode())
-        for row in self.rows:
-            digest.update(repr((astuple(row), astuple(self.placed[row.video_id]))).encode())
-        return digest.hexdigest()[:16]
-
-    def job(self, file: int) -> Job:
-        """What is to be probed of a file: what is known to be wrong is not."""
-        rows = [self.rows[place] for place in self.files[file]]
-        return rows[0].uri, [row.span for row in rows if not row.error]
-
-    def rows_of(self, file: int, found: list[VideoInfo] | Lost) -> list[dict]:
-        """The rows of one file: those that were listed, then its further video streams, if all of
-        it was listed.
-
-        Nothing says that other streams show what the first does: each is an event of its own.
-        """
-        listed = [self.rows[place] for place in self.files[file]]
-        if isinstance(found, Lost):
-            error = f"{listed[0].uri}: {found.reason}"
-            found = [VideoInfo(status="unreadable", error=error)] * len(listed)
-        infos = iter(found)
-        rows, whole = [], None
-        for row in listed:
-            failed = VideoInfo(status="unreadable", error=row.error)
-            rows.append(_row(row, self.placed[row.video_id], failed if row.error else next(infos)))
-            whole = row if row.span is None else whole
-        for stream, info in enumerate(infos, start=1):
-            assert whole is not None
-            name = f"{whole.video_id}#{stream}"
-            other = Placement(name, "0", self.placed[whole.video_id].label)
-            rows.append(_row(replace(whole, video_id=name), other, info, stream))
-        return rows
-
-
-Job = tuple[str, list[Span | FrameSpan | None]]
-"""A file, and the parts of it that are videos."""
-
-
-def _row(listed: Listed, home: Placement, info: VideoInfo, stream: int = 0) -> dict:
-    """One row of the index. What was asked for stands where nothing could be read."""
-    span = info.span or (listed.span if isinstance(listed.span, Span) else None)
-    values = {
-        **asdict(info),
-        **asdict(home),
-        "video_id": listed.video_id,
-        "uri": as_utf8(listed.uri),
-        "bytes": listed.bytes,
-        "stream": stream,
-        "start_s": span and span.start_s,
-        "end_s": span and span.end_s,
-        "split": listed.split,
-        "extra": json.dumps(dict(listed.extra), default=str, sort_keys=True)
-        if listed.extra
-        else None,
-        "error": info.error and as_utf8(info.error),
-        "frame_times": [{"frame": n, "time_s": t} for n, t in info.frame_times] or None,
-    }
-    return {column: values[column] for column in SCHEMA.names}
 
 
 def probe_file(job: Job, motion: Motion, limit_s: float) -> list[VideoInfo]:
@@ -253,7 +119,9 @@ class StoredParts:
     Parts of another corpus, or of other settings, that are found there are removed.
     """
 
-    def __init__(self, location: str, corpus: Corpus) -> None:
+    def __init__(self, location: str, corpus: Corpus, kept: pa.Table | None = None) -> None:
+        """kept: rows that are not probed again; they come first."""
+        self._kept = kept
         self._folder = self.folder(location)
         self._count = corpus.parts
         key = corpus.digest().encode()
@@ -285,7 +153,9 @@ class StoredParts:
         return read_parquet(self._folder.read(self._file(number)))
 
     def __iter__(self) -> Iterator[pa.Table]:
-        return (self.get(number) for number in range(self._count))
+        if self._kept is not None:
+            yield self._kept
+        yield from (self.get(number) for number in range(self._count))
 
     def table(self) -> pa.Table:
         """All parts as one table."""
@@ -306,19 +176,27 @@ def probe_corpus(
     lists: ListOptions = USUAL,
     workers: int = 1,
     limit_s: float | None = None,
+    renewal: Renewal | None = None,
     progress: Progress = _silent,
     say: Callable[[str], object] = lambda layout: None,
 ) -> StoredParts:
     """The parts of the index that will stand at `location`; those that are there are kept.
 
-    workers, limit_s: see `probe_parts`. say: called with what was recognised at a source that is
-    no folder of videos, before anything is read. Raises UsageError while another process makes it.
+    workers, limit_s: see `probe_parts`. renewal: what there is of an index at `location` is kept
+    where files did not change, see `renew`. say: called with what was recognised at a source that
+    is no folder of videos, and what stays of an index, before anything is read. Raises UsageError
+    while another process makes it.
     """
     corpus = Corpus.find(sources, views, motion, labels_from, lists)
     for layout in corpus.layouts:
         say(layout)
+    kept = None
+    if renewal is not None:
+        renewed = renew(location, corpus, renewal)
+        say(f"{location}: {summary_of(renewed)}")
+        kept, corpus = renewed.kept, renewed.corpus
     with StoredParts.folder(location).held():
-        parts = StoredParts(location, corpus)
+        parts = StoredParts(location, corpus, kept)
         files = sum(len(corpus.part(number)) for number in parts.done)
         seconds = sum(sum(parts.get(n)["duration_s"].to_pylist()) for n in parts.done)
         probe_parts(

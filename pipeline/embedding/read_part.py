@@ -31,8 +31,8 @@ KEY_COLUMNS = {
     "label": None,  # as the source has them; a part without any fits all
     "copy": pa.int64(),
 }
-"""The columns of embeddings beside the vectors; `label` and `copy` where there are any. `start_s` and
-`end_s` say which part of its file a video is; null for a whole file."""
+"""The columns of embeddings beside the vectors; `label` and `copy` where there are any. `start_s`
+and `end_s` say which part of its file a video is; null for a whole file."""
 _READ = (*KEY_COLUMNS, "refused")
 
 
