@@ -286,11 +286,17 @@ def train(options: argparse.Namespace) -> Result:
     tree = preset_with(options.method, [w for w in options.settings if w not in mining])
     preset = PurePath(options.method).stem
     checked = check_run(tree)  # what is wrong is said before torch is loaded
-    check_data(options.data)
+    from marey.pipeline.data.mixture import members_of, mixture_of
+
+    given = mixture_of(options.data)
+    locations = [location for location, _ in members_of(given)]
+    for location in locations:
+        check_data(location)
     if options.probe:
         check_data(options.probe, "--probe")
-    check_views(preset, checked, options.data)
-    data = _data_to_train_on(options, checked, mining)
+    for location in locations:
+        check_views(preset, checked, location)
+    data = _data_to_train_on(given, options, checked, mining)
     from marey.models.method import find_method
     from marey.pipeline.runtime.progress import Progress, print_first, showing
     from marey.pipeline.training.launch import prepare, run_training
@@ -312,6 +318,8 @@ def train(options: argparse.Namespace) -> Result:
         + f"\n{_length(config, plan.samples_per_epoch, prepared.job.samples, total)}",
         file=sys.stderr,
     )
+    for line in prepared.job.epoch_of():
+        print(line, file=sys.stderr)
     print_first(
         [f"refused: {reason}" for reason in plan.refused_by_name()],
         f"{options.out}/{NOT_SAMPLED}",
@@ -351,7 +359,9 @@ def train(options: argparse.Namespace) -> Result:
     return (REFUSED if refused else DONE), {**summary, "events_refused": plan.refused}
 
 
-def _data_to_train_on(options: argparse.Namespace, run: RunConfig, words: list[str]) -> str:
+def _data_to_train_on(
+    data: str, options: argparse.Namespace, run: RunConfig, words: list[str]
+) -> str:
     """`--data`; where a recipe wants tracks of a corpus of videos, those mined from it first.
 
     They are put into the run's folder, and the same command goes on with them.
@@ -361,21 +371,23 @@ def _data_to_train_on(options: argparse.Namespace, run: RunConfig, words: list[s
 
     tracks = TracksMining.model_fields["kind"].default
     wanted = getattr(getattr(run.method, "sampling", None), "kind", "") == tracks
-    if not wanted and not words:
-        return options.data
+    if not words and (not wanted or len(options.data) > 1):
+        return data
+    if len(options.data) > 1:
+        raise UsageError(f"{words[0]}: mine each corpus of a mixture by itself, with `marey mine`")
     settings = mining_settings(tracks, [word.removeprefix(MINING) for word in words])
     from marey.pipeline.data.source import open_source
 
-    if not wanted or open_source(options.data).sample_kind:
+    if not wanted or open_source(data).sample_kind:
         if words:
-            why = f"{options.data} holds samples" if wanted else f"{run.name} needs no tracks"
+            why = f"{data} holds samples" if wanted else f"{run.name} needs no tracks"
             raise UsageError(f"{words[0]}: nothing is mined, since {why}")
-        return options.data
+        return data
     from marey.pipeline.mining.mine import mined_before
 
     out = f"{options.out.rstrip('/')}/{tracks}"
-    if mined_before(options.data, out, settings) is None:
-        _mined(options.data, out, settings, options.engine)
+    if mined_before(data, out, settings) is None:
+        _mined(data, out, settings, options.engine)
     return out
 
 

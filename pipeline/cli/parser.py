@@ -277,7 +277,11 @@ def build_parser() -> Parser:
 
     train = command("train", commands.train, "Train a method on an index, shards or images.")
     train.add_argument("method", help="preset name (see `marey methods`) or a YAML file")
-    train.add_argument("--data", required=True, help="index, shards, image table or image folder")
+    train.add_argument(
+        "--data", required=True, action="append",
+        help="index, shards, image table or image folder; given several times, a mixture of "
+        "corpora, with weights: --data a.parquet:3 --data b.parquet:1",
+    )  # fmt: skip
     train.add_argument("-o", "--out", required=True, help="run folder")
     train.add_argument("--probe", help="held-out index or image table for the online probe")
     train.add_argument("--resume", action="store_true", help="resume from the latest checkpoint")

@@ -81,3 +81,5 @@ class Event:
 
     event_id: str
     videos: tuple[Video, ...]
+    member: int = 0
+    """The corpus of a mixture that it is of."""

@@ -18,6 +18,7 @@ import numpy as np
 from marey.configs.errors import InputError
 from marey.configs.sampling import Sampling
 from marey.pipeline.data.events import Event
+from marey.pipeline.data.mixture import Mixture, weighted_visits
 from marey.pipeline.data.source import Source
 from marey.pipeline.runtime.progress import each
 from marey.pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
@@ -237,9 +238,21 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
     columns = np.array([events, counts, frames, files], dtype=np.int64)
     visit = np.zeros(len(events), dtype=np.int64)
     labels = known_labels(source, sampling)
-    if labels is not None and (part := sampling.part_labelled):
+    part = sampling.part_labelled if labels is not None else None
+    if isinstance(source, Mixture):
+        if part:
+            raise InputError(
+                f"{source.location}: labelled_part says how often events are visited, and so does "
+                "a mixture; use one of the two"
+            )
+        member = source.member_of(columns[0])
+        chosen, visit = weighted_visits(member, columns[1], source.weights, source.names)
+        columns = columns[:, chosen]
+    elif labels is not None and part:
         chosen, visit = visits(labels[columns[0]] >= 0, columns[1], part)
         columns = columns[:, chosen]
+    # a further visit to a file's events is a pass of its own
+    columns[3] += visit * (columns[3].max() + 1)
     return Plan(
         sampling,
         seed,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +27,8 @@ class Job:
     provenance: dict[str, Any]
     classes: int = 0
     """Classes that the data have labels of."""
+    members: tuple[tuple[str, int], ...] = ()
+    """The corpora of a mixture: a short name of each, and the number of its first event."""
 
     @property
     def corpus(self) -> Corpus:
@@ -36,6 +40,28 @@ class Job:
         """Samples that the whole run trains on, if none is refused."""
         trainer = self.config.trainer
         return trainer.steps * trainer.batch_size if trainer.steps else self.plan.total
+
+    def shares(self, events: list[int]) -> dict[str, float]:
+        """The share of each corpus of a mixture in samples of these events, as metrics name it."""
+        starts = [start for _, start in self.members]
+        of = [bisect_right(starts, event) - 1 for event in events]
+        return {
+            f"share/{name}": of.count(number) / len(of)
+            for number, (name, _) in enumerate(self.members)
+        }
+
+    def epoch_of(self) -> list[str]:
+        """What an epoch has of each corpus of a mixture, a line each."""
+        starts = [start for _, start in self.members]
+        member = np.searchsorted(starts, self.plan.events, side="right") - 1
+        lines = []
+        for number, (name, _) in enumerate(self.members):
+            own = member == number
+            samples = int(self.plan.counts[own].sum())
+            once = int(self.plan.counts[own & (self.plan.visit == 0)].sum())
+            share, times = samples / self.plan.samples_per_epoch, samples / max(1, once)
+            lines.append(f"{name}: {samples} samples per epoch ({share:.1%}), {times:.3g} passes")
+        return lines
 
     def total_steps(self, step: int = 0, trained: int = 0) -> int:
         """Optimiser steps of the whole run, if those to come are like those so far.

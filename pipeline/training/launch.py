@@ -20,6 +20,7 @@ from marey.configs.renamed import renamed
 from marey.configs.schema import OptimizerConfig, RunConfig, TrainerConfig
 from marey.models.encoders.pretrained import check_weights
 from marey.models.method import find_method
+from marey.pipeline.data.mixture import Mixture
 from marey.pipeline.data.source import layout_of, open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
 from marey.pipeline.runtime.engine import gpu_count, ray_session
@@ -138,7 +139,10 @@ def prepare(
     if classes and 0 < len(names := getattr(source, "classes", ())) <= NAMED_CLASSES:
         provenance["class_names"] = list(names)
     settings = {"config": config.model_dump(mode="json"), "provenance": provenance}
-    job = Job(config, plan, run, provenance, classes)
+    members: tuple[tuple[str, int], ...] = ()
+    if isinstance(source, Mixture):
+        members = tuple(zip(source.names, source.starts[:-1].tolist(), strict=True))
+    job = Job(config, plan, run, provenance, classes, members)
     check_single_sample(job, method, source)
     changed: dict[str, tuple[Any, Any]] = {}
     with folder.held():

@@ -111,8 +111,9 @@ def train_step(run: RunState, work: Work, epoch: int, meter: Meter) -> float | N
     try:
         with among():
             forward_backward(
-                run.model, run.method, work.batches, run.device, trainer.precision, meter, run.room
-            )
+                run.model, run.method, work.batches, run.device, trainer.precision, meter, run.room,
+                run.job.shares if run.job.members else None,
+            )  # fmt: skip
     except ValueError as error:
         if not needs_two(error):
             raise
@@ -165,10 +166,12 @@ def forward_backward(
     precision: str,
     meter: Meter,
     room: Room | None = None,
+    shares: Callable[[list[int]], dict[str, float]] | None = None,
 ) -> None:
     """Accumulate the gradient of the mean loss over the rounds of one step.
 
-    room: memory that the frames of each round are put into (see `collate`).
+    room: memory that the frames of each round are put into (see `collate`). shares: further metrics
+    of a batch, from the numbers of its events.
     """
     total = sum(map(len, round_batches))
     bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
@@ -184,6 +187,9 @@ def forward_backward(
                     batch = method.augment(batch)
                 values = model(batch)
             (values["loss"] * (len(samples) / total)).backward()
+        if shares is not None:
+            noted = shares([int(sample["instance"]) for sample in samples])
+            values |= {name: values["loss"].new_full((), share) for name, share in noted.items()}
         meter.add(values, len(samples))
 
 
