@@ -25,6 +25,8 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.method import find_method
 from marey.pipeline.data.build_index import Motion, probe_corpus, write_index
 from marey.pipeline.data.index import Index
+from marey.pipeline.data.list_files import ListOptions, Times
+from marey.pipeline.data.renew_index import Renewal
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embeddings import Embeddings
@@ -74,14 +76,24 @@ def index(
     out: Location,
     *,
     views: str | None = None,
+    labels_from: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    root: Location | None = None,
+    times: Times = "seconds",
+    rows_at: str = "",
+    renewal: Renewal | None = None,
     motion: Motion = "packets",
     workers: int | None = None,
     time_limit_s: float = 600.0,
 ) -> Index:
-    """Describe a corpus without decoding it, as `marey index` does: one row per video stream.
+    """Describe a corpus without decoding it, as `marey index` does: one row per video or span.
 
-    sources: folders or files. out: the Parquet file to write, its name ending in `.parquet`.
+    sources: folders, files, or lists of videos and spans. out: the Parquet file to write, its name
+    ending in `.parquet`.
     views: regular expression with the groups `event` and `view` (and perhaps `label`).
+    labels_from: `folder`, or a regular expression with the group `label`.
+    columns, root, times, rows_at: how lists are read, see `ListOptions`.
+    renewal: `append` to the index at `out`, or `refresh` it; None makes it anew.
     time_limit_s: timeout per file; a file that exceeds it is marked unreadable.
     Returns the opened index; what could not be read has a row with `status` and `error`.
     Raises InputError where a source does not exist, UsageError for another suffix.
@@ -94,6 +106,9 @@ def index(
         str(out),
         views=views,
         motion=motion,
+        labels_from=labels_from,
+        lists=ListOptions(columns or {}, None if root is None else str(root), times, rows_at),
+        renewal=renewal,
         workers=workers or default_workers(),
         limit_s=time_limit_s,
     )

@@ -20,7 +20,7 @@ from marey.configs.renamed import renamed
 from marey.configs.schema import OptimizerConfig, RunConfig, TrainerConfig
 from marey.models.encoders.pretrained import check_weights
 from marey.models.method import find_method
-from marey.pipeline.data.mixture import Mixture
+from marey.pipeline.data.mixture import Mixture, members_of
 from marey.pipeline.data.source import layout_of, open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
 from marey.pipeline.runtime.engine import gpu_count, ray_session
@@ -178,13 +178,13 @@ def _with_plugins(config: RunConfig, data: str) -> RunConfig:
     So a run's folder says what to import before it can be resumed or evaluated.
     """
     sampling = find_method(config.name).samples(config.method)
-    layout = layout_of(data)
+    known = [layout_of(location) for location, _ in members_of(data)]
     brought = [
         plugins.bringer("method", config.name),
         plugins.bringer("sampling", sampling.kind),
         plugins.bringer("decoder", config.data.backend),
         plugins.bringer("backbone", config.encoder.backbone),
-        plugins.bringer("layout", layout.name) if layout else None,
+        *(plugins.bringer("layout", layout.name) for layout in known if layout),
     ]
     needed = [*config.plugins, *plugins.named(), *filter(None, brought)]
     return config.model_copy(update={"plugins": tuple(dict.fromkeys(needed))})
