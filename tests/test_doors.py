@@ -114,7 +114,7 @@ def test_a_layout_from_outside_is_trained_on_mined_and_embedded(greys, tmp_path)
 
 def test_the_layout_that_was_registered_last_is_asked_first(greys):
     assert layouts() == [
-        "greys", "shards", "folder of images", "table of images", "index of videos",
+        "greys", "mixture", "shards", "folder of images", "table of images", "index of videos",
     ]  # fmt: skip
     register_source("mine", lambda location: location == greys, lambda location: "opened by mine")
     assert open_source(greys) == "opened by mine"

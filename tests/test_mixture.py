@@ -10,7 +10,8 @@ from marey.configs.errors import InputError, UsageError
 from marey.configs.sampling import ClipsSampling, FramesSampling
 from marey.configs.schema import DataConfig
 from marey.pipeline.cli.main import main
-from marey.pipeline.data.mixture import Mixture, members_of, mixture_of, weighted_visits
+from marey.pipeline.data.mixture import Mixture, weighted_visits
+from marey.pipeline.data.mixture_location import members_of, mixture_of
 from marey.pipeline.data.source import open_source
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.plan import Position, make_plan

@@ -286,7 +286,7 @@ def train(options: argparse.Namespace) -> Result:
     tree = preset_with(options.method, [w for w in options.settings if w not in mining])
     preset = PurePath(options.method).stem
     checked = check_run(tree)  # what is wrong is said before torch is loaded
-    from marey.pipeline.data.mixture import members_of, mixture_of
+    from marey.pipeline.data.mixture_location import members_of, mixture_of
 
     given = mixture_of(options.data)
     locations = [location for location, _ in members_of(given)]

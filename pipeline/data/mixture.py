@@ -18,52 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from marey.configs.errors import InputError, UsageError
+from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
+from marey.pipeline.data.mixture_location import MIXTURE, members_of
 from marey.pipeline.data.reading import Frames, Reader, Wanted, no_frames
-from marey.pipeline.data.source import MIXTURE, Source, open_source
-from marey.pipeline.runtime.storage import absolute
-
-BETWEEN = "|"
-"""Parts the corpora in a mixture's location: `mix://A:3|B:1`."""
-
-
-def mixture_of(words: Sequence[str]) -> str:
-    """The location of what several `--data` name, each perhaps with `:WEIGHT`; of one, itself.
-
-    Weights are counted as 1 where only others have them.
-    """
-    if len(words) == 1 and _parted(words[0])[1] is None:
-        return words[0]
-    parts = [_parted(word) for word in words]
-    weighted = any(weight is not None for _, weight in parts)
-    named = []
-    for location, weight in parts:
-        if BETWEEN in location:
-            raise UsageError(f"--data {location}: `{BETWEEN}` cannot be in a name of a mixture")
-        end = f":{1.0 if weight is None else weight:g}" if weighted else ""
-        named.append(absolute(location) + end)
-    return MIXTURE + BETWEEN.join(named)
-
-
-def members_of(location: str) -> list[tuple[str, float | None]]:
-    """Locations and weights of a mixture's corpora; of anything else, itself."""
-    if not location.startswith(MIXTURE):
-        return [(location, None)]
-    return [_parted(part) for part in location.removeprefix(MIXTURE).split(BETWEEN)]
-
-
-def _parted(word: str) -> tuple[str, float | None]:
-    location, mark, weight = word.rpartition(":")
-    try:
-        value = float(weight)
-    except ValueError:
-        return word, None
-    if not mark or "/" in weight:
-        return word, None
-    if not 0 < value < float("inf"):
-        raise UsageError(f"--data {word}: a weight is a positive number, not {weight}")
-    return location, value
+from marey.pipeline.data.source import Source, open_source, register_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +211,6 @@ def _short(locations: Sequence[str]) -> list[str]:
         f"{name}_{names[:n].count(name) + 1}" if names.count(name) > 1 else name
         for n, name in enumerate(names)
     ]
+
+
+register_source("mixture", lambda location: location.startswith(MIXTURE), Mixture)

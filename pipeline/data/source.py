@@ -22,9 +22,6 @@ from marey.pipeline.data.shards import MANIFEST, UNFINISHED
 from marey.pipeline.data.stored_samples import StoredSamples
 from marey.pipeline.runtime.storage import Folder, is_remote, local_path
 
-MIXTURE = "mix://"
-"""How the location of several corpora as one begins, see `mixture`."""
-
 
 class Source(Protocol):
     """A corpus, opened: events by number, in an order that is the same in every process.
@@ -187,11 +184,4 @@ register_source("table of images", _is_image_table, ImageTable)
 register_source("folder of images", _is_image_folder, ImageFolder)
 
 
-def _open_mixture(location: str) -> Source:
-    from marey.pipeline.data.mixture import Mixture
-
-    return Mixture(location)
-
-
 register_source("shards", _is_shards, StoredSamples)
-register_source("mixture", lambda location: location.startswith(MIXTURE), _open_mixture)

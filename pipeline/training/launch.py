@@ -20,7 +20,8 @@ from marey.configs.renamed import renamed
 from marey.configs.schema import OptimizerConfig, RunConfig, TrainerConfig
 from marey.models.encoders.pretrained import check_weights
 from marey.models.method import find_method
-from marey.pipeline.data.mixture import Mixture, members_of
+from marey.pipeline.data.mixture import Mixture
+from marey.pipeline.data.mixture_location import members_of
 from marey.pipeline.data.source import layout_of, open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
 from marey.pipeline.runtime.engine import gpu_count, ray_session
