@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from marey.configs.errors import InputError
 from marey.configs.mining import TracksMining
 from marey.configs.sampling import (
     ClipsSampling,
@@ -28,7 +29,16 @@ from marey.pipeline.mining.tracks import TrackMiner, TrackUnits
 from marey.pipeline.report.pictures import frame_of
 from marey.pipeline.stream.decode import DecodeStage
 from marey.pipeline.stream.plan import UNIT_FRAMES, Position, make_plan
-from marey.pipeline.video import FrameRequest, Span, frames, probe, pyav_backend, read, read_plan
+from marey.pipeline.video import (
+    FrameRequest,
+    Span,
+    frames,
+    probe,
+    pyav_backend,
+    read,
+    read_plan,
+    read_range,
+)
 from marey.pipeline.video.backends import open_decoder
 from marey.pipeline.video.energy import motion_energy
 from marey.pipeline.video.probe import probe_spans
@@ -204,14 +214,22 @@ def test_times_outside_a_span_are_refused(folder):
 
 
 def test_a_span_of_a_long_file_is_found_by_seeking(tmp_path):
-    path = encode_video(tmp_path / "long.mp4", 1023, fps=10, gop=30, size=(64, 48))
-    requests = [FrameRequest(0, np.array([0.05, 0.99999]), span=Span(60.0, 61.0))]
-    decoder = open_decoder(
-        str(path), "pyav", 0, 1, float("inf"), DecodeStats(), requests[0].file_times_s()
-    )
-    decoder.__exit__()
-    (clip,) = read_plan(str(path), requests)
-    assert [frame_number(frame) for frame in clip.frames] == [600, 609]
+    path = str(encode_video(tmp_path / "long.mp4", 1600, fps=10, gop=30))
+    for first in (600, 601):  # the frame after a span is a keyframe, or follows one
+        span = Span(first / 10, first / 10 + 3)
+        request = FrameRequest(0, np.array([0.05, 2.99999]), span=span)
+        times_s = request.file_times_s()
+        with open_decoder(path, "pyav", 0, 1, float("inf"), DecodeStats(), times_s) as decoder:
+            assert decoder.partial
+        (clip,) = read_plan(path, [request])
+        assert [frame_number(frame) for frame in clip.frames] == [first, first + 29]
+        for start, stop, shown in ((0, 9, range(30)), (1.04, 2.01, range(10, 21))):
+            got = read_range(path, start, stop, span=span)
+            assert [frame_number(frame) for frame in got.frames] == [first + n for n in shown]
+            np.testing.assert_allclose(got.shown_s, np.array(shown) / 10, atol=1e-9)
+            assert not got.lost
+        with pytest.raises(InputError, match="no frame could be had"):
+            read_range(path, 9, 10, span=span)
 
 
 def test_embeddings_show_every_frame_of_a_span_and_no_other(folder):

@@ -92,10 +92,11 @@ class _Known:
         """Whether the index has these rows of a file, and the file is as it was."""
         places = self.by_uri.get(uri, [])
         found = {self._ids[place]: place for place in places}
-        streams = {f"{row.video_id}#" for row in rows if row.span is None}
-        others = set(found) - {row.video_id for row in rows}
-        if any(not name.startswith(tuple(streams) or ("\0",)) for name in others):
-            return False  # rows of it that are listed no more
+        whole = {row.video_id for row in rows if row.span is None}
+        for name in set(found) - {row.video_id for row in rows}:
+            base, _, stream = name.rpartition("#")
+            if base not in whole or not stream.isdigit():
+                return False  # a row that is listed no more
         for row in rows:
             place = found.get(row.video_id)
             if place is None or self._bytes[place] != row.bytes:

@@ -17,6 +17,7 @@ from marey.pipeline.video.reasons import DAMAGED, DECODE_GAP, TIMEOUT, VideoErro
 from marey.pipeline.video.span import Span
 from marey.pipeline.video.stats import DecodeStats
 from marey.pipeline.video.timeline import Timeline
+from marey.pipeline.video.windows import NEAR_S
 
 
 class Clip(NamedTuple):
@@ -301,20 +302,40 @@ def read_range(
     it.
     Raises InputError if the file cannot be read or no frame of the range can be had.
     """
-    with _opened(uri, backend, stream, time_limit_s) as decoder:
-        before, after, end_s, times = _bounds(decoder.timeline, span)
-        tolerance = decoder.timeline.tolerance_s
-        first = max(before, int(np.searchsorted(times, start_s + tolerance, side="right")) - 1)
-        last = min(after, int(np.searchsorted(times, stop_s - tolerance, side="left")))
-        if start_s >= end_s:
-            last = first
-        got = list(_pictures(decoder, np.arange(first, last), size, fit))
-        missing = sorted(set(range(first, last)) - {place for place, _ in got})
-        lost = {float(times[place]): _why_missing(decoder, [place]) for place in missing}
+    near = None if span is None else _times_near(start_s, stop_s, span)
+    with _opened(uri, backend, stream, time_limit_s, near) as decoder:
+        got, times, lost = _in_range(decoder, start_s, stop_s, size, fit, span)
+        unsure = decoder.partial and not decoder.timed_out and bool(lost or not got)
+    if unsure:  # around what is missing the file is not what its header promised
+        with _opened(uri, backend, stream, time_limit_s) as decoder:
+            got, times, lost = _in_range(decoder, start_s, stop_s, size, fit, span)
     if not got:
         why = f": {', '.join(sorted(set(lost.values())))}" if lost else ""
         raise InputError(f"{uri}: no frame could be had in {start_s:.3f}..{stop_s:.3f} s{why}")
     return RangeFrames(*_stacked(got, times), lost)
+
+
+def _times_near(start_s: float, stop_s: float, span: Span) -> np.ndarray:
+    """Times of the file that lie in a range of a span, so near each other that none is left out."""
+    stop_s = min(stop_s, span.end_s - span.start_s)
+    steps = np.arange(max(0.0, start_s), stop_s, NEAR_S / 2)
+    return FrameRequest(0, np.append(steps, stop_s), span=span).file_times_s()
+
+
+def _in_range(
+    decoder: VideoDecoder, start_s: float, stop_s: float, size: Size, fit: Fit, span: Span | None
+) -> tuple[list[tuple[int, np.ndarray]], np.ndarray, dict[float, str]]:
+    """The pictures of a range by their places, the times of all places, and what is lost."""
+    before, after, end_s, times = _bounds(decoder.timeline, span)
+    tolerance = decoder.timeline.tolerance_s
+    first = max(before, int(np.searchsorted(times, start_s + tolerance, side="right")) - 1)
+    last = min(after, int(np.searchsorted(times, stop_s - tolerance, side="left")))
+    if start_s >= end_s:
+        last = first
+    got = list(_pictures(decoder, np.arange(first, last), size, fit))
+    missing = sorted(set(range(first, last)) - {place for place, _ in got})
+    lost = {float(times[place]): _why_missing(decoder, [place]) for place in missing}
+    return got, times, lost
 
 
 def frames(
@@ -364,11 +385,19 @@ def _bounds(timeline: Timeline, span: Span | None) -> tuple[int, int, float, np.
     first, stop = timeline.places_within(span)
     times_s = timeline.times_s - span.start_s
     end_s = times_s[stop] if stop < timeline.num_frames else timeline.end_s - span.start_s
-    return first, stop, float(end_s) if first < stop else 0.0, times_s
+    end_s = min(float(end_s), span.end_s - span.start_s)
+    return first, stop, end_s if first < stop else 0.0, times_s
 
 
-def _opened(uri: str, backend: str, stream: int, time_limit_s: float | None = None) -> VideoDecoder:
-    return open_decoder(uri, backend, stream, 1, deadline_after(time_limit_s), DecodeStats())
+def _opened(
+    uri: str,
+    backend: str,
+    stream: int,
+    time_limit_s: float | None = None,
+    times_s: np.ndarray | None = None,
+) -> VideoDecoder:
+    deadline = deadline_after(time_limit_s)
+    return open_decoder(uri, backend, stream, 1, deadline, DecodeStats(), times_s)
 
 
 def _why_missing(decoder: VideoDecoder, places: list[int]) -> str:
