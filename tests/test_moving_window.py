@@ -36,6 +36,19 @@ def test_the_window_is_a_cut_of_the_frames_at_one_place() -> None:
     assert len(places) == 1
 
 
+def test_the_order_of_the_frames_has_no_part_in_it() -> None:
+    """Or where a thing is in the window would tell which frames are the middle ones."""
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randint(0, 256, (8, 4, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    for row in range(8):  # a bright spot, at a place of its own in each frame
+        for number in range(4):
+            top, left = torch.randint(0, 28, (2,), generator=generator).tolist()
+            frames[row, number, top : top + 4, left : left + 4] = 255
+    window = moving_window(frames // 4, 0.5)
+    for order in ([2, 0, 3, 1], [3, 2, 1, 0], [1, 3, 0, 2]):
+        assert torch.equal(moving_window(frames[:, order] // 4, 0.5), window[:, order])
+
+
 def test_each_sample_has_its_own_and_reversal_changes_nothing() -> None:
     both = torch.cat([drifting(2, 2), drifting(38, 30)])
     windows = moving_window(both, 0.5)
