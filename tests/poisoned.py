@@ -17,7 +17,7 @@ from typing import Any
 
 from marey.pipeline.video import isolate, reader
 
-LIMIT_S = 6.0
+LIMIT_S = 8.0
 
 
 def poison() -> None:
