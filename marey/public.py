@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.method import find_method
 from marey.pipeline.data.build_index import Motion, probe_corpus, write_index
 from marey.pipeline.data.index import Index
+from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import ListOptions, Times
 from marey.pipeline.data.renew_index import Renewal
 from marey.pipeline.data.source import Source, open_source
@@ -85,6 +87,8 @@ def index(
     motion: Motion = "packets",
     workers: int | None = None,
     time_limit_s: float = 600.0,
+    layout: str | None = None,
+    frames_fps: float | None = None,
 ) -> Index:
     """Describe a corpus without decoding it, as `marey index` does: one row per video or span.
 
@@ -95,6 +99,8 @@ def index(
     columns, root, times, rows_at: how lists are read, see `ListOptions`.
     renewal: `append` to the index at `out`, or `refresh` it; None makes it anew.
     time_limit_s: timeout per file; a file that exceeds it is marked unreadable.
+    layout: how the videos lie in storage, where it shall not be recognised. frames_fps: the sources
+    are folders of numbered images, so many per second.
     Returns the opened index; what could not be read has a row with `status` and `error`.
     Raises InputError where a source does not exist, UsageError for another suffix.
     """
@@ -111,6 +117,7 @@ def index(
         renewal=renewal,
         workers=workers or default_workers(),
         limit_s=time_limit_s,
+        layout=partial(layout_of, name=layout, fps=frames_fps),
     )
     write_index(parts, str(out))
     parts.remove()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -10,6 +15,7 @@ import pyarrow.fs
 import pytest
 
 from marey.configs.errors import InputError
+from marey.pipeline.data.discover import find_videos
 from marey.pipeline.runtime.address import ByteRange, FrameFolder, Packed, byte_range, frame_folder
 from marey.pipeline.video import FrameRequest, probe, read, read_range
 from marey.pipeline.video.frame_clock import FrameClock
@@ -19,6 +25,69 @@ from tests.test_video_remote import Store
 from tests.videos import encode_video, frame_number, picture
 
 FRAMES = 12
+
+
+class Ranges(BaseHTTPRequestHandler):
+    """A web server of one file. refuses: answers so many requests with 503 first."""
+
+    content = b""
+    ranges = True
+    refuses = 0
+    sent: ClassVar[list[int]] = []
+
+    def do_GET(self) -> None:
+        if type(self).refuses > 0:
+            type(self).refuses -= 1
+            self.send_error(503)
+            return
+        if self.path != "/a.mp4":
+            self.send_error(404)
+            return
+        part = self.content
+        match = re.match(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        self.send_response(206 if match and self.ranges else 200)
+        if match and self.ranges:
+            start, last = int(match[1]), min(int(match[2]), len(part) - 1)
+            self.send_header("Content-Range", f"bytes {start}-{last}/{len(part)}")
+            part = part[start : last + 1]
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+        self.sent.append(len(part))
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a video on a web server."""
+    monkeypatch.setattr("marey.pipeline.video.remote.PAUSES_S", (0.0,) * 3)
+    Ranges.content = encode_video(tmp_path / "web.mp4", FRAMES).read_bytes()
+    Ranges.ranges, Ranges.refuses = True, 0
+    Ranges.sent.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/a.mp4"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_web_address_is_read_by_ranges_and_asked_again(web: str, tmp_path: Path) -> None:
+    Ranges.refuses = 2
+    times = np.arange(FRAMES) / 25
+    assert np.array_equal(read(web, times), read(str(tmp_path / "web.mp4"), times))
+    (found,) = find_videos([web])
+    assert (found.video_id, found.uri) == ("a.mp4", web)
+    inside = ByteRange(web, 0, len(Ranges.content), ".mp4").uri
+    assert probe(inside) == probe(web) == probe(str(tmp_path / "web.mp4"))
+
+
+def test_a_web_address_that_is_gone_or_serves_no_ranges_says_so(web: str) -> None:
+    assert "404" in str(probe(f"{web}x").error)
+    Ranges.ranges = False
+    Ranges.sent.clear()
+    assert "does not serve ranges" in str(probe(web).error)
 
 
 def test_an_address_says_where_and_is_read_back() -> None:

@@ -18,6 +18,7 @@ from marey.pipeline.cli.commands import Result
 ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
 EXAMPLES = {
     "index": "marey index videos/ -o index.parquet",
+    "check": "marey check index.parquet --page check.html",
     "mine": "marey mine index.parquet -o tracks --kind tracks",
     "track": "marey track video.mp4 -o tracked.mp4",
     "train": "marey train tcn_single --data index.parquet -o runs/tcn",
@@ -71,7 +72,7 @@ def _plain(message: str) -> str:
     return message.removeprefix("argument ")
 
 
-WITHOUT_PLUGINS = ("index", "completion", "demo")
+WITHOUT_PLUGINS = ("index", "check", "completion", "demo")
 """Commands that use no part that a plugin could bring."""
 
 
@@ -231,6 +232,15 @@ def build_parser() -> Parser:
     )  # fmt: skip
     index.add_argument("--rows-at", metavar="NAMES", help="where in a JSON list the rows are: a.b")
     index.add_argument(
+        "--layout", metavar="NAME",
+        help="how the videos lie in storage: files, lerobot, webdataset, zip, huggingface, frames "
+        "(default: recognised; docs/corpora.md)",
+    )  # fmt: skip
+    index.add_argument(
+        "--frames-fps", type=float, metavar="FPS",
+        help="the sources are folders of numbered images, so many frames per second",
+    )  # fmt: skip
+    index.add_argument(
         "--motion", choices=("packets", "vectors", "flow", "none"), default="packets",
         help="how motion is measured (packets: without decoding; vectors and flow decode)",
     )  # fmt: skip
@@ -248,6 +258,18 @@ def build_parser() -> Parser:
         help="timeout per file; a file that exceeds it is marked unreadable "
         "(default 600, or 3600 where --motion decodes)",
     )  # fmt: skip
+
+    check = command(
+        "check", commands.check, "Look for faults in a data set: broken, frozen, doubled, swapped."
+    )
+    check.add_argument("index", help="index to check (.parquet)")
+    check.add_argument("-o", "--out", help="index to write without the faulty videos (.parquet)")
+    check.add_argument("--page", help="page to write, with the worst cases as pictures (.html)")
+    check.add_argument(
+        "--min-seconds", type=float, default=0.0, metavar="SECONDS",
+        help="shorter videos are too short (default: only those below a fifth of the median)",
+    )  # fmt: skip
+    check.add_argument("--workers", type=int, help="number of processes (default: one per core)")
 
     mine = command(
         "mine", commands.mine, "Write samples to shards: tracked patches, tuples, pairs, clips, ..."

@@ -16,8 +16,9 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job
+from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job, LayoutOf
 from marey.pipeline.data.index import SCHEMA, completed
+from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
 from marey.pipeline.data.renew_index import Renewal, renew, summary_of
 from marey.pipeline.runtime.parquet import read_parquet
@@ -100,14 +101,15 @@ def make_index(
     motion: Motion = "packets",
     labels_from: str | None = None,
     lists: ListOptions = USUAL,
+    layout: LayoutOf = layout_of,
     workers: int = 0,
     progress: Progress = _silent,
 ) -> pa.Table:
     """The index of a corpus that fits in memory: one row a video, files sorted by id.
 
-    workers: see `probe_parts`.
+    workers: see `probe_parts`. layout: the layout of a source.
     """
-    corpus = Corpus.find(sources, views, motion, labels_from, lists)
+    corpus = Corpus.find(sources, views, motion, labels_from, lists, layout)
     parts: dict[int, pa.Table] = {}
     probe_parts(corpus, parts, parts.__setitem__, workers=workers, progress=progress)
     return pa.concat_tables([parts[number] for number in range(corpus.parts)]).combine_chunks()
@@ -174,22 +176,23 @@ def probe_corpus(
     motion: Motion = "packets",
     labels_from: str | None = None,
     lists: ListOptions = USUAL,
+    layout: LayoutOf = layout_of,
     workers: int = 1,
     limit_s: float | None = None,
     renewal: Renewal | None = None,
     progress: Progress = _silent,
-    say: Callable[[str], object] = lambda layout: None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> StoredParts:
     """The parts of the index that will stand at `location`; those that are there are kept.
 
-    workers, limit_s: see `probe_parts`. renewal: what there is of an index at `location` is kept
-    where files did not change, see `renew`. say: called with what was recognised at a source that
-    is no folder of videos, and what stays of an index, before anything is read. Raises UsageError
-    while another process makes it.
+    workers, limit_s: see `probe_parts`. layout: the layout of a source. renewal: what there is of
+    an index at `location` is kept where files did not change, see `renew`. say: called with what
+    was recognised at a source that is no folder of videos, and what stays of an index, before
+    anything is read. Raises UsageError while another process makes it.
     """
-    corpus = Corpus.find(sources, views, motion, labels_from, lists)
-    for layout in corpus.layouts:
-        say(layout)
+    corpus = Corpus.find(sources, views, motion, labels_from, lists, layout)
+    for line in corpus.layouts:
+        say(line)
     kept = None
     if renewal is not None:
         renewed = renew(location, corpus, renewal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
@@ -14,14 +14,17 @@ import numpy as np
 from marey.pipeline.data.discover import find_rows
 from marey.pipeline.data.grouping import Placement, label_rule, place_rows
 from marey.pipeline.data.index import SCHEMA
+from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
-from marey.pipeline.data.listing import Listed
+from marey.pipeline.data.listing import Listed, Listing
 from marey.pipeline.runtime.storage import as_utf8
 from marey.pipeline.runtime.workers import Lost
 from marey.pipeline.video import VideoInfo
 from marey.pipeline.video.probe import Motion
 from marey.pipeline.video.span import FrameSpan, Span
 
+LayoutOf = Callable[[str], Listing | None]
+"""The layout that lies at a location; None for files and lists of files."""
 PART_ROWS = 1000
 """Rows that are held as objects, written, and read together, but for files that have more."""
 
@@ -47,9 +50,13 @@ class Corpus:
         motion: Motion,
         labels_from: str | None = None,
         lists: ListOptions = USUAL,
+        layout: LayoutOf = layout_of,
     ) -> Corpus:
-        """Raises InputError and UsageError as `find_rows`, `place_rows` and `label_rule` do."""
-        listed, layouts = find_rows(sources, lists)
+        """layout: the layout of a source, see `layouts.known`.
+
+        Raises InputError and UsageError as `find_rows`, `place_rows` and `label_rule` do.
+        """
+        listed, layouts = find_rows(sources, lists, layout)
         placed = place_rows(listed, views)
         if labels_from is not None:
             label = label_rule(labels_from)

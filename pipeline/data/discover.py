@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from marey.configs.errors import InputError
 from marey.pipeline.data.index import relative_name
 from marey.pipeline.data.list_files import ListOptions, is_list_file, read_list
-from marey.pipeline.data.listing import Listed, listing_of
+from marey.pipeline.data.listing import Listed, Listing, listing_of
 from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, join, local_path
+from marey.pipeline.video.http_file import is_http
 
 SUFFIXES = frozenset(
     [
@@ -27,19 +28,26 @@ TS_PACKET_BYTES = 188
 """A file in a store of a multiple of this size is taken for a transport stream unread."""
 
 
-def find_rows(sources: Iterable[str], lists: ListOptions) -> tuple[list[Listed], list[str]]:
+def find_rows(
+    sources: Iterable[str],
+    lists: ListOptions,
+    layout_of: Callable[[str], Listing | None] = listing_of,
+) -> tuple[list[Listed], list[str]]:
     """The videos of all sources, by id, and for each source that some layout lists, which one.
 
-    lists: how list files are read. Raises InputError as `find_videos` and `read_list` do, and when
-    two rows have one id.
+    lists: how list files are read. layout_of: the layout that lies at a location.
+    Raises InputError as `find_videos` and `read_list` do, and when two rows have one id.
     """
     files: list[str] = []
     rows: list[Listed] = []
     layouts: list[str] = []
     for source in sources:
-        if listing := listing_of(source):
+        if listing := layout_of(source):
+            listed = list(listing.rows(source))
+            if not listed:
+                raise InputError(f"{source} holds no video in the layout {listing.name}")
             layouts.append(f"{source}: {listing.name}")
-            rows += listing.rows(source)
+            rows += listed
         elif is_list_file(source):
             layouts.append(f"{source}: list of videos")
             rows += read_list(source, lists)
@@ -133,6 +141,10 @@ def _videos_below(root: Path) -> Iterator[Path]:
 def _find_remote(source: str) -> Iterator[Listed]:
     from pyarrow import fs
 
+    if is_http(source):  # which lists no folders: a name is a file
+        name = source.partition("?")[0].rstrip("/").rpartition("/")[2]
+        yield Listed(name, source)
+        return
     try:
         filesystem, base = fs.FileSystem.from_uri(source)
         info = filesystem.get_file_info(base)
@@ -142,7 +154,7 @@ def _find_remote(source: str) -> Iterator[Listed]:
             yield Listed(info.base_name, source, info.size)
             return
         for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
-            if item.is_file and _may_be_video(item.path):
+            if item.is_file and is_video_name(item.path):
                 if _may_be_text(item.path) and item.size % TS_PACKET_BYTES:
                     with filesystem.open_input_stream(item.path) as stream:
                         if _is_text(stream.read(HEAD_BYTES)):
@@ -153,7 +165,7 @@ def _find_remote(source: str) -> Iterator[Listed]:
         raise InputError(f"cannot list {source}: {error}") from error
 
 
-def _may_be_video(path: str) -> bool:
+def is_video_name(path: str) -> bool:
     """Whether a file of a folder is taken for a video, by its name."""
     name = PurePosixPath(path)
     return name.suffix.lower() in SUFFIXES and not is_companion(name.name)
@@ -161,7 +173,7 @@ def _may_be_video(path: str) -> bool:
 
 def _is_video(path: Path) -> bool:
     """Whether a file of a local folder is taken for a video."""
-    if not _may_be_video(path.as_posix()):
+    if not is_video_name(path.as_posix()):
         return False
     try:
         if not _may_be_text(path.name):

@@ -95,6 +95,12 @@ def listings() -> list[str]:
     return list(reversed(_listings))
 
 
+def find_listing(name: str) -> Listing | None:
+    """The layout of that name; None where there is none."""
+    plugins.load()
+    return _listings.get(name)
+
+
 def listing_of(location: str) -> Listing | None:
     """The layout that lies at a location; None for a folder of videos, a file or a pattern."""
     plugins.load()

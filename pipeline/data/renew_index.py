@@ -18,6 +18,7 @@ from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.corpus import Corpus
 from marey.pipeline.data.index import SCHEMA, completed, read_table
 from marey.pipeline.data.listing import Listed
+from marey.pipeline.runtime.address import place_of
 from marey.pipeline.runtime.storage import as_utf8, is_remote, local_path
 
 Renewal = Literal["append", "refresh"]
@@ -103,9 +104,10 @@ class _Known:
                 return False
             if self._status[place] == "unreadable":
                 return False
-        if is_remote(rows[0].uri) or not local_path(rows[0].uri).is_file():
+        place = place_of(rows[0].uri)
+        if is_remote(place) or not local_path(place).is_file():
             return True
-        return local_path(rows[0].uri).stat().st_mtime <= written_s
+        return local_path(place).stat().st_mtime <= written_s
 
     def ids_of_others(self, listed: dict[str, list[Listed]]) -> Iterator[str]:
         """The ids of rows whose file, or which themselves, are not listed."""

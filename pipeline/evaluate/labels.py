@@ -1,6 +1,7 @@
 """The labels of embedded frames: from JSON files, from a table, or from the source.
 
-Three forms are read:
+Four forms are read:
+- a LeRobot data set: a column of its tables (`attribute=action`; by default `observation.state`);
 - a folder of `<event>.json` files, each {"fps", "phases", "frames": [{"phase": 2, ...}, ...]}:
   entry n holds from n / fps seconds on; without fps it is that of the video's frame n, as labels of
   videos whose rate varies have to be written;
@@ -26,8 +27,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError, SettingError
+from marey.pipeline.data.layouts.lerobot import is_lerobot
+from marey.pipeline.data.layouts.lerobot_tables import DEFAULT, measured
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.runtime.storage import is_companion
+
+_EPISODE = re.compile(r"episode_(\d+)$")
+"""What an episode of a LeRobot data set is called in an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,9 @@ def load_labels(
         return Labels(embeddings.label, "embeddings")
     if not path.exists():
         raise InputError(f"{path}: no such labels folder or table")
-    if path.is_dir():
+    if is_lerobot(str(path)):
+        values = _from_lerobot(path, embeddings, attribute, tolerance_s)
+    elif path.is_dir():
         values = _from_json(path, embeddings, attribute)
     else:
         values = _from_table(path, embeddings, attribute, tolerance_s)
@@ -142,6 +150,24 @@ def load_labels(
         videos = ", ".join(sorted(set(embeddings.video_id.tolist()))[:3])
         raise InputError(f"{path}: no label matches the embedded videos (e.g. {videos})")
     return labels
+
+
+def _from_lerobot(
+    root: Path, embeddings: Embeddings, attribute: str, tolerance_s: float
+) -> NDArray[np.object_]:
+    values = np.full(len(embeddings), None, dtype=object)
+    numbers = {event: _EPISODE.search(event) for event in np.unique(embeddings.event).tolist()}
+    episodes = {int(match[1]): event for event, match in numbers.items() if match}
+    column = DEFAULT if attribute == "phase" else attribute
+    for number, (time_s, known) in measured(root, column, episodes).items():
+        rows = np.flatnonzero(embeddings.event == episodes[number])
+        # a frame is shown until the next one: its start and its middle both mean it
+        pick = np.searchsorted(time_s, embeddings.time_s[rows] + 1e-3, side="right") - 1
+        pick = np.maximum(pick, 0)
+        near = np.abs(time_s[pick] - embeddings.time_s[rows]) <= tolerance_s
+        for row, place in zip(rows[near].tolist(), pick[near].tolist(), strict=True):
+            values[row] = _plain(known[place])
+    return values
 
 
 def _from_json(folder: Path, embeddings: Embeddings, attribute: str) -> NDArray[np.object_]:

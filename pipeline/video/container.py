@@ -131,7 +131,7 @@ def local_path(uri: str) -> str:
 def is_remote(uri: str) -> bool:
     """Whether `uri` is more than a local path: an object store, or a range of bytes of a file."""
     scheme, found, _ = uri.partition("://")
-    return bool(found) and scheme.isalnum() and scheme != "file"
+    return bool(found) and scheme.replace("+", "").isalnum() and scheme != "file"
 
 
 def open_video(

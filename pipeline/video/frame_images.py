@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 
 from marey.configs.errors import InputError
 from marey.pipeline.runtime.address import FrameFolder
-from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.runtime.storage import Folder, is_companion
 from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.display import UPRIGHT
 from marey.pipeline.video.fit import Fit, Geometry, Size, chroma_grain, plan_geometry
@@ -52,7 +52,7 @@ class FrameImages:
         self.left_out: list[str] = []
         for name in self.folder.names():
             match = _NUMBERED.fullmatch(name)
-            if name.startswith("._") or not name.lower().endswith(tuple(CODECS)):
+            if is_companion(name) or not name.lower().endswith(tuple(CODECS)):
                 continue
             if match is None:
                 self.left_out.append(name)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from marey.configs.errors import InputError
 from marey.pipeline.runtime.address import ByteRange, Packed, byte_range
 from marey.pipeline.runtime.storage import is_remote, local_path
+from marey.pipeline.video.http_file import HttpFile, is_http
 from marey.pipeline.video.reasons import IO_ERROR, VideoError
 
 BLOCK_BYTES = 2**20
@@ -45,7 +46,7 @@ def persistently(attempt: Callable[[], T], uri: str) -> T:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file behind a URI that pyarrow's file systems know, or a range of bytes of any file.
+    """A file behind a URI that pyarrow's file systems know, or `http`, or a range of any file.
 
     failure: the VideoError that a read ended with. libav is given it as well, but may take it for
     the end of the file. Nothing outside of a range is fetched.
@@ -174,6 +175,8 @@ def _opener(location: str) -> Callable[[], Any]:
     """A function that opens a file for reading."""
     if not is_remote(location):
         return lambda: open(local_path(location), "rb", buffering=0)
+    if is_http(location):
+        return lambda: HttpFile(location)
     import pyarrow.fs  # slow to import, and needed for remote files only
 
     system, path = pyarrow.fs.FileSystem.from_uri(location)

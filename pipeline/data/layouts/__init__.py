@@ -1,0 +1,1 @@
+"""How videos lie in storage: each layout is asked for the videos of a location."""
