@@ -27,6 +27,7 @@ _HOMES = {
     # layouts
     "marey.pipeline.data.images": "Images cover",
     "marey.pipeline.data.index": "Index",
+    "marey.pipeline.data.listing": "Listed register_listing",
     "marey.pipeline.data.reading": "Frames Lack Wanted no_frames",
     "marey.pipeline.data.source": "Source register_source",
     # decoders
@@ -63,6 +64,7 @@ __all__ = [
     "Lack",
     "Level",
     "LibraryDecoder",
+    "Listed",
     "MareyError",
     "Method",
     "MethodConfig",
@@ -90,6 +92,7 @@ __all__ = [
     "one_view",
     "register_backbone",
     "register_decoder",
+    "register_listing",
     "register_method",
     "register_protocol",
     "register_sampler",
@@ -120,6 +123,7 @@ if TYPE_CHECKING:
     from marey.pipeline.data.events import Event, Video
     from marey.pipeline.data.images import Images, cover
     from marey.pipeline.data.index import Index
+    from marey.pipeline.data.listing import Listed, register_listing
     from marey.pipeline.data.reading import Frames, Lack, Wanted, no_frames
     from marey.pipeline.data.source import Source, register_source
     from marey.pipeline.embedding.embeddings import Embeddings
