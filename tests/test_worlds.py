@@ -23,7 +23,7 @@ from tests.corpora import load
 
 ENOUGH = 0.8
 """Share of the way from chance to the ceiling."""
-LEARNED = ("arrow_of_time", "clip_order", "sort_frames", "tcc")
+LEARNED = ("arrow_of_time", "clip_order", "playback_speed", "sort_frames", "tcc")
 """Presets that go so far in the steps of `TASKS`."""
 
 
