@@ -28,6 +28,7 @@ from marey.pipeline.data.build_index import Motion, probe_corpus, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import ListOptions, Times
+from marey.pipeline.data.mixture_location import mixture_of
 from marey.pipeline.data.renew_index import Renewal
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
@@ -59,6 +60,8 @@ __all__ = [
 ]
 
 Location = str | Path
+Data = Location | Sequence[Location]
+"""A corpus, or several as a mixture, perhaps with weights: `["a.parquet:3", "b.parquet:1"]`."""
 Settings = Mapping[str, Any]
 """Settings by dotted name, as on the command line: `{"trainer.batch_size": 64}`."""
 
@@ -152,8 +155,13 @@ def recipe(preset: str | RunConfig, settings: Settings | None = None) -> RunConf
     return run_config(tree, find_method(tree["name"]).Config)
 
 
-def _plan(data: Location, config: RunConfig, epochs: int) -> tuple[Plan, Source]:
-    source = open_source(str(data))
+def _where(data: Data) -> str:
+    """The location of a corpus, or of a mixture."""
+    return str(data) if isinstance(data, str | Path) else mixture_of([str(one) for one in data])
+
+
+def _plan(data: str, config: RunConfig, epochs: int) -> tuple[Plan, Source]:
+    source = open_source(data)
     source.check_present()
     sampling = find_method(config.name).samples(config.method)
     return make_plan(source, sampling, seed=config.trainer.seed, epochs=epochs), source
@@ -175,7 +183,7 @@ class Samples(IterableDataset):
 
     def __init__(
         self,
-        data: Location,
+        data: Data,
         preset: str | RunConfig,
         settings: Settings | None = None,
         *,
@@ -183,8 +191,8 @@ class Samples(IterableDataset):
     ) -> None:
         super().__init__()
         self.config = recipe(preset, settings)
-        self.data = str(data)
-        self.plan, _ = _plan(data, self.config, epochs)
+        self.data = _where(data)
+        self.plan, _ = _plan(self.data, self.config, epochs)
         self.refused: Counter[str] = Counter()
         self._plugins = plugins.active()
 
@@ -214,7 +222,7 @@ class Samples(IterableDataset):
 
 
 def batches(
-    data: Location,
+    data: Data,
     preset: str | RunConfig,
     settings: Settings | None = None,
     *,
@@ -234,7 +242,7 @@ def batches(
 
 
 def ray_dataset(
-    data: Location,
+    data: Data,
     preset: str | RunConfig,
     settings: Settings | None = None,
     *,
@@ -253,12 +261,13 @@ def ray_dataset(
     from marey.pipeline.stream.samples import stream_ray
 
     config = recipe(preset, settings)
-    plan, _ = _plan(data, config, epochs)
+    location = _where(data)
+    plan, _ = _plan(location, config, epochs)
     if not ray.is_initialized():
         ray.init()
     quiet_data()
     share = budget(float(ray.cluster_resources().get("CPU", 1)), 1, config.data.decode_actors)
-    return stream_ray(plan, str(data), config.data, Position(), share)
+    return stream_ray(plan, location, config.data, Position(), share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +286,7 @@ class Run:
 
 def train(
     preset: str | RunConfig,
-    data: Location,
+    data: Data,
     out: Location,
     settings: Settings | None = None,
     *,
@@ -295,7 +304,11 @@ def train(
     """
     config = recipe(preset, settings)
     prepared = prepare(
-        config, str(data), str(out), resume=resume, probe_data=None if probe is None else str(probe)
+        config,
+        _where(data),
+        str(out),
+        resume=resume,
+        probe_data=None if probe is None else str(probe),
     )
     return Run(str(out), run_training(prepared, engine=engine, watch=watch))
 

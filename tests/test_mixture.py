@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+import marey
 from marey.configs.errors import InputError, UsageError
 from marey.configs.sampling import ClipsSampling, FramesSampling
 from marey.configs.schema import DataConfig
@@ -84,6 +85,13 @@ def test_visits_draw_samples_of_their_own_and_workers_do_not_matter(corpora):
     done = Position(4, [6, 9])
     left = [int(s["sample"]) for s in stream_here(again, other, DataConfig(decode_size=32), done)]
     assert left == [5 - 1, 5, 7, 8, *range(10, 18)]
+
+
+def test_programs_give_several_corpora_as_a_list(corpora):
+    small = {"trainer.batch_size": 4, "data.decode_size": 32, "encoder.image_size": 32}
+    found = list(marey.batches([f"{corpora[0]}:1", corpora[1]], "simclr", small))
+    seen = np.concatenate([batch["instance"].numpy() for batch in found])
+    assert sorted(seen.tolist()) == [0, 1, 2, 3, 4, 5, 6, 6, 6, 7, 7, 7]
 
 
 def test_what_does_not_go_together_is_refused(corpora, tmp_path):

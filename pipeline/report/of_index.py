@@ -42,7 +42,7 @@ def index_sections(location: str) -> tuple[str, str, list[Section]]:
     """Title, subtitle and sections of an index."""
     index = Index.load(location)
     rows = read_table(location, SCHEMA.names).to_pylist()
-    refused = [row for row in rows if row["status"] != "ok"]
+    refused = [row for row in rows if row["status"] != "ok" or row["error"]]
     sections = [Section("Corpus", _summary(rows))]
     look = _look(index)
     if look:
@@ -65,7 +65,7 @@ def index_sections(location: str) -> tuple[str, str, list[Section]]:
                 "Refused or damaged",
                 body,
                 "Every file that was found has a row. A damaged video still gives its good frames; "
-                "an unreadable one gives none.",
+                "an unreadable one gives none; a span that ends after its file is cut there.",
             )
         )
     sections.append(Section("Videos", _videos(rows)))
@@ -83,12 +83,13 @@ def _summary(rows: Sequence[dict[str, Any]]) -> str:
         f"{count} with {size} view{'s' if size > 1 else ''}"
         for size, count in sorted(views.items())
     )
+    files = {row["uri"]: row["bytes"] or 0 for row in rows}  # spans share theirs
     head = tiles(
         [
             (number(len(rows)), "videos", ", ".join(f"{n} {name}" for name, n in states.items())),
             (number(len(events)), "events", grouped),
             (duration(seconds), "of video", f"{sum(r['frames'] or 0 for r in usable):,} frames"),
-            (_size(sum(row["bytes"] or 0 for row in rows)), "on disk", ""),
+            (_size(sum(files.values())), "on disk", f"{len(files)} files"),
         ]
     )
     lengths = _histogram([row["duration_s"] for row in usable if row["duration_s"]])
