@@ -114,12 +114,12 @@ def prepare(
     check_backend(config.data.backend)
     method = build_method(config, fetch=False)
     started: list[str] = []
-    if config.encoder.weights is not None and not resume:
-        where = absolute(config.encoder.weights)
-        config = config.model_copy(
-            update={"encoder": config.encoder.model_copy(update={"weights": where})}
-        )
-        started = started_method(config)[1].lines()
+    if config.encoder.weights is not None:
+        where = absolute(config.encoder.weights)  # workers have folders of their own
+        located = config.encoder.model_copy(update={"weights": where})
+        config = config.model_copy(update={"encoder": located})
+        if not Folder(run).names("checkpoints", ".pt"):
+            started = started_method(config)[1].lines()
     if probe_data is not None:
         probe_data = absolute(probe_data)
         open_source(probe_data).check_present()
