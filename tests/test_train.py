@@ -333,8 +333,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(corpus, tmp_path, m
 
     build = run_state.build_method
 
-    def broken(config):
-        method = build(config)
+    def broken(config, **options):
+        method = build(config, **options)
         with torch.no_grad():
             next(method.parameters()).fill_(float("nan"))
         return method

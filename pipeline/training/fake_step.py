@@ -84,7 +84,7 @@ def skeleton(config: RunConfig, corpus: Corpus) -> Method:
     What it augments with is real.
     """
     with _parameters_on_meta():
-        method = build_method(config)
+        method = build_method(config, fetch=False)
     if config.trainer.recompute:
         recompute_blocks(method.encoder)
     with torch.device("meta"):
