@@ -20,8 +20,9 @@ if TYPE_CHECKING:  # pydantic takes a quarter of a second, which `--help` has no
     from marey.configs.schema import RunConfig
     from marey.pipeline.stream.graph import Engine
 
-DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
-"""Exit codes: done; failed; wrong usage; finished with some inputs refused (listed)."""
+DONE, FAILED, USAGE, REFUSED, UNFINISHED = 0, 1, 2, 3, 4
+"""Exit codes: done; failed; wrong usage; finished with some inputs refused (listed); unfinished,
+since what passes kept it from its end: the same command goes on."""
 
 LOST = ("video: ", "event: ", "sample: ", "window: ")
 """Reasons of mining that name an input which gave nothing; the others are the miner's choice."""

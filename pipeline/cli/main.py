@@ -17,6 +17,8 @@ from marey.configs.errors import MareyError
 from marey.pipeline.cli.commands import DONE, FAILED
 from marey.pipeline.cli.parser import build_parser, read_words
 from marey.pipeline.runtime.cores import wait_asleep
+from marey.pipeline.runtime.roots import declaring
+from marey.pipeline.runtime.stores import refuse_secrets
 
 
 def command() -> NoReturn:
@@ -48,10 +50,11 @@ def main(words: Sequence[str] | None = None) -> int:
     wait_asleep()
     plugins.look_here()
     try:
+        refuse_secrets(words)
         options = read_words(words)
         if hasattr(options, "imported"):
             plugins.use(*plugins.named())
-        with _ended_in_order():
+        with _ended_in_order(), declaring(getattr(options, "roots", None)):
             code, figures = options.run(options)
         if options.json:
             print(json.dumps(figures))

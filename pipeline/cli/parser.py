@@ -76,6 +76,10 @@ WITHOUT_PLUGINS = ("index", "check", "completion", "demo")
 """Commands that use no part that a plugin could bring."""
 
 
+READING = ("index", "mine", "train", "embed", "eval", "report")
+"""Commands that read the files that an index, or a folder, names."""
+
+
 class _Import(argparse.Action):
     """`--import MODULE`: at once, so that what follows, `--help` too, knows what it brings."""
 
@@ -171,7 +175,8 @@ def build_parser() -> Parser:
         prog="marey",
         description="Temporal self-supervision from video: index, train, embed, evaluate.",
         epilog="`marey COMMAND --help` lists the options and settings of a command. "
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with some inputs refused.",
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with some inputs refused, "
+        "4 unfinished: the same command goes on.",
     )
     parser.add_argument("--version", action="version", version=f"marey {marey.__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -189,6 +194,12 @@ def build_parser() -> Parser:
                 "--import", action=_Import, dest="imported", metavar="MODULE",
                 help="import a plugin by its name in Python, from this folder or an installed "
                 "package (docs/extending.md); may be repeated",
+            )  # fmt: skip
+        if name in READING:
+            made.add_argument(
+                "--roots", action="append", metavar="PLACE",
+                help="read videos and pictures only below this folder or URI, its links followed; "
+                "may be repeated (default: what was indexed; docs/threat_model.md)",
             )  # fmt: skip
         made.add_argument("-h", "--help", action=_Help, help="show this help")
         made.add_argument(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 import io
+import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,13 +18,18 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from marey.configs.errors import InputError, UnfinishedError
 from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job, LayoutOf
 from marey.pipeline.data.index import SCHEMA, completed
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
 from marey.pipeline.data.renew_index import Renewal, renew, summary_of
 from marey.pipeline.runtime.parquet import read_parquet
+from marey.pipeline.runtime.part_notes import damaged_parts
+from marey.pipeline.runtime.roots import Roots, recorded
+from marey.pipeline.runtime.seal import sealed
 from marey.pipeline.runtime.storage import Folder, split
+from marey.pipeline.runtime.stores import check_not_gone
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video import VideoInfo, probe
 from marey.pipeline.video.probe import Motion, probe_spans
@@ -33,18 +40,25 @@ Progress = Callable[[int, int, float], None]
 """Called with (files done, files in all, seconds of video seen)."""
 
 
+_log = logging.getLogger("marey")
+
+
 def _silent(done: int, total: int, seconds: float) -> None:
     pass
 
 
-def probe_file(job: Job, motion: Motion, limit_s: float) -> list[VideoInfo]:
+def probe_file(job: Job, motion: Motion, limit_s: float, roots: Roots) -> list[VideoInfo]:
     """Describe the parts of a file, in their order, and its further streams where one is the whole.
 
-    limit_s: seconds that each stream may take.
+    limit_s: seconds that each stream may take. roots: below which the file must lie.
     """
     uri, spans = job
     if not spans:
         return []
+    try:
+        roots.check(uri)
+    except InputError as error:
+        return [VideoInfo(status="unreadable", error=str(error)) for _ in spans]
     infos = probe_spans(uri, spans, motion=motion, time_limit_s=limit_s)
     if None in spans:
         streams = max(info.streams for info in infos)
@@ -69,29 +83,42 @@ def probe_parts(
     workers: processes, so that a file that crashes or takes more than `limit_s` seconds (default:
         `LIMITS_S`) costs only itself: its row says so. 0 probes in this process.
     seen: files and seconds of the parts that are done, for `progress`.
+    Raises UnfinishedError where files could not be read for now: their parts are not `put`.
     """
     left = [(f, n) for n in range(corpus.parts) if n not in done for f in corpus.part(n)]
     jobs = [corpus.job(file) for file, _ in left]
     limit_s = LIMITS_S[corpus.motion] if limit_s is None else limit_s
-    describe = partial(probe_file, motion=corpus.motion, limit_s=limit_s)
+    describe = partial(probe_file, motion=corpus.motion, limit_s=limit_s, roots=corpus.roots)
+    schema = SCHEMA.with_metadata(recorded(corpus.roots))
     results: Iterator[tuple[int, list[VideoInfo] | Lost]]
     if workers:
         results = run_in_processes(describe, jobs, workers=workers, limit_s=limit_s)
     else:
         results = enumerate(map(describe, jobs))
     open_parts: dict[int, dict[int, list[dict]]] = {}
+    left_open: dict[str, str] = {}
     files, seconds = seen
     for n, found in results:
         file, number = left[n]
+        if not isinstance(found, Lost) and any(info.passes for info in found):
+            check_not_gone(jobs[n][0])
+            left_open[jobs[n][0]] = next(str(info.error) for info in found if info.passes)
+            continue
         part = open_parts.setdefault(number, {})
         part[file] = corpus.rows_of(file, found)
         if len(part) == len(corpus.part(number)):
             rows = [row for at in corpus.part(number) for row in part[at]]
-            put(number, pa.Table.from_pylist(rows, schema=SCHEMA))
+            put(number, pa.Table.from_pylist(rows, schema=schema))
             del open_parts[number]
         files += 1
         seconds += 0.0 if isinstance(found, Lost) else sum(info.duration_s for info in found)
         progress(files, len(corpus.files), seconds)
+    if left_open:
+        name, why = next(iter(left_open.items()))
+        raise UnfinishedError(
+            f"{len(left_open)} files could not be read for now ({name}: {why}); what is described "
+            "so far is kept, and the same command goes on"
+        )
 
 
 def make_index(
@@ -132,6 +159,10 @@ class StoredParts:
         self._folder.write("corpus", key)
         self._folder.sweep()
         present = set(self._folder.names(suffix=".parquet"))
+        for name, fault in damaged_parts(self._folder, sorted(present)).items():
+            _log.warning("warning: %s: it is made again", fault)
+            self._folder.remove(name)
+            present.remove(name)
         self.done = {n for n in range(self._count) if self._file(n) in present}
 
     @staticmethod
@@ -147,7 +178,7 @@ class StoredParts:
         """Store one part."""
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        self._folder.write(self._file(number), buffer.getvalue())
+        self._folder.write(self._file(number), sealed(buffer.getvalue()))
         self.done.add(number)
 
     def get(self, number: int) -> pa.Table:
@@ -256,13 +287,18 @@ def summarise(tables: Iterable[pa.Table]) -> Summary:
 def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
     """Write an index whole, or not at all, in row groups of `PART_ROWS` rows.
 
-    Memory: one table of `tables`, and the compressed file.
+    The roots that it records are those of the first table. Memory: one table of `tables`, and the
+    compressed file.
     """
     home, name = _split(location)
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
-        for table in [tables] if isinstance(tables, pa.Table) else tables:
-            writer.write_table(completed(table), row_group_size=PART_ROWS)
+    left = iter([tables] if isinstance(tables, pa.Table) else tables)
+    first = next(left, SCHEMA.empty_table())
+    schema = SCHEMA.with_metadata(first.schema.metadata)
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for table in itertools.chain([first], left):
+            whole = completed(table).replace_schema_metadata(schema.metadata)
+            writer.write_table(whole, row_group_size=PART_ROWS)
     home.write(name, buffer.getvalue())
 
 

@@ -11,12 +11,13 @@ from itertools import groupby
 
 import numpy as np
 
-from marey.pipeline.data.discover import find_rows
+from marey.pipeline.data.discover import find_rows, roots_of
 from marey.pipeline.data.grouping import Placement, label_rule, place_rows
 from marey.pipeline.data.index import SCHEMA
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
 from marey.pipeline.data.listing import Listed, Listing
+from marey.pipeline.runtime.roots import Roots, declared
 from marey.pipeline.runtime.storage import as_utf8
 from marey.pipeline.runtime.workers import Lost
 from marey.pipeline.video import VideoInfo
@@ -41,6 +42,8 @@ class Corpus:
     placed: dict[str, Placement]
     motion: Motion
     layouts: list[str] = field(default_factory=list)
+    roots: Roots = field(default_factory=Roots)
+    """Below which its files must lie: what links lead out of them is not read."""
 
     @classmethod
     def find(
@@ -68,7 +71,7 @@ class Corpus:
         for number, row in enumerate(listed):
             first.setdefault(row.uri, number)
         rows = sorted(listed, key=lambda row: (first[row.uri], row.span or (-1.0, 0.0)))
-        return cls(rows, placed, motion, layouts)
+        return cls(rows, placed, motion, layouts, Roots.of(declared() or roots_of(sources)))
 
     @cached_property
     def files(self) -> list[range]:
@@ -99,7 +102,9 @@ class Corpus:
 
     def digest(self) -> str:
         """What its rows depend on, as a short hash: names, places, sizes, views and settings."""
-        digest = hashlib.blake2b(repr((self.motion, PART_ROWS, SCHEMA.names)).encode())
+        digest = hashlib.blake2b(
+            repr((self.motion, PART_ROWS, SCHEMA.names, self.roots.places)).encode()
+        )
         for row in self.rows:
             digest.update(repr((astuple(row), astuple(self.placed[row.video_id]))).encode())
         return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,9 @@ from marey.configs.errors import InputError
 from marey.pipeline.data.index import relative_name
 from marey.pipeline.data.list_files import ListOptions, is_list_file, read_list
 from marey.pipeline.data.listing import Listed, Listing, listing_of
+from marey.pipeline.runtime.range_file import RangeFile
 from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, join, local_path
+from marey.pipeline.runtime.stores import connect, patiently
 from marey.pipeline.video.http_file import is_http
 
 SUFFIXES = frozenset(
@@ -94,6 +97,34 @@ def find_videos(sources: Iterable[str]) -> list[Listed]:
     return [found[name] for name in sorted(found)]
 
 
+def roots_of(sources: Iterable[str]) -> list[str]:
+    """Below which places the files of these sources lie: a folder, or a video, itself; for a
+    pattern the folder before it, for what lists or holds videos the folder that it is in."""
+    return [_root_of(source) for source in sources]
+
+
+_PATTERN = re.compile(r"[*\[{]")
+
+
+def _root_of(source: str) -> str:
+    path, mark, options = (
+        source.partition("?") if is_remote(source) else (str(local_path(source)), "", "")
+    )
+    there = not is_remote(source) and Path(path).exists()
+    if not there and (found := _PATTERN.search(path)):
+        path = path[: found.start()].rpartition("/")[0] or "."
+    elif PurePosixPath(path).suffix and not is_video_name(path) and not Path(path).is_dir():
+        path = path.rpartition("/")[0] or "."
+    return path + mark + options
+
+
+def _fixed(path: Path) -> Path:
+    """The part of a path that is no pattern; of one that exists, all."""
+    while not path.exists() and glob.has_magic(str(path)):
+        path = path.parent
+    return path
+
+
 def _find_local(source: str) -> Iterator[Listed]:
     path = local_path(source)
     if path.is_dir():
@@ -101,10 +132,7 @@ def _find_local(source: str) -> Iterator[Listed]:
     elif path.exists():
         root, paths = path.parent, iter([path])
     elif glob.has_magic(str(path)):
-        fixed = path
-        while glob.has_magic(str(fixed)):
-            fixed = fixed.parent
-        root, paths = fixed, map(Path, glob.iglob(str(path), recursive=True))
+        root, paths = _fixed(path), map(Path, glob.iglob(str(path), recursive=True))
     else:
         raise InputError(f"no such file or folder: {source}")
     for file in paths:
@@ -146,21 +174,23 @@ def _find_remote(source: str) -> Iterator[Listed]:
         yield Listed(name, source)
         return
     try:
-        filesystem, base = fs.FileSystem.from_uri(source)
-        info = filesystem.get_file_info(base)
+        filesystem, base = patiently(lambda: connect(source), source)
+        info = patiently(lambda: filesystem.get_file_info(base), source)
         if info.type == fs.FileType.NotFound:
             raise InputError(f"no such file or folder: {source}")
         if info.is_file:
             yield Listed(info.base_name, source, info.size)
             return
-        for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
+        below = fs.FileSelector(base, recursive=True)
+        for item in patiently(lambda: filesystem.get_file_info(below), source):
             if item.is_file and is_video_name(item.path):
-                if _may_be_text(item.path) and item.size % TS_PACKET_BYTES:
-                    with filesystem.open_input_stream(item.path) as stream:
-                        if _is_text(stream.read(HEAD_BYTES)):
-                            continue
                 name = PurePosixPath(item.path).relative_to(base).as_posix()
-                yield Listed(name, join(source, name), item.size)
+                uri = join(source, name)
+                if _may_be_text(item.path) and item.size % TS_PACKET_BYTES:
+                    with RangeFile(uri) as file:
+                        if _is_text(file.fetch(0, HEAD_BYTES)):
+                            continue
+                yield Listed(name, uri, item.size)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot list {source}: {error}") from error
 

@@ -7,7 +7,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from marey.configs.errors import InputError
+from marey.pipeline.runtime.roots import Roots
 from marey.pipeline.video.frame_clock import FrameClock
+from marey.pipeline.video.reasons import OUTSIDE, VideoError
 from marey.pipeline.video.span import Span
 
 Times = TypeVar("Times", float, np.ndarray)
@@ -48,6 +51,17 @@ class Video:
     """The part of the corpus that a list gives it to, e.g. `train`; mostly empty."""
     extra: str | None = None
     """What else a list says of it: a JSON object."""
+    roots: Roots | None = None
+    """Below which its file must lie; None where its `uri` comes from this process itself."""
+
+    def location(self) -> str:
+        """Where its file may be opened. Raises VideoError (`outside_roots`) where it may not."""
+        if self.roots is not None:
+            try:
+                self.roots.check(self.uri)
+            except InputError as error:
+                raise VideoError(str(error), OUTSIDE) from error
+        return self.uri
 
     @property
     def has_frames(self) -> bool:

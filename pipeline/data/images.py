@@ -18,15 +18,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError
+from marey.pipeline.data.encoded_picture import decode_picture
 from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.index import relative_name
 from marey.pipeline.data.reading import Frames, Lack, Reader, Wanted, no_frames
 from marey.pipeline.data.row_groups import RowGroups
-from marey.pipeline.runtime.storage import as_utf8, is_companion, local_path
+from marey.pipeline.runtime.range_file import RangeFile
+from marey.pipeline.runtime.roots import Roots, declared
+from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, local_path
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"])
-MAX_PIXELS = 100_000_000
-"""Larger images are refused (a decompression bomb, or a mistake)."""
 NO_LABEL = (None, "", -1)
 """Values of a column `label` that say nothing; NaN is another."""
 _NO_MOTION = np.empty(0, dtype=np.float32)
@@ -150,14 +151,20 @@ class ImageFolder(Images):
             )
         self._files = [relative_name(path, root) for path in paths]
         names = [as_utf8(file) for file in self._files]
-        super().__init__(names, location, partial(_file_content, root))
+        roots = Roots.of(declared() or [location])
+        super().__init__(names, location, partial(_file_content, root, roots))
 
     def uri(self, number: int) -> str:
         """The file's name within the folder, as the file system has it."""
         return self._files[number]
 
 
-def _file_content(root: Path, name: str) -> bytes:
+def _file_content(root: Path, roots: Roots, name: str) -> bytes:
+    """Raises OSError, and ValueError for a link that leads out of the roots."""
+    try:
+        roots.check(str(root / name))
+    except InputError as error:
+        raise ValueError(str(error)) from error
     return (root / name).read_bytes()
 
 
@@ -271,8 +278,9 @@ def is_image_table(location: str) -> bool:
     if not location.endswith(".parquet"):
         return False
     try:
-        return "image" in pq.read_schema(location).names
-    except (OSError, pa.ArrowInvalid):
+        file = RangeFile(location) if is_remote(location) else local_path(location)
+        return "image" in pq.read_schema(file).names
+    except (OSError, pa.ArrowInvalid, InputError):
         return False
 
 
@@ -293,16 +301,7 @@ def decode_image(encoded: bytes, shape: tuple[int, int]) -> np.ndarray:
 
     Raises ValueError, saying why, for what is no image or is too large.
     """
-    with_orientation = cv2.IMREAD_COLOR
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, dtype=np.uint8), with_orientation)
-    except cv2.error as error:  # nothing at all, or more pixels than OpenCV's own bound
-        raise ValueError(f"not an image that OpenCV reads: {error.err}") from error
-    if image is None:
-        raise ValueError("not an image")
-    if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise ValueError(f"more than {MAX_PIXELS} pixels")
-    return cover(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), shape)
+    return cover(cv2.cvtColor(decode_picture(encoded), cv2.COLOR_BGR2RGB), shape)
 
 
 def cover(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

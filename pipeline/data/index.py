@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import fs
 
 from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.reading import VideoReader
 from marey.pipeline.runtime.address import place_of
+from marey.pipeline.runtime.range_file import RangeFile
+from marey.pipeline.runtime.roots import Roots, of_index
 from marey.pipeline.runtime.storage import is_remote, local_path
 from marey.pipeline.video.frame_clock import FrameClock
 
@@ -70,14 +71,17 @@ class Index:
     sample_kind = None
     reader = VideoReader()
 
-    def __init__(self, table: pa.Table, location: str) -> None:
+    def __init__(self, table: pa.Table, location: str, roots: Roots | None = None) -> None:
+        """roots: below which the files of its rows must lie; None trusts the table."""
         self.table = table
         self.location = location
+        self._roots = roots
 
     @classmethod
     def load(cls, location: str) -> Index:
         """Read what videos are made of (no keyframes). Raises InputError when it is no index."""
-        return cls(read_table(location, SCHEMA.names, list(_VIDEO_COLUMNS)), location)
+        table = read_table(location, SCHEMA.names, list(_VIDEO_COLUMNS))
+        return cls(table, location, of_index(table.schema.metadata, location))
 
     @classmethod
     def of(cls, videos: Iterable[Mapping[str, Any]], location: str) -> Self:
@@ -182,7 +186,7 @@ class Index:
         plain["split"] = plain["split"] or ""
         knots = plain["frame_times"]
         plain["frame_times"] = knots and FrameClock.of([(k["frame"], k["time_s"]) for k in knots])
-        return Video(motion=np.asarray(profile, dtype=np.float32), **plain)
+        return Video(motion=np.asarray(profile, dtype=np.float32), roots=self._roots, **plain)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -299,7 +303,7 @@ _SLICE = 10_000
 """Values of a column that are Python objects, or read, at a time."""
 _CHUNK = 100_000
 """Values of a column that lie together in memory."""
-_VIDEO_COLUMNS = tuple(Video.__slots__)  # type: ignore[attr-defined]
+_VIDEO_COLUMNS = tuple(name for name in Video.__slots__ if name != "roots")  # type: ignore[attr-defined]
 
 
 def read_table(
@@ -314,7 +318,8 @@ def read_table(
     if not is_remote(location) and not local_path(location).is_file():
         raise InputError(f"no such file: {location}")
     try:
-        names = pq.read_schema(path).names
+        with _opened(path) as file:
+            names = file.schema_arrow.names
         later = [name for name in LATER_COLUMNS if name in columns and name not in names]
         absent = [name for name in columns if name not in names and name not in later]
         if absent:
@@ -349,14 +354,15 @@ def _read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
                     pieces = []
             columns[name].append(pa.concat_arrays([*pieces, pa.array([], kind)]))
             pool.release_unused()
-    return pa.table({name: pa.chunked_array(chunks) for name, chunks in columns.items()})
+        metadata = file.schema_arrow.metadata
+    table = pa.table({name: pa.chunked_array(chunks) for name, chunks in columns.items()})
+    return table.replace_schema_metadata(metadata)
 
 
 def _opened(path: str | Path) -> pq.ParquetFile:
     if isinstance(path, Path):
         return pq.ParquetFile(path, buffer_size=2**20)
-    filesystem, inside = fs.FileSystem.from_uri(path)
-    return pq.ParquetFile(inside, filesystem=filesystem, buffer_size=2**20)
+    return pq.ParquetFile(RangeFile(path), buffer_size=2**20)
 
 
 def relative_name(path: Path, root: Path) -> str:

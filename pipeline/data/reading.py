@@ -14,8 +14,10 @@ import numpy as np
 
 from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
+from marey.pipeline.runtime.stores import check_not_gone
 from marey.pipeline.video import Clip, FrameRequest
 from marey.pipeline.video.isolate import read_into
+from marey.pipeline.video.reasons import PASSING, VideoError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +42,11 @@ class Lack:
     """A reason code of `pipeline.video.reasons`, or words."""
     error: str | None = None
     """What the decoder said of the whole video, if it failed as a whole."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may be gone when the sample is read again."""
+        return self.reason in PASSING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +86,8 @@ class Reader(Protocol):
 
         suspected: one of the videos may crash its reader: be sure to outlive that.
         backend: decoder of videos, see `DataConfig.backend`.
-        What cannot be read is a `Lack`, never an exception.
+        What cannot be read is a `Lack`, never an exception, but for StoreError: no file of that
+        store can be read now.
         """
         ...
 
@@ -139,9 +147,17 @@ def _read_file(
         out.shown_s[piece.sample, piece.slot] = clip.shown_s
 
     video = pieces[0].video
+    try:
+        uri = video.location()
+    except VideoError as error:
+        for piece in pieces:
+            lack = out.lacks[piece.sample]
+            if lack is None or piece.view < lack.view:
+                out.lacks[piece.sample] = Lack(piece.view, error.reason, str(error))
+        return
     failures, error = read_into(
         place,
-        video.uri,
+        uri,
         [FrameRequest(n, p.times_s, span=p.video.span) for n, p in enumerate(pieces)],
         shape,
         suspected=suspected,
@@ -150,6 +166,8 @@ def _read_file(
         fit="cover",
         sound=video.status == "ok",
     )
+    if any(reason in PASSING for reason in failures.values()):
+        check_not_gone(uri)
     for request_id, reason in failures.items():
         piece = pieces[cast(int, request_id)]
         lack = out.lacks[piece.sample]

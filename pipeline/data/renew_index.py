@@ -19,6 +19,7 @@ from marey.pipeline.data.corpus import Corpus
 from marey.pipeline.data.index import SCHEMA, completed, read_table
 from marey.pipeline.data.listing import Listed
 from marey.pipeline.runtime.address import place_of
+from marey.pipeline.runtime.roots import recorded
 from marey.pipeline.runtime.storage import as_utf8, is_remote, local_path
 
 Renewal = Literal["append", "refresh"]
@@ -74,7 +75,9 @@ def renew(location: str, corpus: Corpus, how: Renewal) -> Renewed:
             )
     changed = sorted({row.video_id for row in rest if as_utf8(row.uri) in known.by_uri})
     new = len({row.uri for row in rest if as_utf8(row.uri) not in known.by_uri})
-    return Renewed(kept, replace(corpus, rows=rest), new, changed, gone)
+    roots = corpus.roots.and_those_of(table.schema.metadata)
+    kept = kept.replace_schema_metadata(recorded(roots))
+    return Renewed(kept, replace(corpus, rows=rest, roots=roots), new, changed, gone)
 
 
 class _Known:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError
+from marey.pipeline.runtime.range_file import RangeFile
 from marey.pipeline.runtime.storage import is_remote, local_path
 
 KEEP_BYTES = 256 * 2**20
@@ -124,9 +125,6 @@ def _open(location: str) -> pq.ParquetFile:
     try:
         if not is_remote(location):
             return pq.ParquetFile(local_path(location), buffer_size=READ_BYTES)
-        from pyarrow import fs
-
-        filesystem, path = fs.FileSystem.from_uri(location)
-        return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
+        return pq.ParquetFile(RangeFile(location), pre_buffer=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{location} is not a Parquet file: {error}") from error

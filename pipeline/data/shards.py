@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError
 from marey.configs.mining import ImageConfig
+from marey.pipeline.data.encoded_picture import decode_picture
 from marey.pipeline.runtime.claims import UNFINISHED
 from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.part_notes import part_notes
+from marey.pipeline.runtime.seal import check_seal, sealed
 from marey.pipeline.runtime.storage import Folder, is_remote, local_path
 
 MANIFEST = "manifest.json"
@@ -60,9 +62,17 @@ class PartCounts:
     rows: int
     reasons: dict[str, int]
 
-    def as_rows(self) -> dict[str, np.ndarray]:
-        """As a row of the stage graph: `rows` int64 [1], `reasons` str (JSON) [1]."""
-        return {"rows": np.array([self.rows]), "reasons": np.array([json.dumps(self.reasons)])}
+
+def counts_row(number: int, counts: PartCounts, why_open: str = "") -> dict[str, np.ndarray]:
+    """What a stage says of a part: `part`, `rows` int64 [1]; `reasons` (JSON), `open` str [1]."""
+    reasons = json.dumps(counts.reasons)
+    values = {"part": number, "rows": counts.rows, "reasons": reasons, "open": why_open}
+    return {name: np.array([value]) for name, value in values.items()}
+
+
+def open_part(number: int, why: str) -> dict[str, np.ndarray]:
+    """The row of a part that could not be made for now."""
+    return counts_row(number, PartCounts(0, {}), why)
 
 
 def part_name(number: int) -> str:
@@ -81,7 +91,7 @@ def write_part(folder: Folder, number: int, table: pa.Table, reasons: dict[str, 
         compression="none",  # the pictures are compressed already
         row_group_size=ROW_GROUP,
     )
-    folder.write(part_name(number), buffer.getvalue())
+    folder.write(part_name(number), sealed(buffer.getvalue()))
     return PartCounts(len(table), ordered)
 
 
@@ -150,9 +160,17 @@ class Shards:
     def part(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of one part."""
         chosen = list(columns) if columns else None
+        name = part_name(number)
+        if chosen is None:  # all of it is read: a look at its seal costs little more
+            content = self.folder.read(name)
+            try:
+                check_seal(content, self.folder.join(name))
+            except InputError as error:
+                raise InputError(f"{error}; the same `marey mine` makes it again") from error
+            return read_parquet(content)
         if not is_remote(self.location):
-            return pq.read_table(local_path(self.folder.join(part_name(number))), columns=chosen)
-        with self.folder.opened(part_name(number)) as stream:
+            return pq.read_table(local_path(self.folder.join(name)), columns=chosen)
+        with self.folder.opened(name) as stream:
             return read_parquet(stream, chosen)
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -193,9 +211,12 @@ def decode_images(images: Sequence[bytes]) -> np.ndarray:
     """The stored pictures of one row: uint8 [n, H, W, 3] RGB."""
     out = []
     for content in images:
-        bgr = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise InputError("a stored picture cannot be decoded: the shard is damaged")
+        try:
+            bgr = decode_picture(content)
+        except ValueError as error:
+            raise InputError(
+                f"a stored picture cannot be decoded ({error}): the shard is damaged"
+            ) from error
         out.append(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
     return np.stack(out).astype(np.uint8)
 

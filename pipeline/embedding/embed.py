@@ -13,12 +13,13 @@ from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.source import need_frames, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embed_part import EmbedPart
-from marey.pipeline.embedding.frame_parts import PART_FRAMES, parts
+from marey.pipeline.embedding.frame_parts import PART_FRAMES, Part, parts
 from marey.pipeline.embedding.read_part import read_part_at
 from marey.pipeline.runtime.claims import claimed
 from marey.pipeline.runtime.part_notes import part_notes
 from marey.pipeline.runtime.storage import Folder, absolute
-from marey.pipeline.stream.graph import Engine, Stage, run
+from marey.pipeline.stream.graph import Engine, Stage
+from marey.pipeline.stream.part_runs import run_parts
 from marey.pipeline.stream.resources import Needs
 
 META = "meta.json"
@@ -97,7 +98,12 @@ def embed(
             frames += int(note[b"rows"])
             refused.update(json.loads(note[b"refused"]))
         progress(ready, len(todo), frames)
-        for counts in run(left, stages, engine):
+        numbered = {part.number: part for part in left}
+
+        def chosen(numbers: list[int]) -> list[Part]:
+            return [numbered[number] for number in numbers]
+
+        for counts in run_parts(list(numbered), chosen, stages, engine):
             for rows, reasons in zip(counts["rows"], counts["reasons"], strict=True):
                 frames += int(rows)
                 ready += 1

@@ -16,6 +16,7 @@ import torch
 from marey.pipeline.embedding.baselines import open_encoder
 from marey.pipeline.embedding.frame_parts import Part
 from marey.pipeline.embedding.read_part import KEY_COLUMNS, from_one_row
+from marey.pipeline.runtime.seal import sealed
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.graph import Rows
 
@@ -24,6 +25,12 @@ BATCH = 128
 CPU_PIXELS = 16 * 224 * 224
 """Pixels of a forward pass on a CPU: its caches hold what follows from them (ResNet-18 at 224 px:
 33 images per CPU second by 8 or 16 images, 26 by 128)."""
+
+
+def counts_row(number: int, rows: int, reasons: str, why_open: str = "") -> Rows:
+    """What the last stage says of a part; reasons: refusals and their counts, as JSON."""
+    values = {"part": number, "rows": rows, "reasons": reasons, "open": why_open}
+    return {name: np.array([value]) for name, value in values.items()}
 
 
 class EmbedPart:
@@ -51,8 +58,15 @@ class EmbedPart:
         return torch.cat(vectors).float().cpu().numpy().astype(self.dtype)
 
     def __call__(self, row: Rows) -> Iterator[Rows]:
-        """Embed and write the one part of a row; its `rows` [1] and `reasons` (JSON) [1]."""
+        """Embed and write the one part of a row; its `rows` [1], `reasons` (JSON) [1], `open` [1].
+
+        A part with a frame that could not be read for now is left open: not written.
+        """
         columns = from_one_row(row)
+        number = int(columns["part"][0])
+        if why := str(columns["open"][0]):
+            yield counts_row(number, 0, "{}", why)
+            return
         good = columns["refused"] == ""
         table = pa.table(
             {
@@ -71,8 +85,8 @@ class EmbedPart:
         buffer = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(counts), buffer, compression="zstd")
         # under a temporary name, then renamed
-        self.out.write(Part(int(columns["part"][0]), ()).name, buffer.getvalue())
-        yield {"rows": np.array([len(table)]), "reasons": np.array([counts["refused"]])}
+        self.out.write(Part(number, ()).name, sealed(buffer.getvalue()))
+        yield counts_row(number, len(table), counts["refused"])
 
     def _vectors(self, frames: np.ndarray) -> pa.Array:
         width = self.encoder.out_dim

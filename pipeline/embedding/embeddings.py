@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from marey.configs.errors import InputError
 from marey.pipeline.runtime.parquet import read_parquet
+from marey.pipeline.runtime.seal import check_seal
 from marey.pipeline.runtime.storage import Folder
 
 META = "meta.json"
@@ -114,10 +115,19 @@ def _read(path: str) -> tuple[list[pa.Table], dict[str, Any]]:
     if not names:
         raise InputError(f"{path}: holds no Parquet file, so it is no embeddings folder")
     try:
-        tables = [read_parquet(folder.read(name)) for name in names]
+        tables = [_table(folder, name) for name in names]
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
     return tables, meta
+
+
+def _table(folder: Folder, name: str) -> pa.Table:
+    content = folder.read(name)
+    try:
+        check_seal(content, folder.join(name))
+    except InputError as error:
+        raise InputError(f"{error}; the same `marey embed` makes it again") from error
+    return read_parquet(content)
 
 
 def _meta(folder: Folder) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from marey.pipeline.embedding.copies import strong_copy
 from marey.pipeline.embedding.frame_parts import Part, frame_numbers
 from marey.pipeline.sampling.lookback import clip_times
 from marey.pipeline.sampling.shown import unlike_plan
+from marey.pipeline.stream.decode import OPEN
 from marey.pipeline.stream.graph import Rows
 
 KEY_COLUMNS = {
@@ -57,7 +58,7 @@ class ReadPart:
     def columns(self, part: Part) -> Rows:
         """Rows `frames` uint8 [n, H, W, 3] (of clips [n, T, H, W, 3]) and their keys.
 
-        `refused` rows keep their keys.
+        `refused` rows keep their keys; `open` is why the part cannot be made for now, or empty.
         """
         columns: dict[str, list[Any]] = {name: [] for name in _READ}
         wanted: list[Wanted] = []
@@ -81,6 +82,8 @@ class ReadPart:
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
         frames, columns["refused"] = self._read(wanted, columns["refused"])
+        left = [why.removeprefix(OPEN) for why in columns["refused"] if why.startswith(OPEN)]
+        columns["open"] = [*left, ""][:1] * len(columns["frame"])
         rows = {name: np.array(v) for name, v in columns.items() if v} | {"frames": frames}
         return self._changed(rows) if self.copies else rows
 
@@ -112,7 +115,8 @@ class ReadPart:
             for n, lack, shown_s in zip(good, read.lacks, read.shown_s, strict=True):
                 video = wanted[n].event.videos[int(wanted[n].views[0])]
                 if lack:
-                    refused[n] = lack.error or lack.reason
+                    why = lack.error or lack.reason
+                    refused[n] = f"{OPEN if lack.passes else ''}{why}"
                 else:
                     varies, times_s = video.frame_times is not None, wanted[n].times_s
                     refused[n] = unlike_plan(times_s, shown_s, video.fps, length, varies=varies)

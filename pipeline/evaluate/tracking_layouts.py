@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError
+from marey.pipeline.data.encoded_picture import decode_picture
 from marey.pipeline.runtime.storage import is_companion
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -149,9 +150,10 @@ def _number(path: Path) -> tuple[int, str]:
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"{path}: not readable as an image")
+    try:
+        image = decode_picture(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as an image ({error})") from error
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

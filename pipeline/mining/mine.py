@@ -17,7 +17,8 @@ from marey.pipeline.mining.track_part import TrackPart, TrackWork
 from marey.pipeline.mining.tracks import TrackUnits
 from marey.pipeline.runtime.claims import claimed
 from marey.pipeline.runtime.storage import Folder, absolute
-from marey.pipeline.stream.graph import Engine, Stage, run
+from marey.pipeline.stream.graph import Engine, Stage
+from marey.pipeline.stream.part_runs import run_parts
 from marey.pipeline.stream.plan import make_plan
 from marey.pipeline.stream.resources import Needs
 from marey.pipeline.video.backends import check_backend, decodes_on_gpu
@@ -86,8 +87,9 @@ def mine_corpus(
     """Mine an index (or images) into shards; returns the manifest.
 
     engine: parts are made by Ray Data actors, or in threads of this process; they are the same.
-    A folder with an unfinished run of the same work is finished: parts that exist are kept.
-    Raises UsageError if `out` holds anything else, InputError if nothing can be mined.
+    A folder with an unfinished run of the same work is finished: parts that exist, and are whole,
+    are kept. Raises UsageError if `out` holds anything else, InputError if nothing can be mined,
+    UnfinishedError where some parts could not be made for now.
     """
     data, out = absolute(data), absolute(out)
     source = open_source(data)
@@ -104,7 +106,7 @@ def mine_corpus(
         left = parts_left(folder, work.parts)
         done, rows = work.parts - len(left), 0
         progress(done, work.parts, rows)
-        for counts in run(work.units(left), [work.stage], engine):
+        for counts in run_parts(left, work.units, [work.stage], engine):
             done += len(counts["rows"])
             rows += int(counts["rows"].sum())
             progress(done, work.parts, rows)

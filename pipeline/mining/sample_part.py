@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from marey.configs.mining import ImageConfig
 from marey.configs.schema import DataConfig
-from marey.pipeline.data.shards import sample_table, write_part
+from marey.pipeline.data.shards import counts_row, open_part, sample_table, write_part
 from marey.pipeline.data.source import open_source
 from marey.pipeline.runtime.storage import Folder
-from marey.pipeline.stream.decode import DecodeStage
+from marey.pipeline.stream.decode import OPEN, DecodeStage
 from marey.pipeline.stream.graph import Rows
 from marey.pipeline.stream.plan import Plan, Position, Unit
 
@@ -37,13 +37,19 @@ class SamplePart:
         self.suspicious = False
 
     def __call__(self, work: SampleWork) -> Iterator[Rows]:
-        """The `rows` [1] and `reasons` (JSON) [1] of one part."""
+        """The `counts_row` of one part.
+
+        A part with a sample that could not be read for now is left open: not written.
+        """
         self._decode.suspicious = self.suspicious
         tables: list[pa.Table] = []
         reasons: Counter[str] = Counter()
         for rows in self._decode(work.unit):
+            if left := [why for why in rows["refused"].tolist() if why.startswith(OPEN)]:
+                yield open_part(work.number, left[0].removeprefix(OPEN))
+                return
             tables.append(sample_table(rows, self._image))
             reasons.update(f"sample: {why}" for why in rows["refused"].tolist() if why)
         reasons["sample: accepted"] += sum(len(table) for table in tables)
         part = write_part(self._out, work.number, pa.concat_tables(tables), dict(reasons))
-        yield part.as_rows()
+        yield counts_row(work.number, part)

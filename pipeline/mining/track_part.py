@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from marey.configs.mining import TracksMining
 from marey.pipeline.data.events import Video
-from marey.pipeline.data.shards import write_part
+from marey.pipeline.data.shards import counts_row, open_part, write_part
 from marey.pipeline.mining.tracks import TrackMiner, TrackUnit, track_table
 from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.runtime.stores import check_not_gone
 from marey.pipeline.stream.graph import Rows
+from marey.pipeline.video.reasons import PASSING, VideoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +33,19 @@ class TrackPart:
         self.suspicious = False
 
     def __call__(self, work: TrackWork) -> Iterator[Rows]:
-        """The `rows` [1] and `reasons` (JSON) [1] of one part."""
+        """The `counts_row` of one part.
+
+        A part of a video that could not be read for now is left open: not written.
+        """
         self._miner.suspicious = self.suspicious
-        mined, reasons = self._miner.unit(work.video, work.unit)
+        try:
+            mined, reasons = self._miner.unit(work.video, work.unit)
+        except VideoError as error:
+            if error.reason not in PASSING:
+                raise
+            check_not_gone(work.video.uri)
+            yield open_part(work.unit.number, str(error))
+            return
         table = track_table(work.video, mined, self._settings)
-        yield write_part(self._out, work.unit.number, table, reasons).as_rows()
+        number = work.unit.number
+        yield counts_row(number, write_part(self._out, number, table, reasons))

@@ -28,7 +28,7 @@ from marey.pipeline.mining.shots import hard_cuts
 from marey.pipeline.sampling import event_rng
 from marey.pipeline.video import RangeFrames
 from marey.pipeline.video.isolate import guarded_range
-from marey.pipeline.video.reasons import reason_of
+from marey.pipeline.video.reasons import PASSING, reason_of
 from marey.trackers import State, Track, Tracker, build
 from marey.trackers.camera_path import camera_path
 from marey.trackers.consistency import (
@@ -148,13 +148,18 @@ class TrackMiner:
         )
 
     def unit(self, video: Video, unit: TrackUnit) -> tuple[list[Mined], Counter[str]]:
-        """The tracks of one unit, best kept first when there are too many, and all reasons."""
+        """The tracks of one unit, best kept first when there are too many, and all reasons.
+
+        Raises VideoError for a video that cannot be read for now (`PASSING`).
+        """
         kept: list[Mined] = []
         reasons: Counter[str] = Counter()
         for start, stop in self._windows(unit):
             try:
                 frames, times_s, lost = self._read(video, start, stop)
             except InputError as error:
+                if reason_of(error) in PASSING:
+                    raise
                 reasons[f"window: {video.video_id}: {reason_of(error)}"] += 1
                 continue
             gone = (why for time_s, why in lost.items() if time_s < stop)
@@ -183,7 +188,7 @@ class TrackMiner:
         """Frames from `start` until tracks that start before `stop` have ended."""
         side = min(video.width, video.height) or self.settings.height
         frames, times_s, lost = guarded_range(
-            video.uri,
+            video.location(),
             start,
             stop + self.settings.track_s + 0.1,
             min(self.settings.height, side),

@@ -55,7 +55,7 @@ def frame_of(video: Video, time_s: float, height: int = HEIGHT) -> NDArray[np.ui
     """The frame of a video shown at `time_s` of its event's clock, scaled to `height`."""
     times = np.array([video.shown_at(time_s)])
     size = (height, _width(video, height))
-    return read(video.uri, times, size, stream=video.stream, fit="cover", span=video.span)[0]
+    return read(video.location(), times, size, stream=video.stream, fit="cover", span=video.span)[0]
 
 
 def try_fetch(fetch: Fetch | None, video_id: str, time_s: float) -> NDArray[np.uint8] | None:

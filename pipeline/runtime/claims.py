@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from marey.configs.errors import UsageError
+from marey.pipeline.runtime.part_notes import damaged_parts
 from marey.pipeline.runtime.storage import Folder
 
 UNFINISHED = "unfinished.json"
 """What the parts of a folder belong to, until all of them are there."""
+_log = logging.getLogger("marey")
 
 
 @contextmanager
@@ -20,7 +23,9 @@ def claimed(folder: Folder, key: dict[str, Any], *, things: str, finished: str) 
 
     key: what the work is made of; things: what the parts are called in errors; finished: the file
     that says that all is there, written inside by the caller.
-    Raises UsageError for a folder of anything else, and one that another process works in.
+    Parts that are cut or altered are removed, and named: they are made again, also those of work
+    that is finished. Raises UsageError for a folder of anything else, and one that another process
+    works in.
     """
     with folder.held():
         _check(folder, key, things, finished)
@@ -30,8 +35,11 @@ def claimed(folder: Folder, key: dict[str, Any], *, things: str, finished: str) 
 
 def _check(folder: Folder, key: dict[str, Any], things: str, finished: str) -> None:
     if folder.exists(finished):
-        raise UsageError(f"{folder.location} holds finished {things} already; give another -o")
-    if folder.exists(UNFINISHED):
+        if not _is_of(folder, finished, key) or not _without_damaged(folder):
+            raise UsageError(f"{folder.location} holds finished {things} already; give another -o")
+        folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())
+        folder.remove(finished)
+    elif folder.exists(UNFINISHED):
         before = json.loads(folder.read(UNFINISHED))
         differing = sorted(k for k in before.keys() | key if before.get(k) != key.get(k))
         if differing:
@@ -40,7 +48,23 @@ def _check(folder: Folder, key: dict[str, Any], things: str, finished: str) -> N
                 f"{', '.join(differing)}; give another -o, or remove it"
             )
         folder.sweep("parts")
+        _without_damaged(folder)
     elif folder.names("parts"):
         raise UsageError(f"{folder.location} holds files of something else; give another -o")
     else:
         folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())
+
+
+def _is_of(folder: Folder, finished: str, key: dict[str, Any]) -> bool:
+    """Whether finished work is exactly this work."""
+    about = json.loads(folder.read(finished))
+    return all(about.get(name) == value for name, value in key.items())
+
+
+def _without_damaged(folder: Folder) -> bool:
+    """Remove the parts that are cut or altered; whether there was any."""
+    damaged = damaged_parts(folder, [f"parts/{name}" for name in folder.names("parts", ".parquet")])
+    for name, fault in damaged.items():
+        _log.warning("warning: %s: it is made again", fault)
+        folder.remove(name)
+    return bool(damaged)

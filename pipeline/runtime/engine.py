@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -29,8 +30,8 @@ TOO_BUSY = "timed out during startup"
 """What Ray says when its processes were not ready within a time that cannot be set."""
 MAX_RESTARTS = 1000
 """How often one Ray Data actor is started again."""
-MAX_RETRIES = 3
-"""How often a unit of work is handed out again after its actor's death."""
+MAX_DEATHS = 3
+"""So many processes may die at one unit of work, each but the first while it was suspected."""
 SUSPECTED_CALLS = 16
 """A restarted actor suspects so many units of work: Ray hands back the few that it held."""
 LOGICAL_PER_CORE = 2
@@ -182,16 +183,18 @@ def quiet_data() -> None:
 def actor_retries() -> dict[str, int]:
     """How often Ray Data's actors may be lost, for its `ray_remote_args_fn`.
 
-    Its own default is without end: a unit of work that kills its process would be tried for ever.
-    Each restart is paid for by another file, which is read in isolation then (see `Suspicion`).
+    A unit of work is handed out again without end: while a lost node is not yet known as such, Ray
+    spends tries in seconds. That a unit kills its process each time is counted here (`Suspicion`).
     """
-    return {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RETRIES}
+    return {"max_restarts": MAX_RESTARTS, "max_task_retries": -1}
 
 
 class Suspicion:
     """Whether the next unit of work of this actor may be the one that killed its process.
 
-    Ray tries a unit again in the restarted actor, among the first that it is given.
+    Ray tries a unit again in the restarted actor, among the first that it is given. Its videos are
+    read in processes of their own then. How often processes died at a unit stands in the cluster's
+    key-value store.
     """
 
     def __init__(self) -> None:
@@ -204,6 +207,17 @@ class Suspicion:
         """To be asked once a unit of work."""
         self._left -= 1
         return self._left >= 0
+
+    def deaths(self, unit: bytes) -> int:
+        """Processes that may have died at a suspected unit of work, this call among them."""
+        import ray
+        from ray.experimental import internal_kv
+
+        job = ray.get_runtime_context().get_job_id()
+        key = f"marey:{job}:{hashlib.blake2b(unit, digest_size=16).hexdigest()}".encode()
+        count = int(internal_kv._internal_kv_get(key) or 0) + 1
+        internal_kv._internal_kv_put(key, str(count).encode())
+        return count
 
 
 def gpu_count() -> int:

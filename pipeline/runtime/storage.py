@@ -1,7 +1,9 @@
 """Where results live: one small interface over a folder or an object store, writing atomically.
 
 A location is a local path or any URI that pyarrow's file systems know (`s3://`, `gs://`). Files
-appear under their final name only when they are whole.
+appear under their final name only when they are whole. What is asked of an object store is asked
+again while its fault is of the kind that passes (`stores.patiently`): StoreError says that it did
+not pass.
 """
 
 from __future__ import annotations
@@ -10,17 +12,20 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar, cast
 
 from marey.configs.errors import InputError, UsageError
+from marey.pipeline.runtime.range_file import RangeFile
+from marey.pipeline.runtime.stores import connect, patiently
 
 try:
     import fcntl
 except ImportError:  # not on every system
     fcntl = None
 
+T = TypeVar("T")
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """pyarrow file systems where an object is there only once all of it has been taken."""
 
@@ -68,11 +73,9 @@ def split(location: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _remote(location: str):
-    from pyarrow import fs
-
     try:
-        return fs.FileSystem.from_uri(location)
-    except Exception as error:
+        return patiently(lambda: connect(location), location)
+    except OSError as error:
         raise InputError(f"cannot open {location}: {error}") from error
 
 
@@ -98,7 +101,8 @@ class Folder:
         if self._local is not None:
             return (self._local / name).exists()
         filesystem, base = self._remote  # type: ignore[misc]
-        return bool(filesystem.get_file_info(f"{base}/{name}".rstrip("/")).type)
+        info = self._ask(lambda: filesystem.get_file_info(f"{base}/{name}".rstrip("/")))
+        return bool(info.type)
 
     def names(self, folder: str = "", suffix: str = "") -> list[str]:
         """Names of the files directly in a subfolder, sorted; none when it is absent."""
@@ -115,7 +119,12 @@ class Folder:
 
         filesystem, base = self._remote  # type: ignore[misc]
         selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), allow_not_found=True)
-        return [i.base_name for i in filesystem.get_file_info(selector) if i.is_file]
+        found = self._ask(lambda: filesystem.get_file_info(selector))
+        return [info.base_name for info in found if info.is_file]
+
+    def _ask(self, attempt: Callable[[], T]) -> T:
+        """What an object store answers, once it does. Raises StoreError."""
+        return patiently(attempt, self.location)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -155,7 +164,7 @@ class Folder:
             target = self._local / name
             return target.stat().st_size if target.is_file() else 0
         filesystem, base = self._remote  # type: ignore[misc]
-        return filesystem.get_file_info(f"{base}/{name}").size or 0
+        return self._ask(lambda: filesystem.get_file_info(f"{base}/{name}")).size or 0
 
     def read(self, name: str, start: int = 0) -> bytes:
         """A file's content from byte `start` on. Raises InputError when it is not there."""
@@ -172,8 +181,10 @@ class Folder:
             if self._local is not None:
                 return open(self._local / name, "rb")
             filesystem, base = self._remote  # type: ignore[misc]
-            return filesystem.open_input_file(f"{base}/{name}")
-        except OSError as error:
+            path = f"{base}/{name}"
+            opened = RangeFile(self.join(name), lambda: filesystem.open_input_file(path))
+            return cast("IO[bytes]", opened)
+        except (OSError, InputError) as error:
             raise InputError(f"cannot read {self.join(name)}: {error}") from error
 
     def write(self, name: str, content: bytes) -> None:
@@ -201,15 +212,19 @@ class Folder:
                 self.remove(temporary)
             return
         filesystem, base = self._remote  # type: ignore[misc]
+
+        def put(target: str) -> None:
+            with filesystem.open_output_stream(f"{base}/{target}") as stream:
+                stream.write(content)
+
         if filesystem.type_name in OBJECT_STORES:
-            with filesystem.open_output_stream(f"{base}/{name}") as stream:
-                stream.write(content)
+            self._ask(lambda: put(name))
             return
-        filesystem.create_dir(f"{base}/{name}".rpartition("/")[0], recursive=True)
+        parent = f"{base}/{name}".rpartition("/")[0]
+        self._ask(lambda: filesystem.create_dir(parent, recursive=True))
         try:
-            with filesystem.open_output_stream(f"{base}/{temporary}") as stream:
-                stream.write(content)
-            filesystem.move(f"{base}/{temporary}", f"{base}/{name}")
+            self._ask(lambda: put(temporary))
+            self._ask(lambda: filesystem.move(f"{base}/{temporary}", f"{base}/{name}"))
         finally:
             self.remove(temporary)
 
@@ -234,8 +249,9 @@ class Folder:
                 target.unlink(missing_ok=True)
             return
         filesystem, base = self._remote  # type: ignore[misc]
-        info = filesystem.get_file_info(f"{base}/{name}".rstrip("/"))
-        if info.is_file:
-            filesystem.delete_file(info.path)
-        elif info.type:
-            filesystem.delete_dir(info.path)
+        info = self._ask(lambda: filesystem.get_file_info(f"{base}/{name}".rstrip("/")))
+        with contextlib.suppress(FileNotFoundError):  # a first try may have done it
+            if info.is_file:
+                self._ask(lambda: filesystem.delete_file(info.path))
+            elif info.type:
+                self._ask(lambda: filesystem.delete_dir(info.path))

@@ -18,12 +18,15 @@ from marey.pipeline.stream.plan import Plan, PlannedSample, Position, Unit, know
 
 CHUNK_BYTES = 256 * 2**20
 """Frames of at most this size are decoded together, so that a long video needs no more memory."""
+OPEN = "open: "
+"""Begins what is said of a sample that could not be read for now. It is neither used nor refused: a
+run asks for it again."""
 IMAGE_ROWS = 256
 """Images that travel together."""
 Rows = dict[str, np.ndarray]
 """Samples as columns: `sample`, `instance` and `place` int64 [n], `frames` uint8 [n, F, H, W, 3],
 the sampler's targets [n, ...], `class_id` int64 [n] where the source has labels, and `refused`
-str [n]: empty, or why the sample has no frames."""
+str [n]: empty, or why the sample has no frames; from `OPEN` on for what may pass."""
 
 
 @dataclass
@@ -91,7 +94,7 @@ class DecodeStage:
         for view, video in enumerate(wanted.event.videos):
             if lack is not None and lack.view == view:
                 detail = f" ({lack.error})" if lack.error else ""
-                return f"{video.video_id}: {lack.reason}{detail}"
+                return f"{OPEN if lack.passes else ''}{video.video_id}: {lack.reason}{detail}"
             slot = np.flatnonzero(wanted.views == view)
             if self.source.sample_kind is None and len(slot):
                 sampling = self.plan.sampling

@@ -11,6 +11,7 @@ the cluster, in `stream.resources`. Either engine gives the same rows in the ord
 from __future__ import annotations
 
 import itertools
+import logging
 import pickle
 import sys
 from collections import deque
@@ -25,7 +26,14 @@ import pyarrow as pa
 
 from marey.configs import plugins
 from marey.pipeline.runtime.cores import default_workers, set_threads, threads
-from marey.pipeline.runtime.engine import Suspicion, actor_retries, gpu_count, ray_session
+from marey.pipeline.runtime.engine import (
+    MAX_DEATHS,
+    Suspicion,
+    actor_retries,
+    gpu_count,
+    ray_session,
+)
+from marey.pipeline.runtime.roots import declare, declared
 from marey.pipeline.stream.resources import Needs, Share, shares
 
 if TYPE_CHECKING:
@@ -40,6 +48,7 @@ WAITING = 16
 Rows = dict[str, np.ndarray]
 """Columns of one length."""
 Engine = Literal["ray", "local"]
+_log = logging.getLogger("marey")
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -66,6 +75,8 @@ class Stage:
     """What its actors need."""
     plugins: Mapping[str, bool] = field(default_factory=plugins.active)
     """What its processes import first."""
+    roots: tuple[str, ...] = field(default_factory=declared)
+    """Below which its processes may read."""
 
 
 def run(units: Iterable[Any], stages: Sequence[Stage], engine: Engine) -> Iterator[Rows]:
@@ -73,7 +84,8 @@ def run(units: Iterable[Any], stages: Sequence[Stage], engine: Engine) -> Iterat
 
     engine: `ray` (actors on this machine or a cluster, see `ray_session`) or `local` (the first
     stage in threads of this process, one a core, the others in the caller's). Where there is no
-    unit, nothing is started. Raises SettingError where a stage needs GPUs that are not there.
+    unit, nothing is started. A unit at which every process dies gives no row.
+    Raises SettingError where a stage needs GPUs that are not there.
     """
     left = iter(units)
     if (first := next(left, None)) is None:
@@ -184,6 +196,9 @@ class UnitActor:
     def __call__(self, units: Rows) -> Iterator[Rows]:
         for unit in units["unit"]:
             self._step.suspicious = self._suspicion.next()
+            if self._step.suspicious and self._suspicion.deaths(unit) > MAX_DEATHS:
+                _log.warning("a unit of work is left open: %d processes died at it", MAX_DEATHS)
+                continue
             yield from self._step(pickle.loads(unit))
 
 
@@ -200,6 +215,8 @@ class RowActor:
 def _made(stage: Stage) -> Any:
     """The step, with the threads that its actor's libraries may take."""
     plugins.adopt(stage.plugins)
+    if stage.roots:
+        declare(stage.roots)
     step = stage.make()
     if stage.needs.one_a_gpu:
         import torch

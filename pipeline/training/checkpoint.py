@@ -40,11 +40,16 @@ def save_state(run: Folder, step: int, state: dict[str, Any], position: Position
     buffer = io.BytesIO()
     torch.save(content, buffer)
     packed = buffer.getvalue()
-    digest = hashlib.sha256(packed).hexdigest()
+    digests = {**_digests(run), name: hashlib.sha256(packed).hexdigest()}
     run.write(name, packed)
-    run.write(LATEST, json.dumps({"checkpoint": name, "step": step, "sha256": digest}).encode())
     # later ones were damaged, or the run would not have gone on from before them
     before = [old for old in _names(run) if old < name]
+    kept = [*before[len(before) - (KEPT - 1) :], name]
+    latest = {
+        "checkpoint": name, "step": step, "sha256": digests[name],
+        "digests": {old: digests[old] for old in kept if old in digests},
+    }  # fmt: skip
+    run.write(LATEST, json.dumps(latest).encode())
     for old in _names(run):
         if old > name or old in before[: len(before) - (KEPT - 1)]:
             run.remove(old)
@@ -62,11 +67,12 @@ def load_state(run: Folder) -> dict[str, Any] | None:
     if not names and latest is None:
         return None
     passed: list[str] = []
+    digests = _digests(run)
     for name in reversed(names):
         if latest is not None and name > latest["checkpoint"]:
             continue  # a kill came before it was made the latest
         content = run.read(name)
-        wanted = latest.get("sha256") if latest and latest["checkpoint"] == name else None
+        wanted = digests.get(name)
         if wanted and hashlib.sha256(content).hexdigest() != wanted:
             passed.append(f"{name} is damaged: it is not the file that was written")
             continue
@@ -111,6 +117,14 @@ def _latest(run: Folder) -> dict[str, Any] | None:
         return latest if isinstance(latest["checkpoint"], str) else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _digests(run: Folder) -> dict[str, str]:
+    """SHA-256 of the checkpoints that `latest.json` knows; earlier versions noted the latest."""
+    latest = _latest(run) or {}
+    known = latest.get("digests")
+    own = {latest["checkpoint"]: latest["sha256"]} if latest.get("sha256") else {}
+    return {**(known if isinstance(known, dict) else {}), **own}
 
 
 def weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ from marey.pipeline.data.mixture import Mixture
 from marey.pipeline.data.mixture_location import members_of
 from marey.pipeline.data.source import layout_of, open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
-from marey.pipeline.runtime.engine import gpu_count, ray_session
+from marey.pipeline.runtime.engine import for_a_person, gpu_count, ray_session
+from marey.pipeline.runtime.faults import fault_of_program
 from marey.pipeline.runtime.storage import Folder, absolute, is_remote, local_path
 from marey.pipeline.stream.graph import TURN_UNITS
 from marey.pipeline.stream.plan import make_plan
@@ -292,11 +293,10 @@ def _train_here(prepared: Prepared) -> None:
     if job.config.trainer.workers != 1:
         raise SettingError("--engine local trains in one process: trainer.workers must be 1")
     source = open_source(prepared.data)
-    train(
-        job,
-        lambda done: stream_here(job.plan, source, job.config.data, done),
-        build_probe(prepared.probe_data, job.config) if prepared.probe_data else None,
-    )
+    probe = build_probe(prepared.probe_data, job.config) if prepared.probe_data else None
+    run = Folder(job.run)
+    while not run.exists(SUMMARY):  # again, for samples that could not be read the first time
+        train(job, lambda done: stream_here(job.plan, source, job.config.data, done), probe)
 
 
 def _train_on_ray(prepared: Prepared) -> None:
@@ -413,9 +413,13 @@ def _worker(config: dict[str, Any]) -> None:
             probe = build_probe(prepared.probe_data, prepared.job.config)
         # the dataset was built without the samples that the latest checkpoint holds
         train(prepared.job, lambda done: rows_of_shard(shard, data.prefetch_batches), probe)
-    except MareyError as error:
-        # an error that is meant for a person comes again each time, and Ray would try for long
-        note = {"kind": type(error).__name__, "message": str(error)}
+    except Exception as error:
+        # an error that is meant for a person, or is one of a program, comes again each time, and
+        # Ray would try for long; others are of lost processes
+        told = for_a_person(error) or fault_of_program(error)
+        if told is None:
+            raise
+        note = {"kind": type(told).__name__, "message": str(told)}
         run.write(REFUSED, json.dumps(note).encode())
         if context.get_world_size() > 1:
             raise  # the others wait for this one; the next attempt ends at once

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from marey.configs.errors import InputError
 from marey.models.objectives.distributed import world_size
+from marey.pipeline.stream.decode import OPEN
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.stream.samples import Sample, batches
 from marey.pipeline.training.checkpoint import position_of
@@ -39,6 +40,7 @@ class Used:
         """Samples refused, by reason, up to the last merge."""
         self._numbers: list[int] = []
         self._reasons: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
 
     @property
     def trained(self) -> int:
@@ -54,6 +56,14 @@ class Used:
         self._numbers.append(int(sample["sample"]))
         self._reasons[reason or str(sample["refused"])] += 1
 
+    def leave_open(self, sample: Sample) -> None:
+        """Note a sample that could not be read for now: it is asked for again, later."""
+        self._open[str(sample["refused"]).removeprefix(OPEN)] += 1
+
+    def count_open(self) -> int:
+        """Samples left open in all processes since the start, each of which must ask."""
+        return _all_reduced([self._open.total()], dist.ReduceOp.SUM)[0]
+
     def count_refused(self) -> int:
         """Samples refused so far in all processes, each of which must ask."""
         return self.refused.total() + _all_reduced([self._reasons.total()], dist.ReduceOp.SUM)[0]
@@ -67,13 +77,14 @@ class Used:
 
     def main_reasons(self) -> str:
         """The most frequent reasons of refusal that this process knows of, with their counts."""
-        known = self.refused + self._reasons
+        known = self.refused + self._reasons + self._open
         return "; ".join(f"{reason} ({n})" for reason, n in known.most_common(3))
 
 
 def accepted(stream: Iterable[Sample], used: Used) -> Iterator[Sample]:
     """Samples that have frames; those that were refused are counted and never asked for again.
 
+    Those that could not be read for now are left open.
     Raises InputError when the first `MAX_EMPTY` samples of a run are all refused.
     """
     readable = used.trained > 0
@@ -82,6 +93,9 @@ def accepted(stream: Iterable[Sample], used: Used) -> Iterator[Sample]:
         if not str(sample["refused"]):
             readable = True
             yield sample
+            continue
+        if str(sample["refused"]).startswith(OPEN):
+            used.leave_open(sample)
             continue
         used.refuse(sample)
         empty += 1

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from marey.configs.errors import InputError
+from marey.configs.errors import InputError, UnfinishedError
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.modes import evaluating
 from marey.models.method import Method, Progress
@@ -47,7 +47,8 @@ def train(
     stream: gives this process's next samples, without those that a position holds.
     probe: an evaluation of the encoder, run by rank 0 every `trainer.probe_every` steps.
     Raises MareyError when the loss or the weights stop being finite, InputError when no sample can
-    be trained on or the checkpoint does not fit the method.
+    be trained on or the checkpoint does not fit the method, UnfinishedError when all samples that
+    are left could not be read for now.
     """
     trainer = job.config.trainer
     run = RunState(job)
@@ -85,15 +86,27 @@ def train(
             _probe(record, run, progress, probe)
         if run.step % trainer.checkpoint_every == 0 and not work.last:
             run.checkpoint(record)
+    left_open = run.used.count_open()
+    if run.step == 0 and left_open:
+        raise _unfinished(run, left_open)
     if run.step == 0:
         run.used.merge()
         raise InputError(f"no sample could be trained on ({run.used.main_reasons()})")
     run.checkpoint(record)
     over = run.trained >= job.samples or len(run.used.position) == job.plan.total
+    if not over and len(run.used.position) == begun and left_open:
+        raise _unfinished(run, left_open)
     if not over and len(run.used.position) == begun:
         raise RuntimeError(f"of {job.plan.total} samples, {begun} used, the stream gave none")
     if record and over:
         record.finish(run.step, run.used.position, run.used.refused)
+
+
+def _unfinished(run: RunState, left_open: int) -> UnfinishedError:
+    return UnfinishedError(
+        f"{left_open} samples that are left could not be read for now "
+        f"({run.used.main_reasons()}); the same command with --resume goes on with them"
+    )
 
 
 def train_step(run: RunState, work: Work, epoch: int, meter: Meter) -> float | None:

@@ -153,7 +153,7 @@ def open_decoder(
 ) -> VideoDecoder:
     """Open a video with the named backend.
 
-    deadline: `time.monotonic()` value after which decoding stops.
+    deadline: `stores.clock()` value after which decoding stops.
     times_s: the only times that will be asked for. In a long file a backend may then look at their
         surroundings alone, and is `partial`: what it cannot deliver needs a decoder without them.
     sound: the whole file was scanned before, and nothing was wrong with it.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.runtime.address import byte_range, frame_folder
 from marey.pipeline.runtime.storage import as_utf8
+from marey.pipeline.runtime.stores import clock
 from marey.pipeline.video import display
 from marey.pipeline.video.mp4_boxes import EditList, read_edit_list
 from marey.pipeline.video.reasons import VideoError
@@ -36,6 +37,15 @@ ANY_TAGS: dict[str, Any] = (
 )
 """So that tags in other alphabets than UTF-8, which nobody reads here, keep no file from opening;
 from PyAV 19 on they do not."""
+
+FORMATS = (
+    "3gp,amv,apng,asf,asf_o,av1,avi,avs2,avs3,bink,cavsvideo,dirac,dv,dxa,film_cpk,flic,flv,gif,gxf,"
+    "h261,h263,h264,hevc,ivf,ivr,kux,live_flv,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nsv,"
+    "nut,nuv,obu,ogg,pva,rm,roq,smk,ty,vc1,vc1test,vvc,wtv,yuv4mpegpipe"
+)
+"""Demuxers of libav that may read a file: those of single video files. Playlists, lists of files,
+streams of pictures and devices are left out: they name other files or hosts, and libav tells what a
+file is by its content, not by its name."""
 
 REORDERING_CODECS = "h264,hevc,mpeg4,mpeg2video,mpeg1video,vc1"
 """Decoders from whose headers libav's probing learns by how many frames the output lags."""
@@ -119,8 +129,8 @@ class VideoSource:
 
 
 def deadline_after(time_limit_s: float | None) -> float:
-    """The value of `time.monotonic()` at which a time limit ends; infinite without one."""
-    return float("inf") if time_limit_s is None else time.monotonic() + time_limit_s
+    """The value of `stores.clock()` at which a time limit ends; infinite without one."""
+    return float("inf") if time_limit_s is None else clock() + time_limit_s
 
 
 def local_path(uri: str) -> str:
@@ -191,7 +201,9 @@ def _open_container(
     uri: str, file: RemoteFile | PackedFile | None, max_pixels: int, *, quick: bool
 ) -> InputContainer:
     target: Any = file
-    options = {"max_pixels": str(max_pixels)}
+    protocols = "file" if file is None else "none"  # a remote file is read by us, not by libav
+    options = {"max_pixels": str(max_pixels), "format_whitelist": FORMATS, "enable_drefs": "0"}
+    options["protocol_whitelist"] = protocols
     if quick:
         # Meant for the decoder inside of libav's probing. The decoders that reorder frames keep to
         # the first one; some of the others would decode all the same, and are not opened at all.
@@ -209,14 +221,16 @@ def _open_container(
         if not os.path.isfile(path):
             raise InputError(f"{uri}: is a device or a pipe, a video file was expected")
         target = f"file:{path}"  # so that a name such as `http:x` stays a name
-        options["protocol_whitelist"] = "file"
     try:
         limit = IO_TIMEOUT_S if file is None else None
         return cast(InputContainer, av.open(target, options=options, timeout=limit, **ANY_TAGS))
     except (FFmpegError, OSError, ValueError, UnicodeError) as error:
         if file is not None and file.failure is not None:
             raise file.failure from error
-        raise InputError(f"{uri}: cannot be opened as a video ({_reason(error)})") from error
+        why = _reason(error)
+        if isinstance(error, FFmpegError) and error.errno == errno.EINVAL:  # not of `FORMATS`
+            why = "it is none of the video containers that are read: a playlist, a picture?"
+        raise InputError(f"{uri}: cannot be opened as a video ({why})") from error
 
 
 def _choose_stream(

@@ -6,8 +6,8 @@ times count from the first frame shown, whatever its number.
 
 from __future__ import annotations
 
+import os
 import re
-import time
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
@@ -20,7 +20,9 @@ from av.video.frame import VideoFrame
 
 from marey.configs.errors import InputError
 from marey.pipeline.runtime.address import FrameFolder
-from marey.pipeline.runtime.storage import Folder, is_companion
+from marey.pipeline.runtime.storage import Folder, is_companion, is_remote, local_path
+from marey.pipeline.runtime.stores import clock
+from marey.pipeline.video.container import MAX_PIXELS
 from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.display import UPRIGHT
 from marey.pipeline.video.fit import Fit, Geometry, Size, chroma_grain, plan_geometry
@@ -92,15 +94,25 @@ class FrameImages:
     def decode(self, number: int) -> VideoFrame | None:
         """The image at a place of the order; None where it cannot be decoded."""
         name = self.names[number]
+        if self._leads_out(name):
+            return None
         codec = CODECS[name[name.rindex(".") :].lower()]
         context: Any = av.CodecContext.create(codec, "r")
         context.thread_count = 1
+        context.options = {"max_pixels": str(MAX_PIXELS)}
         try:
             packet = av.Packet(self.folder.read(name))
             pictures = [*context.decode(packet), *context.decode(None)]
         except (FFmpegError, InputError, ValueError, EOFError):
             return None
         return pictures[0] if pictures else None
+
+    def _leads_out(self, name: str) -> bool:
+        """Whether an image is a link out of its folder: roots are checked of the folder alone."""
+        if is_remote(self.place.location):
+            return False
+        home = os.path.realpath(local_path(self.place.location))
+        return not os.path.realpath(os.path.join(home, name)).startswith(f"{home}/")
 
 
 class FrameFolderDecoder:
@@ -127,7 +139,7 @@ class FrameFolderDecoder:
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         """Yield (place in shown order, picture) for each of the wanted places that can be had."""
         for place in wanted.tolist():
-            if time.monotonic() > self._deadline:
+            if clock() > self._deadline:
                 self.timed_out = True
                 return
             self.stats.packets += 1

@@ -8,7 +8,6 @@ Pictures that torchcodec decodes on a GPU become small there: only small ones le
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from marey.configs.errors import DependencyError, InputError, SettingError
+from marey.pipeline.runtime.stores import clock
 from marey.pipeline.video.container import VideoSource, is_remote, local_path, open_video
 from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.display import UPRIGHT
@@ -85,7 +85,7 @@ class LibraryDecoder:
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield (place in shown order, RGB picture) for each wanted place that can be had."""
         for start in range(0, len(wanted), CHUNK):
-            if time.monotonic() > self._deadline:
+            if clock() > self._deadline:
                 self.timed_out = True
                 return
             places = wanted[start : start + CHUNK].tolist()

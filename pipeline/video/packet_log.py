@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from collections.abc import Iterator
 
 import numpy as np
 from av.packet import Packet
 
+from marey.pipeline.runtime.stores import clock
 from marey.pipeline.video import bitstream
 from marey.pipeline.video.container import VideoSource
 from marey.pipeline.video.decoder_state import DecoderState
@@ -123,12 +123,12 @@ class PacketLog:
 def demux(source: VideoSource, deadline: float) -> Iterator[Packet]:
     """The packets of a stream that hold something.
 
-    deadline: a value of `time.monotonic()`. Raises VideoError: `timeout` when it is late,
+    deadline: a value of `stores.clock()`. Raises VideoError: `timeout` when it is late,
     `io_error` when a remote file is not to be had to its end.
     """
     try:
         for packet in source.container.demux(source.stream):
-            if time.monotonic() > deadline:
+            if clock() > deadline:
                 raise VideoError(f"{source.uri}: its packets were not read in time", TIMEOUT)
             if packet.size:
                 yield packet

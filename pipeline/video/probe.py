@@ -14,6 +14,7 @@ from marey.pipeline.video import isolate
 from marey.pipeline.video.container import VideoSource, deadline_after, open_video
 from marey.pipeline.video.frame_clock import Knots, knots_of
 from marey.pipeline.video.profile import find_cuts, packet_motion
+from marey.pipeline.video.reasons import PASSING, reason_of
 from marey.pipeline.video.span import FrameSpan, Span
 from marey.pipeline.video.timeline import Timeline, scan
 
@@ -43,6 +44,7 @@ class VideoInfo:
     streams: video streams of the whole file, cover pictures left out.
     status: "ok"; "damaged": the file is readable in part, `error` says what is wrong; "unreadable".
         Where a span was cut to its file, `error` says so, whatever the status.
+    passes: whether the error may be gone when the file is read again (a store gave no answer).
     """
 
     span: Span | None = None
@@ -63,6 +65,7 @@ class VideoInfo:
     frame_times: Knots = ()
     status: Status = "ok"
     error: str | None = None
+    passes: bool = False
     streams: int = 1
 
 
@@ -113,7 +116,8 @@ def probe_spans(
     try:
         return isolate.within(limit + isolate.GRACE_S, look, uri)
     except InputError as error:
-        return [VideoInfo(status="unreadable", error=str(error)) for _ in spans]
+        passes = reason_of(error) in PASSING
+        return [VideoInfo(status="unreadable", error=str(error), passes=passes) for _ in spans]
 
 
 def _in_seconds(span: Span | FrameSpan | None, timeline: Timeline) -> Span | None:

@@ -11,9 +11,14 @@ DAMAGED = "damaged"
 UNREADABLE = "unreadable"
 TIMEOUT = "timeout"
 IO_ERROR = "io_error"
+OUTSIDE = "outside_roots"
 
-FILE_FAULTS = (DECODE_GAP, DAMAGED, UNREADABLE, TIMEOUT, IO_ERROR)
+FILE_FAULTS = (DECODE_GAP, DAMAGED, UNREADABLE, TIMEOUT, IO_ERROR, OUTSIDE)
 """Reasons that lie in the file or its reading, not in what was asked of it."""
+
+
+PASSING = (IO_ERROR,)
+"""Reasons that may be gone when the file is read again: nothing is refused for them for good."""
 
 
 class VideoError(InputError):
