@@ -71,7 +71,8 @@ class Corpus:
         for number, row in enumerate(listed):
             first.setdefault(row.uri, number)
         rows = sorted(listed, key=lambda row: (first[row.uri], row.span or (-1.0, 0.0)))
-        return cls(rows, placed, motion, layouts, Roots.of(declared() or roots_of(sources)))
+        named = [*roots_of(sources), *filter(None, [lists.root])]
+        return cls(rows, placed, motion, layouts, Roots.of(declared() or named))
 
     @cached_property
     def files(self) -> list[range]:
