@@ -56,9 +56,12 @@ def _check(folder: Folder, key: dict[str, Any], things: str, finished: str) -> N
 
 
 def _is_of(folder: Folder, finished: str, key: dict[str, Any]) -> bool:
-    """Whether finished work is exactly this work."""
-    about = json.loads(folder.read(finished))
-    return all(about.get(name) == value for name, value in key.items())
+    """Whether finished work is exactly this work, as far as can be told."""
+    try:
+        about = json.loads(folder.read(finished))
+    except ValueError:
+        return False
+    return isinstance(about, dict) and all(about.get(name) == value for name, value in key.items())
 
 
 def _without_damaged(folder: Folder) -> bool:
