@@ -62,7 +62,7 @@ class Ranges(BaseHTTPRequestHandler):
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a video on a web server."""
-    monkeypatch.setattr("marey.pipeline.video.remote.PAUSES_S", (0.0,) * 3)
+    monkeypatch.setattr("marey.pipeline.runtime.stores.PAUSES_S", (0.01,))
     Ranges.content = encode_video(tmp_path / "web.mp4", FRAMES).read_bytes()
     Ranges.ranges, Ranges.refuses = True, 0
     Ranges.sent.clear()
