@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the development data (../shared/data) is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def registered_for_this_test() -> Iterator[None]:
+    """What a test registers is gone after it: the next one may ask whether a plugin is there."""
+    before = dict(plugins._brought)
+    yield
+    for kind, name in plugins._brought.keys() - before.keys():
+        if room := _LAYOUTS.get(kind):
+            getattr(sys.modules[room], f"_{kind}s").pop(name, None)
+    plugins._brought.clear()
+    plugins._brought.update(before)
+
+
+_LAYOUTS = {
+    "layout": "marey.pipeline.data.source",
+    "listing": "marey.pipeline.data.listing",
+}
+"""Modules that keep a table of layouts, by the kind that plugins bring."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
