@@ -120,7 +120,8 @@ class MaskedFrames(Method):
         nn.init.trunc_normal_(self.unseen, std=0.02)
         self.blocks = Blocks(config.width, config.depth, config.heads)
         self.first = copy.deepcopy(encoder).requires_grad_(False).eval()
-        described = self._described(torch.zeros(1, 3, *(2 * [encoder.config.image_size])))
+        side, device = encoder.config.image_size, self.unseen.device
+        described = self._described(torch.zeros(1, 3, side, side, device=device))
         self.tokenizer = Tokenizer(
             described.shape[1],
             config.branching,

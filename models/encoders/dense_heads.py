@@ -36,7 +36,8 @@ def map_side(encoder: Encoder) -> int:
     """Places along each side of the map that the encoder's trunk makes of its images."""
     with evaluating(encoder):
         side = encoder.config.image_size
-        blank = torch.zeros(1, 3, side, side, device=encoder.mean.device)
+        device = next(encoder.parameters()).device
+        blank = torch.zeros(1, 3, side, side, device=device)
         return int(encoder.features(blank).shape[-1])
 
 

@@ -16,17 +16,20 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from marey.configs.errors import MareyError
 from marey.configs.schema import RunConfig
 from marey.models.batch import Batch
 from marey.models.encoders.recompute import recompute_blocks
 from marey.models.method import Corpus, Method
 from marey.pipeline.training.job import build_method
 
+DRAWN = 6
+"""Samples that are augmented to see what a step gets."""
 OPTIMIZER_TENSORS = {"adamw": 2, "sgd": 1, "lars": 1}
 """Tensors of a parameter's shape that an optimiser remembers."""
 
@@ -83,8 +86,11 @@ def skeleton(config: RunConfig, corpus: Corpus) -> Method:
 
     What it augments with is real.
     """
-    with _parameters_on_meta():
-        method = build_method(config, fetch=False)
+    try:
+        with _parameters_on_meta():
+            method = build_method(config, fetch=False)
+    except (RuntimeError, NotImplementedError) as error:  # it tries its networks as it is built
+        raise _unknown(config.name) from error
     if config.trainer.recompute:
         recompute_blocks(method.encoder)
     with torch.device("meta"):
@@ -102,18 +108,47 @@ def _parameters_on_meta() -> Iterator[None]:
             empty = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
             module._parameters[name] = empty
 
-    with mock.patch.object(nn.Module, "register_parameter", on_meta):
+    buffer = nn.Module.register_buffer
+
+    def statistics_on_meta(
+        module: nn.Module, name: str, tensor: Tensor | None, persistent: bool = True
+    ) -> None:
+        # batch statistics stay beside the weights: some networks are tried as they are built
+        own = isinstance(module, nn.modules.batchnorm._NormBase)
+        buffer(
+            module, name, tensor.to("meta") if own and tensor is not None else tensor, persistent
+        )
+
+    with (
+        mock.patch.object(nn.Module, "register_parameter", on_meta),
+        mock.patch.object(nn.Module, "register_buffer", statistics_on_meta),
+    ):
         yield
 
 
 def augmented(method: Method, sample: Batch) -> Batch:
-    """What the method's `augment` makes of two such samples; sample: a batch of one."""
-    twice = {name: torch.cat([t, t]) for name, t in sample.items()}
+    """What the method's `augment` makes of some such samples; sample: a batch of one.
+
+    Of several, since methods that hide different amounts fill up to the largest. Raises MareyError
+    for a method that augments with its networks.
+    """
+    several = {name: torch.cat([t] * DRAWN) for name, t in sample.items()}
     for name in ("instance", "place"):
-        twice[name] = torch.arange(2)
+        several[name] = torch.arange(DRAWN)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        return method.augment(twice)
+        try:
+            return method.augment(several)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+            raise _unknown(method.name) from error
+
+
+def _unknown(name: str) -> MareyError:
+    return MareyError(
+        f"a step of {name} depends on what its networks have learned, and cannot be told before"
+    )
 
 
 def step_cost(method: Method, example: Batch, samples: int, config: RunConfig) -> StepCost:
@@ -139,7 +174,10 @@ def step_cost(method: Method, example: Batch, samples: int, config: RunConfig) -
     memory = TensorMemory(own + state + _bytes([*batch.values()]))
     flops = FlopCounterMode(display=False, custom_mapping=attention_of_cpus())
     with mode, memory, flops, torch.autocast("cpu", torch.bfloat16, enabled=half):
-        values = torch.func.functional_call(method, tensors, (batch,))
+        try:
+            values = torch.func.functional_call(method, tensors, (batch,))
+        except DataDependentOutputException as error:
+            raise _unknown(config.name) from error
         values["loss"].backward()
     return StepCost(samples, flops.get_total_flops(), memory.peak)
 
