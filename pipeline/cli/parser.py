@@ -76,7 +76,7 @@ WITHOUT_PLUGINS = ("index", "check", "completion", "demo")
 """Commands that use no part that a plugin could bring."""
 
 
-READING = ("index", "mine", "train", "embed", "eval", "report")
+READING = ("index", "check", "mine", "train", "embed", "eval", "report")
 """Commands that read the files that an index, or a folder, names."""
 
 

@@ -50,7 +50,7 @@ def event_offset(event: Event) -> list[tuple[int, float]]:
     signals: list[np.ndarray | None] = []
     for video in event.videos:
         try:
-            signals.append(SIGNALS["motion"].read(video.uri, video.stream, video.span))
+            signals.append(SIGNALS["motion"].read(video.location(), video.stream, video.span))
         except InputError:
             signals.append(None)
     late = []

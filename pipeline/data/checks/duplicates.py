@@ -49,16 +49,17 @@ def same_bytes(videos: Sequence[Video], sizes: Sequence[int]) -> list[list[int]]
             continue
         by_content: dict[bytes, list[int]] = defaultdict(list)
         for place in places:
-            if content := _content(videos[place].uri):
+            if content := _content(videos[place]):
                 by_content[content].append(place)
         groups += [group for group in by_content.values() if len(group) > 1]
     return groups
 
 
-def _content(uri: str) -> bytes:
-    """A hash of a file's bytes; empty where it cannot be read."""
+def _content(video: Video) -> bytes:
+    """A hash of a file's bytes; empty where it cannot, or may not, be read."""
     digest = hashlib.blake2b(digest_size=16)
     try:
+        uri = video.location()
         stored = byte_range(uri) or is_remote(uri)
         with open_stored(uri) if stored else open(local_path(uri), "rb") as file:
             while piece := file.read(2**20):
