@@ -50,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
     served: FaultyStore
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:

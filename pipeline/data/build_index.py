@@ -292,8 +292,8 @@ def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
     """
     home, name = _split(location)
     buffer = io.BytesIO()
-    left = iter([tables] if isinstance(tables, pa.Table) else tables)
-    first = next(left, SCHEMA.empty_table())
+    left: Iterator[pa.Table] = iter([tables] if isinstance(tables, pa.Table) else tables)
+    first: pa.Table = next(left, SCHEMA.empty_table())
     schema = SCHEMA.with_metadata(first.schema.metadata)
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
         for table in itertools.chain([first], left):
