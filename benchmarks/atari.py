@@ -37,6 +37,7 @@ from marey.models.method import methods
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.embedding.embed import embed
 from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.embedding.folder_meta import is_whole
 from marey.pipeline.evaluate.run import run_eval
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.training.launch import prepare, run_training
@@ -147,7 +148,7 @@ def probe(game: str, preset: str, options: argparse.Namespace) -> None:
         encoder = Encoder(EncoderConfig.model_validate(NETWORK))
         export_encoder(Folder(str(folder / RANDOM)), encoder, {"method": RANDOM})
     embeddings = folder / f"{preset}-embeddings"
-    if not (embeddings / "meta.json").exists():
+    if not is_whole(Folder(embeddings)):
         index = folder / PROBED / "index.parquet"
         embed(str(folder / preset), str(index), str(embeddings), rate=0, engine="local")
     states = folder / PROBED / "videos" / "states.parquet"

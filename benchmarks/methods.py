@@ -47,7 +47,9 @@ from marey.configs.schema import RunConfig
 from marey.models.method import methods
 from marey.pipeline.cli.commands import DONE, REFUSED
 from marey.pipeline.data.source import open_source
+from marey.pipeline.embedding.folder_meta import is_whole
 from marey.pipeline.runtime.cores import default_workers
+from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.sampling import build_sampler
 from marey.pipeline.training.record import UNTRAINED
 
@@ -212,7 +214,7 @@ def marey(options: argparse.Namespace, *words: str) -> str:
 
 def embedded(encoder: Path, data: str, out: Path, options: argparse.Namespace) -> str:
     """Embeddings of every frame."""
-    if not (out / "meta.json").exists():
+    if not is_whole(Folder(out)):
         marey(options, "embed", str(encoder), "--data", data, "-o", str(out), "--fps", "0",
               "--engine", "local")  # fmt: skip
     return str(out)
@@ -300,7 +302,7 @@ def known_chance(arms: list[Arm], options: argparse.Namespace) -> Figures:
     It depends on the data alone, so one arm's embeddings tell it for all, if they are still there.
     """
     measure = MEASURES.get(options.suite)
-    kept = [arm for arm in arms if (arm.folder / "test" / "meta.json").exists()]
+    kept = [arm for arm in arms if is_whole(Folder(arm.folder / "test"))]
     if measure is None or not kept or all(arm.read()["chance"] for arm in arms):
         return {}
     return measure(kept[0].run, kept[0].folder, options).chance

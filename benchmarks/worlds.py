@@ -39,7 +39,9 @@ from marey.models.method import Corpus, Method, methods
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.source import open_source
 from marey.pipeline.embedding.embed import embed
+from marey.pipeline.embedding.folder_meta import is_whole
 from marey.pipeline.evaluate.run import run_eval
+from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.plan import make_plan
 from marey.pipeline.synthetic.worlds import VIEWS, make_world
 from marey.pipeline.training.job import build_method
@@ -204,7 +206,7 @@ def state_r2(encoder: str, arm: Arm, train: str, test: str, states: str) -> floa
     folders = []
     for part, data in (("train", train), ("test", test)):
         folder = arm.folder / f"{part}-{Path(encoder).name}"
-        if not (folder / "meta.json").exists():
+        if not is_whole(Folder(folder)):
             embed(encoder, data, str(folder), rate=EMBEDDED_PER_S, engine="local")
         folders.append(str(folder))
     figures = run_eval(

@@ -33,6 +33,17 @@ MISTAKES = [
     (["index", "videos", "-o", "i.parquet", "--workers", "two"], 2, "--workers: invalid int"),
     (["index", "videos", "-o", "i.parquet", "--view", "x", "--out"], 2, "expected one argument"),
     (["index", "videos", "-o", "i.parquet", "--recursive"], 2, "index has no option --recursive"),
+    # export and explore
+    (["export", "embeddings", "-o", "x"], 2, "--to is missing"),
+    (["export", "embeddings", "--to", "onxx", "-o", "x"], 2, "did you mean onnx?"),
+    (["export", "embeddings", "--to", "atlas", "-o", "x.csv"], 2, "for example -o x.parquet"),
+    (["export", "runs/a", "--to", "onnx", "-o", "x"], 2, "for example -o x.onnx"),
+    (["export", "nowhere", "--to", "atlas", "-o", "x.parquet"], 1, "marey embed RUN --data INDEX"),
+    (["export", "e", "--to", "atlas", "-o", "x.parquet", "--thumbnail", "-1"], 2, "0 for none"),
+    (["explore"], 2, "embeddings is missing (for example: marey explore embeddings"),
+    (["explore", "nowhere"], 1, "write it with `marey embed RUN --data INDEX -o EMBEDDINGS`"),
+    (["explore", "videos", "--data", "x.mp4"], 2, "index it first"),
+    (["explore", "videos", "--port", "99999"], 2, "or 0 for any free one"),
     # train: the method
     (["train"], 2, "method and --data and -o are missing"),
     (["train", "tcn"], 2, "--data and -o are missing"),

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from marey.pipeline.cli.main import main
+from marey.pipeline.embedding.embeddings import load_embeddings
 from marey.pipeline.evaluate.protocols import protocols
 from marey.pipeline.video import probe
 from tests.corpora import VIEWS, encode_corpus
@@ -73,7 +74,7 @@ def test_videos_that_give_nothing_are_counted_by_embedding_and_mining(tmp_path, 
     shown = capsys.readouterr()
     assert "refused: text.mp4: unreadable, without a frame (1)" in shown.err
     assert json.loads(shown.out)["refused"] == {"text.mp4: unreadable, without a frame": 1}
-    meta = json.loads((tmp_path / "e" / "meta.json").read_text())
+    meta = load_embeddings(tmp_path / "e").meta
     assert meta["refused"] == {"text.mp4: unreadable, without a frame": 1}
     assert main(["mine", index, "-o", str(tmp_path / "t"), "--kind", "tracks", *common]) == 3
     assert json.loads(capsys.readouterr().out)["reasons"]["video: no_frames"] == 1
@@ -192,7 +193,9 @@ def test_finished_embeddings_are_not_overwritten(tmp_path, preset, capsys):
         assert (code, " ".join(wrong) in error) == (2, True)
     assert main(embed) == 0
     capsys.readouterr()
-    assert fails(capsys, *embed)[0] == 2
+    assert main(embed) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert fails(capsys, *embed, "--fps", "2")[0] == 2
 
 
 def test_tracks_are_drawn_over_a_video(tmp_path, capsys):

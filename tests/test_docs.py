@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from tests.test_train import make_config
 from tests.videos import encode_video
 
 ROOT = Path(__file__).resolve().parents[1]
+MODULES = {"faiss-cpu": "faiss"}
+"""Packages whose module has another name."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -85,5 +88,12 @@ def desk(tmp_path_factory):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_python_example_runs(page, desk, monkeypatch):
     monkeypatch.chdir(desk)
+    absent = []
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        needed = re.findall(r"^# pip install (\S+)", block)
+        absent += (lacking := [name for name in needed if not find_spec(MODULES.get(name, name))])
+        if lacking:
+            continue
         exec(compile(block, str(page), "exec"), {})
+    if absent:
+        pytest.skip(f"all but the examples of packages that are not installed: {', '.join(absent)}")

@@ -6,6 +6,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,12 +17,12 @@ import pytest
 from marey.configs.errors import InputError
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.embedding.embeddings import load_embeddings
-from marey.pipeline.report import task_section, write_report
+from marey.pipeline.report import charts, task_section, write_report
 from marey.pipeline.report.charts import Curve, line_chart, thinned, ticks
-from marey.pipeline.report.maps import project
-from marey.pipeline.report.of_embeddings import _matched
+from marey.pipeline.report.of_embeddings import matched
 from marey.pipeline.report.page import Section, number, render_page
 from marey.pipeline.report.plate import plate
+from marey.pipeline.report.projection import project
 from marey.pipeline.synthetic.arm_corpus import make_corpus
 
 VOID = {"meta", "img", "br", "link"}
@@ -40,7 +41,8 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
-        assert tag not in ("script", "link", "iframe", "object"), f"{tag} in a self-contained page"
+        assert tag not in ("link", "iframe", "object"), f"{tag} in a self-contained page"
+        assert tag != "script" or not attributes, "a script that is not in the file"
         for name in ("src", "href"):
             value = attributes.get(name, "#") or "#"
             assert value.startswith(("#", "data:")), f"external resource {value[:60]}"
@@ -219,11 +221,20 @@ def test_the_embeddings_page_shows_what_each_side_finds(place, tmp_path):
     cells = dict(re.findall(r"<tr><td>([^<]+)</td><td><b>([^<]+)</b></td>", page.text))
     assert float(cells["alignment error"]) < 0.02
     assert "phase error" in cells
+    (answer,) = re.findall(r'<p class="answer">([^<]*)</p>', page.text)
+    assert answer.startswith(f"Alignment error {cells['alignment error']} against ")
+    assert answer.endswith("better than both.")
     found = re.findall(r'class="(good|bad)">([+-][\d.]+) s<', page.text)
     assert len(found) == 16, "eight rows, two sides"
     assert all(kind == "good" for kind, _ in found[::2])
     assert sum(kind == "bad" for kind, _ in found[1::2]) >= 4
     assert page.text.count('class="map"') == 4
+
+
+def test_an_encoder_that_is_no_better_than_its_baseline_is_not_praised(place, tmp_path):
+    page = report(place / "untrained", tmp_path, baseline=str(place / "trained"))
+    (answer,) = re.findall(r'<p class="answer">([^<]*)</p>', page.text)
+    assert "not better: train longer" in answer
 
 
 def test_the_pictures_are_those_of_the_frames_named(place, tmp_path):
@@ -253,7 +264,7 @@ def test_a_baseline_of_other_frames_is_refused(place, tmp_path):
     assert not (tmp_path / "page.html").exists()
     trained = load_embeddings(place / "trained")
     fewer = trained.take(np.arange(7, 90))
-    assert np.array_equal(_matched(trained, fewer).features, fewer.features)
+    assert np.array_equal(matched(trained, fewer).features, fewer.features)
 
 
 def write_run(folder, kind="view_pairs", frames=6):
@@ -362,3 +373,51 @@ def test_a_task_is_shown_beside_its_start_and_chance_and_says_whose_videos_they_
     known = task_section(figures, start, {}, held_out=False)
     assert "not trained on" not in known.intro
     assert "held out" not in known.title
+
+
+def _contrast(one: str, other: str) -> float:
+    """Contrast of two colours (WCAG 2.2, 1.4.3)."""
+
+    def luminance(colour: str) -> float:
+        digits = colour * 2 if len(colour) == 3 else colour
+        parts = [int(digits[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("ground", [0, 1], ids=["light", "dark"])
+def test_small_coloured_text_can_be_read(ground):
+    style = (Path(charts.__file__).parent / "chart.css").read_text().split("@media")[ground]
+    colours = dict(re.findall(r"--([a-z0-9]+):#([0-9a-f]{3,6})[;}]", style))
+    for name in ("ink", "soft", "c0", "c1", "c2", "c3", "chance"):
+        for paper in ("paper", "card"):
+            assert _contrast(colours[name], colours[paper]) >= 4.5, (name, paper)
+
+
+def test_the_similarity_of_two_views_has_seconds_on_its_axes_and_one_scale(place, tmp_path):
+    page = report(place / "trained", tmp_path, baseline=str(place / "untrained"))
+    found = re.findall(
+        r'<svg[^>]*data-hover="heat" data-values=\'([^\']*)\'>(.*?)</svg>', page.text
+    )
+    assert len(found) == 6, "three events, two sides"
+    scales = {tuple(re.findall(r"<text[^>]*>([^<]*)</text>", svg)[-2:]) for _, svg in found}
+    assert len(scales) == 1
+    trained = load_embeddings(place / "trained")
+    times = json.loads(found[0][0].replace("&quot;", '"'))["down"]
+    assert max(times) == pytest.approx(trained.time_s.max(), abs=0.01)
+
+
+def test_pointing_at_a_map_has_a_text_and_a_picture_for_each_point(place, tmp_path):
+    page = report(place / "trained", tmp_path)
+    texts = re.search(r"data-texts='([^']*)'", page.text).group(1).replace("&quot;", '"')
+    points = re.search(r"data-hover=\"map\" data-values='([^']*)'", page.text).group(1)
+    assert len(json.loads(texts)) == len(json.loads(points)) == 120
+    trained = load_embeddings(place / "trained")
+    assert json.loads(texts)[0].startswith(trained.video_id[0])
+    sheet = decoded(re.search(r"data-texts='[^']*'><img src=\"([^\"]+)\"", page.text).group(1))
+    across = int(re.search(r'data-across="(\d+)"', page.text).group(1))
+    assert sheet.shape == (64 * across, 64 * across, 3)
+    assert sheet[:64, :64].std() > 1

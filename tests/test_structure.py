@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "trackers", "models", "pipeline")
 ROOMS = """
 pipeline.cli
+pipeline.explore
+pipeline.export
 pipeline.report
 pipeline.training
 pipeline.evaluate

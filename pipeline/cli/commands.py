@@ -523,7 +523,7 @@ def embed(options: argparse.Namespace) -> Result:
     from marey.pipeline.embedding.embed import embed
     from marey.pipeline.runtime.progress import Progress, print_first
 
-    bar = Progress("embed", "parts")
+    bar = Progress("embed", "frames")
     result = embed(
         options.encoder,
         options.data,
@@ -532,14 +532,15 @@ def embed(options: argparse.Namespace) -> Result:
         dtype=options.dtype,
         copies=options.copies,
         engine=options.engine,
-        progress=lambda done, total, frames: bar.update(done, total, frames=frames),
+        progress=bar.update,
     )
     bar.close()
     print_first(
         [f"refused: {reason} ({count})" for reason, count in result.refused.items()],
-        f"{options.out}/meta.json",
+        f"{options.out}/_meta.parquet (load_embeddings(...).meta)",
     )
-    print(f"{result.frames} frames -> {options.out}", file=sys.stderr)
+    done = "" if result.made else "nothing to do: these embeddings are there already; "
+    print(f"{done}{result.frames} frames -> {options.out}", file=sys.stderr)
     figures = {"frames": result.frames, "refused": result.refused}
     return (REFUSED if result.refused else DONE), figures
 

@@ -14,6 +14,8 @@ from marey.configs.errors import UsageError
 from marey.configs.nearest import suggest
 from marey.pipeline.cli import commands
 from marey.pipeline.cli.commands import Result
+from marey.pipeline.cli.explore_command import explore
+from marey.pipeline.cli.export_command import export
 
 ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
 EXAMPLES = {
@@ -26,6 +28,8 @@ EXAMPLES = {
     "embed": "marey embed runs/tcn --data index.parquet -o embeddings",
     "eval": "marey eval knn embeddings --labels labels/",
     "report": "marey report runs/tcn -o report.html",
+    "export": "marey export embeddings --to atlas -o frames.parquet",
+    "explore": "marey explore embeddings --data index.parquet",
     "methods": "marey methods tcn",
     "doctor": "marey doctor",
     "demo": "marey demo -o demo",
@@ -386,6 +390,34 @@ def build_parser() -> Parser:
     report.add_argument("--baseline", help="embeddings of another encoder, shown beside")
     report.add_argument("--labels", help="labels of embeddings, as for `marey eval`")
     report.add_argument("-o", "--out", required=True, help="page to write (.html)")
+
+    out = command("export", export, "Write embeddings or an encoder for other programs.")
+    out.add_argument("target", help="folder of embeddings; for an encoder: run folder, timm:NAME")
+    out.add_argument(
+        "--to", required=True, choices=("atlas", "projector", "timm", "torch", "onnx"),
+        help="embeddings: atlas (Parquet for Embedding Atlas), projector (folder for TensorBoard); "
+        "encoders: timm (plain weights for timm or torchvision, a folder), torch (torch.export "
+        "program, .pt2), onnx (.onnx), both with the preprocessing inside",
+    )  # fmt: skip
+    out.add_argument("-o", "--out", required=True, help="file or folder to write")
+    out.add_argument("--data", help="embeddings: what was embedded, if it has moved")
+    out.add_argument(
+        "--neighbors", type=int, default=10,
+        help="atlas: nearest moments of this many other videos for each frame (default 10)",
+    )  # fmt: skip
+    out.add_argument(
+        "--thumbnail", type=int, default=96, metavar="PIXELS",
+        help="embeddings: longer side of each frame's picture (default 96; 0: no pictures)",
+    )  # fmt: skip
+
+    page = command("explore", explore, "Explore embeddings in the browser of this machine.")
+    page.add_argument("embeddings", help="folder of embeddings")
+    page.add_argument("--data", help="what was embedded, if it has moved")
+    page.add_argument("--baseline", help="embeddings of another encoder (mostly untrained), beside")
+    page.add_argument("--labels", help="labels to colour by, as for `marey eval`")
+    page.add_argument(
+        "--port", type=int, default=0, help="port of this machine (default: any free one)"
+    )
 
     methods = command("methods", commands.methods, "List the methods, or the settings of one.")
     methods.add_argument("name", nargs="?", help="method or preset")

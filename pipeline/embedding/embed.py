@@ -13,17 +13,20 @@ from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.source import need_frames, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embed_part import EmbedPart
+from marey.pipeline.embedding.folder_meta import (
+    FORMAT,
+    meta_name,
+    read_meta,
+    write_meta,
+)
 from marey.pipeline.embedding.frame_parts import PART_FRAMES, Part, parts
-from marey.pipeline.embedding.read_part import read_part_at
+from marey.pipeline.embedding.read_part import columns_of, read_part_at
 from marey.pipeline.runtime.claims import claimed
-from marey.pipeline.runtime.part_notes import part_notes
+from marey.pipeline.runtime.part_notes import damaged_parts, part_notes
 from marey.pipeline.runtime.storage import Folder, absolute
 from marey.pipeline.stream.graph import Engine, Stage
 from marey.pipeline.stream.part_runs import run_parts
 from marey.pipeline.stream.resources import Needs
-
-META = "meta.json"
-"""Written last: a folder without it is unfinished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Embedded:
 
     frames: int
     refused: dict[str, int]
+    made: bool = True
+    """Whether there was anything to do: a finished folder of the same work is left as it is."""
 
 
 def embed(
@@ -43,18 +48,20 @@ def embed(
     dtype: Literal["float32", "float16"] = "float32",
     copies: int = 0,
     engine: Engine = "ray",
-    progress: Callable[[int, int, int], None] = lambda done, total, frames: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Embedded:
     """Embed every video of an index (or every image of a table) at `rate` frames/s (0: all).
 
-    Writes `out/parts/*.parquet` (video_id, event, view, frame, time_s in the event's clock, label
-    where the source has them, embedding) and last `out/meta.json`. With `copies`, that many
-    strongly changed copies of each frame (column `copy`) are embedded in its place: the queries of
-    copy retrieval. An encoder of clips is given, for each time, the clip that ends there (see
+    Writes `out/parts/*.parquet` (video_id, uri, event, view, frame, time_s: when it is first shown,
+    in the event's clock; label where the source has them; embedding) and last `out/_meta.parquet`,
+    which has no rows: all files of `out` are read as one table. With `copies`, that many strongly
+    changed copies of each frame (column `copy`) are embedded in its place: the queries of copy
+    retrieval. An encoder of clips is given, for each time, the clip that ends there (see
     `sampling.lookback`); times in shots too short for a clip are refused. `encoder_run` is a run
-    folder or a baseline (see `evaluate.baselines`). Parts that a killed run left are kept. Raises
-    UsageError for a negative rate or number of copies, or when `out` is finished already or belongs
-    to another encoder, InputError when nothing can be embedded.
+    folder or a baseline (see `evaluate.baselines`). `progress` is told how many frames of how many
+    are done. Parts that a killed run left are kept. Raises UsageError for a negative rate or number
+    of copies, or when `out` belongs to other work (another encoder, rate, corpus), InputError when
+    nothing can be embedded.
     """
     if not rate >= 0:
         raise UsageError(f"--fps {rate}: a positive number is needed, or 0 for every frame")
@@ -64,7 +71,7 @@ def embed(
     source = open_source(data)
     need_frames(source)
     source.check_present()
-    _, about = open_encoder(encoder_run)
+    encoder, about = open_encoder(encoder_run)
     architecture = about["architecture"]
     clip = (architecture.get("clip_frames", 1), architecture.get("clip_step_s", 0.0))
     if clip[0] > 1 and source.stills:
@@ -79,25 +86,33 @@ def embed(
     key = {
         "encoder": encoder_run, "encoder_sha256": about["sha256"], "data": data,
         "data_digest": source.digest, "fps": rate, "dtype": dtype, "dim": about["out_dim"],
-        "copies": copies,
+        "copies": copies, "format": FORMAT,
     }  # fmt: skip
+    columns = columns_of(source, copies, encoder.out_dim, dtype)
     side = architecture["image_size"]
     stages = [
         # 1. Read: decoding is work for CPUs, so an actor for each that the encoders leave.
         Stage(partial(read_part_at, data, rate, (side, side), copies, clip)),
         # 2. Embed and write: one encoder fills a GPU; without GPUs one may use a whole machine.
-        Stage(partial(EmbedPart, encoder_run, out, dtype), Needs(one_a_gpu=True)),
+        Stage(partial(EmbedPart, encoder_run, out, columns), Needs(one_a_gpu=True)),
     ]
-    with claimed(folder, key, things="embeddings", finished=META):
+    before = read_meta(folder)
+    if before and all(before.get(name) == value for name, value in key.items()):
+        names = [f"parts/{name}" for name in folder.names("parts", ".parquet")]
+        if not damaged_parts(folder, names):
+            return Embedded(int(before["frames"]), dict(before["refused"]), made=False)
+    with claimed(folder, key, things="embeddings", finished=meta_name(folder), said=before):
         present = {f"parts/{name}" for name in folder.names("parts")}
         left = [part for part in todo if part.name not in present]
-        frames, ready = 0, len(todo) - len(left)
+        lengths = {part.name: max(1, copies) * part.frames for part in todo}
+        total = sum(lengths.values())
+        frames, done = 0, total - sum(lengths[part.name] for part in left)
         empty = source.without_frames()
         refused = Counter(f"{v.video_id}: {v.status}, without a frame" for v in empty)
         for note in part_notes(folder, [part.name for part in todo if part.name in present]):
             frames += int(note[b"rows"])
             refused.update(json.loads(note[b"refused"]))
-        progress(ready, len(todo), frames)
+        progress(done, total)
         numbered = {part.number: part for part in left}
 
         def chosen(numbers: list[int]) -> list[Part]:
@@ -106,10 +121,11 @@ def embed(
         for counts in run_parts(list(numbered), chosen, stages, engine):
             for rows, reasons in zip(counts["rows"], counts["reasons"], strict=True):
                 frames += int(rows)
-                ready += 1
-                refused.update(json.loads(reasons))
-                progress(ready, len(todo), frames)
-        meta = {**key, "format": 1, "kind": source.kind, "frames": frames, "parts": len(todo),
+                without = json.loads(reasons)
+                refused.update(without)
+                done += int(rows) + sum(without.values())
+                progress(done, total)
+        meta = {**key, "kind": source.kind, "frames": frames, "parts": len(todo),
                 "refused": dict(refused), "preprocessing": about["preprocessing"]}  # fmt: skip
-        folder.write(META, json.dumps(meta, indent=1).encode())
+        write_meta(folder, meta, columns)
     return Embedded(frames, dict(refused))

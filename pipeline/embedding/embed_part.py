@@ -15,7 +15,7 @@ import torch
 
 from marey.pipeline.embedding.baselines import open_encoder
 from marey.pipeline.embedding.frame_parts import Part
-from marey.pipeline.embedding.read_part import KEY_COLUMNS, from_one_row
+from marey.pipeline.embedding.read_part import from_one_row
 from marey.pipeline.runtime.seal import sealed
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.graph import Rows
@@ -36,16 +36,16 @@ def counts_row(number: int, rows: int, reasons: str, why_open: str = "") -> Rows
 class EmbedPart:
     """The second step of embedding: a part's frames in, its file written, its counts out."""
 
-    def __init__(self, encoder_run: str, out: str, dtype: str) -> None:
+    def __init__(self, encoder_run: str, out: str, schema: pa.Schema) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder, _ = open_encoder(encoder_run)
         self.encoder = encoder.to(self.device)
         self.out = Folder(out)
-        self.dtype = np.dtype(dtype)
+        self.schema = schema
 
     @torch.inference_mode()
     def embed(self, frames: np.ndarray) -> np.ndarray:
-        """uint8 [n, (T,) H, W, 3] -> [n, D]; independent of the batch that a row is in."""
+        """uint8 [n, (T,) H, W, 3] -> float32 [n, D]; independent of the batch that a row is in."""
         batch = BATCH
         if self.device.type == "cpu":
             batch = max(1, min(BATCH, CPU_PIXELS // math.prod(frames.shape[1:-1])))
@@ -55,7 +55,7 @@ class EmbedPart:
             )
             for n in range(0, len(frames), batch)
         ]
-        return torch.cat(vectors).float().cpu().numpy().astype(self.dtype)
+        return torch.cat(vectors).float().cpu().numpy()
 
     def __call__(self, row: Rows) -> Iterator[Rows]:
         """Embed and write the one part of a row; its `rows` [1], `reasons` (JSON) [1], `open` [1].
@@ -69,12 +69,13 @@ class EmbedPart:
             return
         good = columns["refused"] == ""
         table = pa.table(
-            {
-                name: pa.array(columns[name][good].tolist(), kind)
-                for name, kind in KEY_COLUMNS.items()
-                if name in columns
-            }
-            | {"embedding": self._vectors(columns["frames"][good])}
+            [
+                self._vectors(columns["frames"][good], column.type)
+                if column.name == "embedding"
+                else pa.array(columns[column.name][good].tolist(), column.type)
+                for column in self.schema
+            ],
+            self.schema,
         )
         reasons = Counter(
             f"{video}: {reason}"
@@ -88,7 +89,7 @@ class EmbedPart:
         self.out.write(Part(number, ()).name, sealed(buffer.getvalue()))
         yield counts_row(number, len(table), counts["refused"])
 
-    def _vectors(self, frames: np.ndarray) -> pa.Array:
-        width = self.encoder.out_dim
-        vectors = self.embed(frames) if len(frames) else np.empty((0, width), self.dtype)
-        return pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), width)
+    def _vectors(self, frames: np.ndarray, kind: pa.DataType) -> pa.Array:
+        vectors = self.embed(frames) if len(frames) else np.empty((0, kind.list_size), np.float32)
+        flat = vectors.ravel().astype(kind.value_type.to_pandas_dtype())
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)

@@ -1,8 +1,7 @@
-"""What frame embeddings are on disk and in memory: a Parquet folder with `meta.json` beside it."""
+"""What frame embeddings are in memory, read from a folder of Parquet parts."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from marey.configs.errors import InputError
+from marey.pipeline.embedding.folder_meta import META, read_meta
 from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.seal import check_seal
 from marey.pipeline.runtime.storage import Folder
-
-META = "meta.json"
-FORMAT = 1
-"""Of what `marey embed` writes."""
 
 _REQUIRED = ("video_id", "event", "view", "frame", "time_s", "embedding")
 
@@ -29,7 +25,8 @@ class Embeddings:
 
     video_id, event, view: str [n]; frame: int64 [n]; time_s: float64 [n]; features: float32 [n, D];
     label: object [n] where the source was a labelled table, else None; copy: int64 [n], the number
-    of the changed copy of its frame, where copies were embedded, else None; meta: `meta.json`.
+    of the changed copy of its frame, where copies were embedded, else None; uri: object [n], where
+    each frame's video (or image) lies, None of embeddings that do not say; meta: see `folder_meta`.
     """
 
     video_id: NDArray[np.object_]
@@ -40,6 +37,7 @@ class Embeddings:
     features: NDArray[np.float32]
     label: NDArray[np.object_] | None = None
     copy: NDArray[np.int64] | None = None
+    uri: NDArray[np.object_] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -51,7 +49,7 @@ class Embeddings:
             name: getattr(self, name)[index]
             for name in ("video_id", "event", "view", "frame", "time_s", "features")
         }
-        for name in ("label", "copy"):
+        for name in ("label", "copy", "uri"):
             values = getattr(self, name)
             rows[name] = None if values is None else values[index]
         return replace(self, **rows)
@@ -87,13 +85,15 @@ def load_embeddings(location: str | Path) -> Embeddings:
     copy = None
     if "copy" in table.column_names:
         copy = table.column("copy").to_numpy().astype(np.int64)
+    uri = _text(table.column("uri")) if "uri" in table.column_names else None
     number = np.zeros(len(frame), np.int64) if copy is None else copy
     order = np.lexsort((number, frame, time_s, text["video_id"], text["view"], text["event"]))
     keys = list(zip(text["video_id"][order], frame[order], number[order], strict=True))
     first = np.array([i == 0 or key != keys[i - 1] for i, key in enumerate(keys)])
     rows = Embeddings(
-        **text, frame=frame, time_s=time_s, features=features, label=label, copy=copy, meta=meta
-    )
+        **text, frame=frame, time_s=time_s, features=features, label=label, copy=copy, uri=uri,
+        meta=meta,
+    )  # fmt: skip
     return rows.take(order[first])
 
 
@@ -107,9 +107,9 @@ def _read(path: str) -> tuple[list[pa.Table], dict[str, Any]]:
         folder = Folder(parent or ".")
         names = [name]
     else:
-        names = folder.names(suffix=".parquet")
+        names = [name for name in folder.names(suffix=".parquet") if name != META]
         names += [f"parts/{name}" for name in folder.names("parts", ".parquet")]
-    meta = _meta(folder) if folder.exists(META) else {}
+    meta = read_meta(folder)
     if not meta and folder.exists("unfinished.json"):
         raise InputError(f"{path}: unfinished embeddings; run the same `marey embed` again")
     if not names:
@@ -128,21 +128,6 @@ def _table(folder: Folder, name: str) -> pa.Table:
     except InputError as error:
         raise InputError(f"{error}; the same `marey embed` makes it again") from error
     return read_parquet(content)
-
-
-def _meta(folder: Folder) -> dict[str, Any]:
-    """What `meta.json` says. Raises InputError where it is damaged, or of a newer marey."""
-    try:
-        meta = json.loads(folder.read(META))
-        number = int(meta.get("format", FORMAT))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder.join(META)} is damaged ({error}): embed again") from error
-    if number > FORMAT:
-        raise InputError(
-            f"{folder.location} holds embeddings in format {number}, of a newer marey; this one "
-            f"reads up to {FORMAT}: update marey"
-        )
-    return meta
 
 
 def _labels(column: pa.ChunkedArray) -> NDArray[np.object_] | None:

@@ -24,6 +24,11 @@ class Part:
     """(event, view, first frame, stop frame) at the chosen rate."""
 
     @property
+    def frames(self) -> int:
+        """How many frames it is of, those that cannot be read among them."""
+        return sum(stop - start for _, _, start, stop in self.pieces)
+
+    @property
     def name(self) -> str:
         """File name of the finished part."""
         return f"parts/part-{self.number:06d}.parquet"

@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from marey.pipeline.data.events import Video
 from marey.pipeline.data.reading import Wanted
 from marey.pipeline.data.source import Source, open_source
 from marey.pipeline.embedding.copies import strong_copy
 from marey.pipeline.embedding.frame_parts import Part, frame_numbers
+from marey.pipeline.runtime.storage import as_utf8, join
 from marey.pipeline.sampling.lookback import clip_times
 from marey.pipeline.sampling.shown import unlike_plan
 from marey.pipeline.stream.decode import OPEN
 from marey.pipeline.stream.graph import Rows
 
-KEY_COLUMNS = {
+_KEYS = {
     "video_id": pa.string(),
+    "uri": pa.string(),
     "event": pa.string(),
     "view": pa.string(),
     "start_s": pa.float64(),
@@ -29,12 +32,23 @@ KEY_COLUMNS = {
     "extra": pa.string(),
     "frame": pa.int64(),
     "time_s": pa.float64(),
-    "label": None,  # as the source has them; a part without any fits all
-    "copy": pa.int64(),
 }
-"""The columns of embeddings beside the vectors; `label` and `copy` where there are any. `start_s`
-and `end_s` say which part of its file a video is; null for a whole file."""
-_READ = (*KEY_COLUMNS, "refused")
+"""The columns of all embeddings but the vectors. `start_s` and `end_s` say which part of its file a
+video is; null for a whole file."""
+_READ = (*_KEYS, "label", "copy", "refused")
+
+
+def columns_of(source: Source, copies: int, width: int, dtype: str) -> pa.Schema:
+    """The columns of the embeddings of a corpus, the same in each part: D = `width`."""
+    columns = dict(_KEYS)
+    if source.labelled:
+        labels = (source.label_of(number) for number in range(len(source)))
+        some = next((label for label in labels if label is not None), "")
+        columns["label"] = pa.infer_type([json.loads(json.dumps(some, default=str))])
+    if copies:
+        columns["copy"] = pa.int64()
+    columns["embedding"] = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), width)
+    return pa.schema(columns)
 
 
 @dataclass
@@ -71,12 +85,14 @@ class ReadPart:
             wanted += [Wanted(event, np.full(self.clip[0], view), clip_s) for clip_s in wanted_s]
             count = len(times_s)
             columns["video_id"] += [video.video_id] * count
+            columns["uri"] += [_location(self.source, video)] * count
             columns["event"] += [video.event] * count
             columns["view"] += [video.view] * count
             for name in ("start_s", "end_s", "split", "extra"):
                 columns[name] += [getattr(video, name)] * count
             columns["frame"] += numbers.tolist()
-            columns["time_s"] += video.event_time(times_s).tolist()
+            starts_s = video.frame_clock.starts(numbers)
+            columns["time_s"] += video.event_time(starts_s).tolist()
             if self.source.labelled:
                 columns["label"] += [self.source.label_of(event_number)] * count
             columns["refused"] += refused
@@ -125,6 +141,15 @@ class ReadPart:
             else:
                 frames[good] = read.frames
         return (frames if length > 1 else frames[:, 0]), refused
+
+
+def _location(source: Source, video: Video) -> str:
+    """Where a video or image lies; `#` and its row for one in a table."""
+    if not source.stills:
+        return as_utf8(video.uri)
+    if source.location.endswith(".parquet"):
+        return f"{source.location}#{video.uri}"
+    return as_utf8(join(source.location, video.uri))
 
 
 def read_part_at(

@@ -128,12 +128,12 @@ COMPARED = {
     "encoder_sha256": "were made by different encoders",
     "preprocessing": "were prepared for the encoder in different ways",
 }
-"""What `meta.json` says of test and gallery that must be the same, and what it means if not."""
+"""What the metadata say of test and gallery that must be the same, and what it means if not."""
 
 
 def check_one_encoder(test: Embeddings, gallery: Embeddings) -> None:
     """Raises InputError when vectors of test and gallery cannot be compared: they have different
-    widths, or their `meta.json` (where there is one) names different encoders."""
+    widths, or their metadata (where there are any) name different encoders."""
     widths = test.features.shape[1], gallery.features.shape[1]
     meaning = [f"have {widths[0]} and {widths[1]} dimensions"] if widths[0] != widths[1] else []
     for key, text in COMPARED.items():

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
-import av
 import numpy as np
 
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.runtime.storage import Folder, split
 from marey.pipeline.video import probe, read_range
+from marey.pipeline.video.mp4_writer import encode_mp4
 from marey.trackers import Request, State, Track, build
 from marey.trackers.draw import draw_track
 from marey.trackers.proposals import PROPOSERS
 
-TICK = Fraction(1, 90_000)
-"""Unit of time of the video that is written, in seconds."""
 LOOK_EVERY_S = 0.2
 """How often frames are looked at for something that moves."""
 MAX_SECONDS = 120.0
@@ -81,7 +77,8 @@ def follow(
         first, chosen = 0, (boxes * scale).astype(np.float32)
     request = Request(frames, chosen, np.full(len(chosen), first, dtype=np.int64))
     (track,) = built.track_clips([request])
-    _write(draw_track(frames, track), times_s, out)
+    folder, name = split(out)
+    Folder(folder).write(name, encode_mp4(draw_track(frames, track), times_s))
     return _summary(track)
 
 
@@ -99,22 +96,3 @@ def _summary(track: Track) -> Followed:
     alive = int((track.state[-1] == State.TRACKED).sum())
     reasons = Counter(reason for reason in track.reason if reason)
     return Followed(len(track.boxes), track.boxes.shape[1], alive, dict(reasons.most_common()))
-
-
-def _write(frames: np.ndarray, times_s: np.ndarray, out: str) -> None:
-    """An mp4 in which each frame is shown as long as in the video."""
-    buffer = io.BytesIO()
-    height, width = (side // 2 * 2 for side in frames.shape[1:3])
-    with av.open(buffer, "w", format="mp4") as container:
-        fps = (len(times_s) - 1) / (times_s[-1] - times_s[0])
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.codec_context.time_base = TICK
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for frame, time_s in zip(frames, times_s - times_s[0], strict=True):
-            image = np.ascontiguousarray(frame[:height, :width])
-            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-            picture.pts, picture.time_base = round(float(time_s) / TICK), TICK
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    parent, name = split(out)
-    Folder(parent).write(name, buffer.getvalue())

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from marey.configs.errors import InputError
 from marey.pipeline.data.shards import MANIFEST
+from marey.pipeline.embedding.folder_meta import is_whole
 from marey.pipeline.report.of_embeddings import embedding_sections
 from marey.pipeline.report.of_index import index_sections
 from marey.pipeline.report.of_run import run_sections
@@ -57,12 +58,12 @@ def write_report(
         page = run_sections(target)
     elif folder.exists(MANIFEST):
         page = shard_sections(target)
-    elif folder.exists("meta.json") or folder.names("parts", ".parquet"):
+    elif is_whole(folder) or folder.names("parts", ".parquet"):
         page = embedding_sections(target, baseline=baseline, labels=labels, fetch=fetch)
     else:
         raise InputError(
             f"{target} is neither a run (metrics.jsonl), an index (.parquet), "
-            "shards (manifest.json) nor a folder of embeddings (meta.json)"
+            "shards (manifest.json) nor a folder of embeddings (parts/*.parquet)"
         )
     write_page(str(out), *page)
 

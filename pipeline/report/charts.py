@@ -7,10 +7,12 @@ can tell apart.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import cv2
 import numpy as np
@@ -136,7 +138,19 @@ def line_chart(
         f"{escape(text)}</text>"
         for y, text, colour in _apart(labels)
     ]
-    return svg(_WIDTH, _HEIGHT, parts, title)
+    values = {
+        "name": x_name,
+        "x": [begin, round(px(begin), 1), round(px(end), 1), end],
+        "curves": [
+            {
+                "name": curve.name if len(drawn) > 1 else "",
+                "x": [round(float(value), 4) for value in x],
+                "y": [f"{number(float(value))}{unit}" for value in y],
+            }
+            for curve, x, y in drawn
+        ],
+    }
+    return svg(_WIDTH, _HEIGHT, parts, title, hover=("curves", values))
 
 
 def _apart(labels: list[tuple[float, str, str]], gap: float = 13) -> list[tuple[float, str, str]]:
@@ -200,7 +214,8 @@ def scatter_map(title: str, points: NDArray[np.floating], colours: Sequence[str]
         f'<g fill="{colour}" fill-opacity=".82">{"".join(circles)}</g>'
         for colour, circles in groups.items()
     ]
-    return svg(_MAP, _MAP + 12, parts, title, kind="map")
+    at = [[round(float(x), 1), round(float(y) + 10, 1)] for x, y in place]
+    return svg(_MAP, _MAP + 12, parts, title, kind="map", hover=("map", at))
 
 
 def time_colours(share: NDArray[np.floating]) -> list[str]:
@@ -228,18 +243,25 @@ CATEGORIES = (
 """Colours of classes: Okabe and Ito's, and three more."""
 
 
-def heat_image(values: NDArray[np.floating], side: int = 320) -> NDArray[np.uint8]:
-    """A matrix as a picture, uint8 [side, side, 3]: its 5th percentile dark, its maximum bright."""
-    low, high = float(np.quantile(values, 0.05)), float(values.max())
-    share = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-    grey = (share * 255).astype(np.uint8)
-    grey = cv2.resize(grey, (side, side), interpolation=cv2.INTER_NEAREST)
-    return np.asarray(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
+def svg(
+    width: int,
+    height: int,
+    parts: Sequence[str],
+    title: str,
+    kind: str = "chart",
+    hover: tuple[str, Any] | None = None,
+) -> str:
+    """A picture of these parts, for a page or for `standalone`.
 
-
-def svg(width: int, height: int, parts: Sequence[str], title: str, kind: str = "chart") -> str:
-    """A picture of these parts, for a page or for `standalone`."""
+    hover: what pointing at it shows on a page, as hover.js knows it: a kind and its values.
+    """
+    told = f" data-hover=\"{hover[0]}\" data-values='{_attribute(hover[1])}'" if hover else ""
     return (
         f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(title)}"{told}>{"".join(parts)}</svg>'
     )
+
+
+def _attribute(values: Any) -> str:
+    """Values as JSON within an attribute in single quotes."""
+    return escape(json.dumps(values, separators=(",", ":")))

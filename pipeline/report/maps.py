@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import math
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
+from marey.pipeline.data.source import Source
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.knn import unit_rows
 from marey.pipeline.report.charts import (
     CATEGORIES,
-    heat_image,
     scatter_map,
     time_colours,
     time_gradient,
 )
 from marey.pipeline.report.choose import PairedEvent, rows_of, spread
+from marey.pipeline.report.heat import heat_map, heat_range
 from marey.pipeline.report.page import Section, figure, grid, picture
+from marey.pipeline.report.projection import project
+from marey.pipeline.report.thumbnails import sheet
 
 _MAP_FRAMES = 900
 """Frames drawn on a map."""
+_THUMBNAIL = 64
+"""Longer side in pixels of what pointing at a frame shows."""
 
 
 def _share_of_event(embeddings: Embeddings) -> NDArray[np.float64]:
@@ -36,27 +40,13 @@ def _share_of_event(embeddings: Embeddings) -> NDArray[np.float64]:
     return share
 
 
-def project(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], str]:
-    """Features [n, D] on a plane, float64 [n, 2], and the name of the method that put them there.
+def map_section(
+    sides: list[tuple[str, Embeddings]], timed: bool, source: Source | None = None
+) -> Section:
+    """Each side's frames on a plane, coloured by time and event, or by label where not `timed`.
 
-    t-SNE where there are enough frames for it, else the first two principal components.
+    source: what was embedded: pointing at a frame then shows it.
     """
-    count, width = features.shape
-    if count < 50 or width < 3:
-        flat = PCA(n_components=min(2, width, count)).fit_transform(features.astype(np.float64))
-        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1]))), "PCA"
-    reduced = features.astype(np.float64)
-    if width > 50:
-        reduced = PCA(n_components=min(50, count), random_state=0).fit_transform(reduced)
-    perplexity = min(30.0, count / 4)
-    # its threads spin while they wait, which takes minutes on a machine that is busy otherwise
-    with threadpool_limits(1, user_api="openmp"):
-        placed = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(reduced)
-    return np.asarray(placed, np.float64), f"t-SNE, perplexity {perplexity:.0f}"
-
-
-def map_section(sides: list[tuple[str, Embeddings]], timed: bool) -> Section:
-    """Each side's frames on a plane, coloured by time and event, or by label where not `timed`."""
     trained = sides[0][1]
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.permutation(len(trained))[:_MAP_FRAMES])
@@ -82,10 +72,33 @@ def map_section(sides: list[tuple[str, Embeddings]], timed: bool) -> Section:
         legend = f'<div class="legend many">{dots}</div>' if classes else ""
         reading = "where it follows the label, colours gather."
     intro = (
-        f"{len(chosen):,} frames, {method}. Neighbours on the map are neighbours in the "
-        f"embedding; {reading}"
+        f"{_count(len(chosen), len(trained))}, {method}. Point at one to see it. Neighbours on the "
+        f"map are neighbours in the embedding; {reading}"
     )
-    return Section("Map", legend + grid([*charts, *classed], smallest=240), intro)
+    body = legend + grid([*charts, *classed], smallest=300)
+    return Section("Map", body + _frames(trained.take(chosen), source), intro)
+
+
+def _frames(embeddings: Embeddings, source: Source | None) -> str:
+    """What pointing at a map shows of its frames: their texts, and a sheet with their pictures."""
+    texts = []
+    for row in range(len(embeddings)):
+        label = None if embeddings.label is None else embeddings.label[row]
+        about = f"{embeddings.video_id[row]}, {float(embeddings.time_s[row]):.2f} s"
+        texts.append(about + ("" if label is None else f", label {label}"))
+    shown, across = "", math.ceil(math.sqrt(len(embeddings)))
+    if source is not None:
+        image = sheet(embeddings, source, across, _THUMBNAIL)
+        shown = picture(image, "the frames of the maps, shown one by one where they are pointed at")
+    return (
+        f'<div id="frames" hidden data-side="{_THUMBNAIL}" data-across="{across}" '
+        f"data-texts='{escape(json.dumps(texts))}'>{shown}</div>"
+    )
+
+
+def _count(drawn: int, there: int) -> str:
+    """How many frames a map shows, and of how many."""
+    return f"{drawn:,} frames" + (f" of {there:,}, drawn evenly" if drawn < there else "")
 
 
 def _class_colours(
@@ -103,17 +116,23 @@ def _class_colours(
 
 def matrix_section(sides: list[tuple[str, Embeddings]], paired: list[PairedEvent]) -> Section:
     """Cosine of every moment of one view with every moment of the other, for a few events."""
-    charts = []
+    found = []
     for name, embeddings in sides:
+        unit = unit_rows(embeddings.features)
         for event, first, second in spread(paired, 3):
-            unit = unit_rows(embeddings.features)
             rows, columns = rows_of(embeddings, event, first), rows_of(embeddings, event, second)
-            image = heat_image(unit[rows] @ unit[columns].T)
-            text = f"{event}, {name}: view {first} downwards, view {second} across"
-            charts.append(figure(picture(image, text), text))
+            times_s = embeddings.time_s[rows], embeddings.time_s[columns]
+            cosines = unit[rows] @ unit[columns].T
+            found.append((f"{event}, {name}", cosines, times_s, (first, second)))
+    scale = heat_range([cosines for _, cosines, _, _ in found])
+    charts = [
+        figure(heat_map(title, cosines, times_s, views, scale))
+        for title, cosines, times_s, views in found
+    ]
     return Section(
         "Two views of one event",
         grid(charts, smallest=300),
-        "Cosine between every moment of one view and every moment of the other; bright is alike. "
-        "An embedding that knows the moment whatever the camera shows one bright diagonal.",
+        "Cosine between every moment of one view and every moment of the other; bright is alike, "
+        "on one scale for all. An embedding that knows the moment whatever the camera shows one "
+        "bright diagonal.",
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from marey.configs.errors import MareyError
+from marey.configs.errors import InputError, MareyError
+from marey.pipeline.data.source import Source
 from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
 from marey.pipeline.evaluate.run import run_eval
 from marey.pipeline.report.choose import paired_events
@@ -16,6 +18,7 @@ from marey.pipeline.report.maps import map_section, matrix_section
 from marey.pipeline.report.matches import across_views_section, elsewhere_section
 from marey.pipeline.report.page import Section, number, table, tiles
 from marey.pipeline.report.pictures import Fetch, open_fetch
+from marey.pipeline.report.thumbnails import source_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class _Row:
     figure: str
     title: str
     meaning: str
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None where neither is better by itself."""
     chance: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
@@ -55,10 +59,10 @@ _ROWS = (
         "knn", "accuracy", "kNN accuracy",
         "the 20 nearest frames of other events tell the label", True, "accuracy_chance",
     ),
-    _Row("geometry", "rankme", "RankMe", "effective number of dimensions in use", True),
+    _Row("geometry", "rankme", "RankMe", "effective number of dimensions in use", None),
     _Row(
         "geometry", "mean_cosine", "mean cosine",
-        "of frames of two videos; near 1 all point the same way", False,
+        "of frames of two videos; near 1 all point the same way", None,
     ),
 )  # fmt: skip
 
@@ -74,12 +78,13 @@ def embedding_sections(
     trained = load_embeddings(location)
     sides = [("trained", trained)]
     if baseline is not None:
-        sides.append(("untrained", _matched(load_embeddings(baseline), trained)))
+        sides.append(("untrained", matched(load_embeddings(baseline), trained)))
     if fetch is None:
         fetch = _own_fetch(trained)
-    sections = [Section("Figures", _headline(trained) + _figures(location, baseline, labels))]
+    answer, figures = _figures(location, baseline, labels)
+    sections = [Section("Figures", answer + _headline(trained) + figures)]
     timed = len(np.unique(trained.video_id)) < len(trained)
-    sections.append(map_section(sides, timed))
+    sections.append(map_section(sides, timed, _source(trained)))
     paired = timed and paired_events(trained)
     if paired:
         sections.append(matrix_section(sides, paired))
@@ -89,6 +94,14 @@ def embedding_sections(
     encoder = trained.meta.get("encoder", "")
     subtitle = f"{len(trained):,} frames" + (f" by the encoder {encoder}" if encoder else "")
     return f"Embeddings: {name}", subtitle, [s for s in sections if s.body]
+
+
+def _source(embeddings: Embeddings) -> Source | None:
+    """What was embedded; None where it is gone."""
+    try:
+        return source_of(embeddings, None)
+    except MareyError:
+        return None
 
 
 def _own_fetch(embeddings: Embeddings) -> Fetch | None:
@@ -101,14 +114,12 @@ def _own_fetch(embeddings: Embeddings) -> Fetch | None:
         return None
 
 
-def _matched(baseline: Embeddings, trained: Embeddings) -> Embeddings:
-    """The baseline's rows in the order of the trained ones. Frames missing in it are an error."""
+def matched(baseline: Embeddings, trained: Embeddings) -> Embeddings:
+    """The baseline's rows in the order of the trained ones. Raises InputError where some lack."""
     place = {key: i for i, key in enumerate(zip(baseline.video_id, baseline.frame, strict=True))}
     wanted = list(zip(trained.video_id, trained.frame, strict=True))
     absent = [key for key in wanted if key not in place]
     if absent:
-        from marey.configs.errors import InputError
-
         raise InputError(
             f"the baseline lacks {len(absent)} of {len(wanted)} frames "
             f"(e.g. frame {absent[0][1]} of {absent[0][0]}): embed the same index at the same rate"
@@ -130,8 +141,8 @@ def _headline(embeddings: Embeddings) -> str:
     )
 
 
-def _figures(location: str, baseline: str | None, labels: str | None) -> str:
-    """A table of the figures that these embeddings allow; the others are left out."""
+def _figures(location: str, baseline: str | None, labels: str | None) -> tuple[str, str]:
+    """The answer in a sentence, and a table of the figures that these embeddings allow."""
     results: dict[str, dict[str, Any]] = {}
     lines = []
     for row in _ROWS:
@@ -146,12 +157,42 @@ def _figures(location: str, baseline: str | None, labels: str | None) -> str:
             cells.append(number(other[row.figure]))
         cells += [
             number(figures[row.chance]) if row.chance in figures else "",
-            "higher" if row.higher_is_better else "lower",
+            {True: "higher", False: "lower", None: ""}[row.higher_is_better],
             row.meaning,
         ]
         lines.append(cells)
     header = ["", "trained", *(["untrained"] if baseline else []), "chance", "better is", "meaning"]
-    return table(header, lines, raw=frozenset([1])) if lines else ""
+    if not lines:
+        return "", ""
+    return _answer(results, baseline is not None), table(header, lines, raw=frozenset([1]))
+
+
+def _answer(results: dict[str, dict[str, Any]], compared: bool) -> str:
+    """In one sentence: is the first figure that has a chance level better than that, and than the
+    untrained encoder; and what to do next."""
+    for row in _ROWS:
+        figures = results[row.protocol]["figures"]
+        if row.chance not in figures or row.figure not in figures:
+            continue
+        sign = 1 if row.higher_is_better else -1
+        own, chance = figures[row.figure], figures[row.chance]
+        others = [("by chance", chance)]
+        if compared:
+            others.insert(0, ("untrained", results[row.protocol]["baseline"][row.figure]))
+        beaten = [sign * (own - value) > 0 for _, value in others]
+        against = " and ".join(f"{number(value)} {name}" for name, value in others)
+        if not all(beaten):
+            verdict = "not better: train longer, or with another method (`marey methods`)"
+        elif compared:
+            verdict = "better than both"
+        else:
+            verdict = (
+                "better than chance; whether training did it, the untrained encoder tells "
+                "(--baseline)"
+            )
+        text = f"{row.title.capitalize()} {number(own)} against {against}: {verdict}."
+        return f'<p class="answer">{escape(text)}</p>'
+    return ""
 
 
 def _try(row: _Row, location: str, baseline: str | None, labels: str | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What a report page is made of: sections, figures, tables and tiles in one self-contained file.
 
-No script, no external resource: pictures are inlined, charts are SVG that take their colours from
-the page, so that one file reads well on paper, on a phone, in light and in dark.
+No external resource: pictures are inlined, charts are SVG that take their colours from
+the page, so that one file reads well on paper, on a phone, in light and in dark. A few lines of
+script in the file show what is pointed at; without them everything else stands.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 _STYLES = Path(__file__).with_name("chart.css"), Path(__file__).with_name("page.css")
 """Colours and charts, which also stand alone (see `standalone`), and the page around them."""
+_SCRIPT = Path(__file__).with_name("hover.js")
 PNG_PIXELS = 6_000
 """Pictures up to this many pixels are kept losslessly, larger ones as JPEG."""
 
@@ -44,6 +46,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         for number, section in enumerate(sections)
     )
     style = "".join(path.read_text() for path in _STYLES)
+    script = f"<script>{_SCRIPT.read_text()}</script>" if " data-hover=" in body else ""
     navigation = f"<nav>{contents}</nav>" if len(sections) > 2 else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -52,7 +55,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
         f'<header><p class="brand">marey</p><h1>{escape(title)}</h1>'
         f'<p class="subtitle">{escape(subtitle)}</p>{navigation}</header>'
-        f"<main>{body}</main></body></html>\n"
+        f"<main>{body}</main>{script}</body></html>\n"
     )
 
 

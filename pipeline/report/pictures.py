@@ -42,7 +42,7 @@ def open_fetch(data: str) -> Fetch:
         event = source.event(number)
         video = event.videos[view]
         shape = STILL if source.stills else (HEIGHT, _width(video, HEIGHT))
-        return read_frames(reader, event, view, np.array([video.shown_at(time_s)]), shape)[0]
+        return read_frames(reader, event, view, _within_frame(video, time_s), shape)[0]
 
     return fetch
 
@@ -51,11 +51,22 @@ def _width(video: Video, height: int) -> int:
     return max(16, round(height * video.width / max(1, video.height)))
 
 
+def _within_frame(video: Video, time_s: float) -> NDArray[np.float64]:
+    """When in a video the frame is well shown that is shown at a time of its event's clock: [1].
+
+    Embeddings say when a frame begins, which rounding may put before it.
+    """
+    shown_s, clock = np.array([video.shown_at(time_s)]), video.frame_clock
+    if not 0 <= shown_s[0] + 1e-6 <= clock.times_s[-1]:
+        return shown_s
+    return clock.middles(clock.numbers_at(shown_s))
+
+
 def frame_of(video: Video, time_s: float, height: int = HEIGHT) -> NDArray[np.uint8]:
     """The frame of a video shown at `time_s` of its event's clock, scaled to `height`."""
-    times = np.array([video.shown_at(time_s)])
     size = (height, _width(video, height))
-    return read(video.location(), times, size, stream=video.stream, fit="cover", span=video.span)[0]
+    times, place = _within_frame(video, time_s), video.location()
+    return read(place, times, size, stream=video.stream, fit="cover", span=video.span)[0]
 
 
 def try_fetch(fetch: Fetch | None, video_id: str, time_s: float) -> NDArray[np.uint8] | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 _STYLE = Path(__file__).with_name("chart.css")
 _PAD = 12
+_HOVER = re.compile(r" data-hover=[^>]*")
+"""What a page shows where a chart is pointed at; a file alone has no script."""
 
 
 def standalone(charts: Sequence[str], *, across: int = 1) -> str:
@@ -22,7 +25,7 @@ def standalone(charts: Sequence[str], *, across: int = 1) -> str:
         x = _PAD
         for n in row:
             place = f'<svg x="{x}" y="{y}" width="{sizes[n][0]}" height="{sizes[n][1]}" '
-            parts.append(charts[n].replace("<svg ", place, 1))
+            parts.append(_HOVER.sub("", charts[n], count=1).replace("<svg ", place, 1))
             x += sizes[n][0] + _PAD
         width = max(width, x)
         y += max(sizes[n][1] for n in row) + _PAD

@@ -18,24 +18,36 @@ _log = logging.getLogger("marey")
 
 
 @contextmanager
-def claimed(folder: Folder, key: dict[str, Any], *, things: str, finished: str) -> Iterator[None]:
+def claimed(
+    folder: Folder,
+    key: dict[str, Any],
+    *,
+    things: str,
+    finished: str,
+    said: dict[str, Any] | None = None,
+) -> Iterator[None]:
     """Hold a folder that is empty, or has unfinished parts of exactly this work, to finish it.
 
     key: what the work is made of; things: what the parts are called in errors; finished: the file
-    that says that all is there, written inside by the caller.
+    that says that all is there, written inside by the caller; said: what that file says, where it
+    is no JSON.
     Parts that are cut or altered are removed, and named: they are made again, also those of work
     that is finished. Raises UsageError for a folder of anything else, and one that another process
     works in.
     """
     with folder.held():
-        _check(folder, key, things, finished)
+        _check(folder, key, things, finished, said)
         yield
         folder.remove(UNFINISHED)
 
 
-def _check(folder: Folder, key: dict[str, Any], things: str, finished: str) -> None:
+def _check(
+    folder: Folder, key: dict[str, Any], things: str, finished: str, said: dict[str, Any] | None
+) -> None:
     if folder.exists(finished):
-        if not _is_of(folder, finished, key) or not _without_damaged(folder):
+        about = said or _read(folder, finished)
+        same = all(about.get(name) == value for name, value in key.items())
+        if not same or not _without_damaged(folder):
             raise UsageError(f"{folder.location} holds finished {things} already; give another -o")
         folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())
         folder.remove(finished)
@@ -55,13 +67,13 @@ def _check(folder: Folder, key: dict[str, Any], things: str, finished: str) -> N
         folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())
 
 
-def _is_of(folder: Folder, finished: str, key: dict[str, Any]) -> bool:
-    """Whether finished work is exactly this work, as far as can be told."""
+def _read(folder: Folder, finished: str) -> dict[str, Any]:
+    """What a file of JSON says of finished work; nothing where it is damaged."""
     try:
         about = json.loads(folder.read(finished))
     except ValueError:
-        return False
-    return isinstance(about, dict) and all(about.get(name) == value for name, value in key.items())
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def _without_damaged(folder: Folder) -> bool:

@@ -38,6 +38,11 @@ class FrameClock:
         """The clock of a constant rate."""
         return cls(np.array([0, frames]), np.array([0.0, frames / fps]))
 
+    def starts(self, numbers: np.ndarray) -> np.ndarray:
+        """When each frame is first shown (to a quarter of a frame where the rate varies): float64,
+        the shape of `numbers`."""
+        return np.interp(numbers, self.numbers, self.times_s)
+
     def middles(self, numbers: np.ndarray) -> np.ndarray:
         """A time well within that of each frame: float64, the shape of `numbers`."""
         edges = (np.interp(n, self.numbers, self.times_s) for n in (numbers, numbers + 1))

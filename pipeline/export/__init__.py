@@ -1,0 +1,1 @@
+"""The way out: embeddings and encoders in the formats of other programs."""
