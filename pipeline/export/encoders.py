@@ -77,8 +77,8 @@ def export_onnx(location: str, out: str) -> ExportedEncoder:
     extra where the packages are absent.
     """
     try:
-        import onnxruntime
-        import onnxscript  # noqa: F401
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+        import onnxscript  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MareyError(
             f"ONNX needs the package {error.name}: pip install 'marey[export]'"
