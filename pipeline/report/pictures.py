@@ -54,8 +54,11 @@ def _width(video: Video, height: int) -> int:
 def _within_frame(video: Video, time_s: float) -> NDArray[np.float64]:
     """When in a video the frame is well shown that is shown at a time of its event's clock: [1].
 
-    Embeddings say when a frame begins, which rounding may put before it.
+    Embeddings say when a frame begins, which rounding may put before it. Raises InputError for a
+    video that has no frame.
     """
+    if not video.frames:
+        raise InputError(f"{video.video_id}: {video.status}, without a frame")
     shown_s, clock = np.array([video.shown_at(time_s)]), video.frame_clock
     if not 0 <= shown_s[0] + 1e-6 <= clock.times_s[-1]:
         return shown_s
