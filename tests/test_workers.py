@@ -13,6 +13,7 @@ import pytest
 
 from marey.configs.errors import MareyError
 from marey.pipeline.runtime.workers import Lost, run_in_processes
+from tests.test_structure import ROOT
 
 
 def double(value):
@@ -98,3 +99,20 @@ def test_processes_end_after_their_input_when_their_parent_is_killed(tmp_path):
     parent.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
+
+
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    """A user's script that calls this at its top level: no process may run it again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        f"open({str(tmp_path / 'runs')!r}, 'a').write('run\\n')\n"
+        "from marey.pipeline.runtime.workers import run_in_processes\n"
+        "print(sorted(run_in_processes(abs, [-1, -2], workers=2, limit_s=60.0)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "[(0, 1), (1, 2)]\n"
+    assert (tmp_path / "runs").read_text() == "run\n"

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from marey.configs.errors import MareyError
@@ -108,7 +111,8 @@ class _Worker(Generic[Input, Output]):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, function), daemon=True)
-        self._process.start()
+        with _without_main_module():
+            self._process.start()
         theirs.close()
         self._limit_s = limit_s
         self._started = False
@@ -146,6 +150,25 @@ class _Worker(Generic[Input, Output]):
         self._process.kill()
         self._process.join()
         self.pipe.close()
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let processes that are started meanwhile not run this one's main module first.
+
+    It is a user's script, mostly without a guard (`if __name__ == "__main__"`): every process would
+    do the script's whole work again. What is run here is importable by name, so nobody needs it.
+    """
+    with _starting:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+_starting = threading.Lock()
 
 
 def _serve(pipe: Connection, function: Callable) -> None:
