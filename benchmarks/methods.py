@@ -45,7 +45,7 @@ from benchmarks.methods_table import table
 from marey.configs.load import flat, override, presets, read_preset, run_config
 from marey.configs.schema import RunConfig
 from marey.models.method import methods
-from marey.pipeline.cli.commands import DONE, REFUSED
+from marey.pipeline.cli.outcome import DONE, REFUSED
 from marey.pipeline.data.source import open_source
 from marey.pipeline.embedding.folder_meta import is_whole
 from marey.pipeline.runtime.cores import default_workers

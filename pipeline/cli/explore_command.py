@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from marey.configs.errors import UsageError
-from marey.pipeline.cli.commands import DONE, Result
+from marey.pipeline.cli.outcome import DONE, Result
 
 
 def explore(options: argparse.Namespace) -> Result:

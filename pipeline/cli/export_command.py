@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from marey.configs.errors import UsageError
-from marey.pipeline.cli.commands import DONE, Result
+from marey.pipeline.cli.outcome import DONE, Result
 
 SUFFIX = {"atlas": ".parquet", "torch": ".pt2", "onnx": ".onnx"}
 """How the files end that `marey export` writes; the other formats are folders."""

@@ -14,8 +14,9 @@ from typing import NoReturn
 
 from marey.configs import plugins
 from marey.configs.errors import MareyError
-from marey.pipeline.cli.commands import DONE, FAILED
-from marey.pipeline.cli.parser import build_parser, read_words
+from marey.pipeline.cli.command_options import build_parser
+from marey.pipeline.cli.outcome import DONE, FAILED
+from marey.pipeline.cli.read_words import read_words
 from marey.pipeline.runtime.cores import wait_asleep
 from marey.pipeline.runtime.roots import declaring
 from marey.pipeline.runtime.stores import refuse_secrets

@@ -1,0 +1,122 @@
+"""What `marey index` does and says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from typing import Any
+
+from marey.configs.errors import UsageError
+from marey.pipeline.cli.outcome import DONE, REFUSED, Result
+
+
+def index(options: argparse.Namespace) -> Result:
+    """Describe a corpus: probe every file, write the index, name what is bad."""
+    from marey.pipeline.cli.locations import check_suffix
+
+    check_suffix(options.out, ".parquet", "an index")
+    from marey.pipeline.data.build_index import probe_corpus, summarise, write_index
+    from marey.pipeline.data.layouts.known import layout_of
+    from marey.pipeline.data.list_files import ListOptions, read_columns
+    from marey.pipeline.runtime.cores import default_workers
+    from marey.pipeline.runtime.progress import Progress, print_first
+
+    if options.sync and not options.views:
+        raise UsageError("--sync needs --views, which says which videos show one event")
+    for name in ("workers", "time_limit", "sync_within"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {value}: a positive number is needed")
+    workers = options.workers or default_workers()
+    lists = ListOptions(
+        read_columns(options.columns), options.root, options.times, options.rows_at or ""
+    )
+    bar = Progress("index", "videos")
+    parts = probe_corpus(
+        options.source,
+        options.out,
+        views=options.views,
+        motion=options.motion,
+        labels_from=options.labels_from,
+        lists=lists,
+        layout=partial(layout_of, name=options.layout, fps=options.frames_fps),
+        renewal="append" if options.append else "refresh" if options.refresh else None,
+        workers=workers,
+        limit_s=options.time_limit,
+        progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
+        say=lambda layout: print(layout, file=sys.stderr),
+    )
+    bar.close()
+    tables: Any = parts
+    unplaced = []
+    if options.sync:
+        table, unplaced = _synchronised(parts.table(), options.sync, options.sync_within, workers)
+        tables = [table]
+    write_index(tables, options.out)
+    summary = summarise(tables)
+    parts.remove()
+    bad = [f"{status}: {video_id}: {error}" for status, video_id, error in summary.bad]
+    print_first(bad, options.out)
+    print_first([f"cut: {video_id}: {error}" for _, video_id, error in summary.cut], options.out)
+    _print_events(summary, options.views)
+    print(
+        f"{summary.videos} videos, {summary.events} events, {summary.minutes:.1f} minutes -> "
+        f"{options.out}",
+        file=sys.stderr,
+    )
+    figures = {
+        "videos": summary.videos,
+        "events": summary.events,
+        "views": {str(views): count for views, count in sorted(summary.views.items())},
+        "cut": len(summary.cut),
+        "minutes": summary.minutes,
+        "status": dict(summary.status),
+    }
+    if options.sync:
+        figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}
+    return (REFUSED if summary.bad or unplaced else DONE), figures
+
+
+def _print_events(summary: Any, views: str | None) -> None:
+    """How many events have how many views, a few of them, and whether `--views` did anything."""
+    counts = ", ".join(
+        f"{count} with {n} view{'s' if n > 1 else ''}" for n, count in sorted(summary.views.items())
+    )
+    print(f"events: {counts or 'none'}", file=sys.stderr)
+    for example in summary.examples:
+        print(f"  {example}", file=sys.stderr)
+    grouping = views is not None and (views.lower().endswith(".csv") or "?P<view>" in views)
+    if grouping and max(summary.views, default=1) == 1:
+        print(
+            f"warning: --views {views} grouped nothing: every event has one view. The event's name "
+            "is what the path has up to the end of the group `event`, without the group `view`; "
+            "does the camera's part stand there a second time?",
+            file=sys.stderr,
+        )
+
+
+def _synchronised(table: Any, kind: Any, within_s: float, workers: int) -> tuple[Any, list[Any]]:
+    """The index with estimated clocks, and the views that could not be placed."""
+    from marey.pipeline.data.sync import synchronise
+    from marey.pipeline.runtime.progress import Progress
+
+    bar = Progress("sync", "events")
+    table, clocks = synchronise(
+        table,
+        kind,
+        within_s=within_s,
+        workers=workers,
+        progress=lambda n, all_: bar.update(n, all_),
+    )
+    bar.close()
+    unplaced = [clock for clock in clocks if clock.clock.reason]
+    for view in unplaced:
+        print(
+            f"unsynchronised: {view.video_id} leaves {view.event}: {view.clock.reason}"
+            f" ({view.detail or f'{view.clock.agreeing} of {view.clock.windows} windows agree'})",
+            file=sys.stderr,
+        )
+    print(f"{len(clocks) - len(unplaced)} of {len(clocks)} views synchronised", file=sys.stderr)
+    return table, unplaced
