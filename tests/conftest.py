@@ -1,7 +1,6 @@
 """Fixtures that several test files share."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,17 +41,16 @@ def registered_for_this_test() -> Iterator[None]:
     before = dict(plugins._brought)
     yield
     for kind, name in plugins._brought.keys() - before.keys():
-        if room := _LAYOUTS.get(kind):
-            getattr(sys.modules[room], f"_{kind}s").pop(name, None)
+        if kind == "layout":
+            from marey.pipeline.data.source import LAYOUTS
+
+            LAYOUTS.forget(name)
+        elif kind == "listing":
+            from marey.pipeline.data.listing import LISTINGS
+
+            LISTINGS.forget(name)
     plugins._brought.clear()
     plugins._brought.update(before)
-
-
-_LAYOUTS = {
-    "layout": "marey.pipeline.data.source",
-    "listing": "marey.pipeline.data.listing",
-}
-"""Modules that keep a table of layouts, by the kind that plugins bring."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

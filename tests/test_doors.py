@@ -12,12 +12,11 @@ from marey.configs.mining import SamplesMining, mining_settings
 from marey.configs.sampling import FramesSampling, Sampling, TimePairsSampling
 from marey.configs.schema import DataConfig
 from marey.models.method import methods
-from marey.pipeline.data import source as sources
 from marey.pipeline.data.events import Event
 from marey.pipeline.data.images import still
 from marey.pipeline.data.reading import Lack, no_frames
 from marey.pipeline.data.shards import Shards
-from marey.pipeline.data.source import layouts, open_source, register_source
+from marey.pipeline.data.source import LAYOUTS, open_source, register_source
 from marey.pipeline.embedding.embed import embed
 from marey.pipeline.mining.mine import mine_corpus
 from marey.pipeline.sampling import build_sampler, register_sampler
@@ -85,8 +84,7 @@ class GreyReader:
 
 
 @pytest.fixture
-def greys(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_layouts", dict(sources._layouts))
+def greys(tmp_path):
     register_source("greys", lambda location: location.endswith(".greys"), Greys)
     path = tmp_path / "corpus.greys"
     path.write_text("\n".join(map(str, (10, 60, 110, 160, 210, 255))))
@@ -113,7 +111,7 @@ def test_a_layout_from_outside_is_trained_on_mined_and_embedded(greys, tmp_path)
 
 
 def test_the_layout_that_was_registered_last_is_asked_first(greys):
-    assert layouts() == [
+    assert LAYOUTS.names() == [
         "greys", "mixture", "shards", "folder of images", "table of images", "index of videos",
     ]  # fmt: skip
     register_source("mine", lambda location: location == greys, lambda location: "opened by mine")

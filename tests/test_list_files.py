@@ -12,7 +12,7 @@ from marey.pipeline.data.discover import find_rows
 from marey.pipeline.data.grouping import group_views, label_rule
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.list_files import USUAL, ListOptions, read_columns, read_list
-from marey.pipeline.data.listing import Listed, listings, register_listing
+from marey.pipeline.data.listing import LISTINGS, Listed, register_listing
 from tests.videos import encode_video
 
 CSV = """path,start,end,label,split,verb
@@ -207,7 +207,7 @@ def test_a_layout_of_somebody_else_lists_videos(tmp_path):
     register_listing(
         "some layout", lambda location: location.endswith(".somelayout"), lambda location: rows
     )
-    assert listings()[0] == "some layout"
+    assert LISTINGS.names()[0] == "some layout"
     found, said = find_rows([str(home)], USUAL)
     assert found == rows
     assert said == [f"{home}: some layout"]

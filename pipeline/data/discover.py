@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from marey.configs.errors import InputError
 from marey.pipeline.data.index import relative_name
 from marey.pipeline.data.list_files import ListOptions, is_list_file, read_list
-from marey.pipeline.data.listing import Listed, Listing, listing_of
+from marey.pipeline.data.listing import LISTINGS, Listed, Listing
 from marey.pipeline.runtime.range_file import RangeFile
 from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, join, local_path
 from marey.pipeline.runtime.stores import connect, patiently
@@ -34,7 +34,7 @@ TS_PACKET_BYTES = 188
 def find_rows(
     sources: Iterable[str],
     lists: ListOptions,
-    layout_of: Callable[[str], Listing | None] = listing_of,
+    layout_of: Callable[[str], Listing | None] = LISTINGS.at,
 ) -> tuple[list[Listed], list[str]]:
     """The videos of all sources, by id, and for each source that some layout lists, which one.
 

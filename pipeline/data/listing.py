@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from marey.configs import plugins
+from marey.pipeline.data.recognised import Register
 from marey.pipeline.video.span import FrameSpan, Span
 
 
@@ -69,12 +69,12 @@ class Listing:
 
     name: str
     recognises: Callable[[str], bool]
-    """Whether it lies at a location. It must be quick, and False for what it cannot read."""
     rows: Callable[[str], Iterable[Listed]]
     """The videos of such a location. Raises InputError saying what is wrong with it."""
 
 
-_listings: dict[str, Listing] = {}
+LISTINGS: Register[Listing] = Register("listing")
+"""The layouts that `marey index` knows; none of them is a folder of videos, a file or a pattern."""
 
 
 def register_listing(
@@ -84,24 +84,4 @@ def register_listing(
 
     Raises TypeError if another layout has this name.
     """
-    listing = Listing(name, recognises, rows)
-    if _listings.setdefault(name, listing) != listing:
-        raise TypeError(f"two layouts are called {name!r}: {_listings[name]} and {listing}")
-    plugins.bring("listing", name, rows.__module__)
-
-
-def listings() -> list[str]:
-    """Names of the known layouts, in the order in which a location is compared with them."""
-    return list(reversed(_listings))
-
-
-def find_listing(name: str) -> Listing | None:
-    """The layout of that name; None where there is none."""
-    plugins.load()
-    return _listings.get(name)
-
-
-def listing_of(location: str) -> Listing | None:
-    """The layout that lies at a location; None for a folder of videos, a file or a pattern."""
-    plugins.load()
-    return next((one for one in reversed(_listings.values()) if one.recognises(location)), None)
+    LISTINGS.add(Listing(name, recognises, rows), rows.__module__)

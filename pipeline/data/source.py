@@ -18,6 +18,7 @@ from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.images import ImageFolder, ImageTable, has_images, is_image_table
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.reading import Reader
+from marey.pipeline.data.recognised import Register
 from marey.pipeline.data.shards import MANIFEST, UNFINISHED
 from marey.pipeline.data.stored_samples import StoredSamples
 from marey.pipeline.runtime.storage import Folder, is_remote, local_path
@@ -106,13 +107,12 @@ class Layout:
 
     name: str
     recognises: Callable[[str], bool]
-    """Whether this layout lies at a location. It must be quick, and False for what it cannot read:
-    it is asked about every location."""
     open: Callable[[str], Source]
     """Opens such a location. Raises InputError saying what is wrong with it."""
 
 
-_layouts: dict[str, Layout] = {}
+LAYOUTS: Register[Layout] = Register("layout")
+"""The layouts that `open_source` knows."""
 
 
 def register_source(
@@ -122,26 +122,12 @@ def register_source(
 
     Raises TypeError if another layout has this name.
     """
-    layout = Layout(name, recognises, open)
-    if _layouts.setdefault(name, layout) != layout:
-        raise TypeError(f"two layouts are called {name!r}: {_layouts[name]} and {layout}")
-    plugins.bring("layout", name, open.__module__)
-
-
-def layouts() -> list[str]:
-    """Names of the known layouts, in the order in which a location is compared with them."""
-    return list(reversed(_layouts))
-
-
-def layout_of(location: str) -> Layout | None:
-    """The layout that lies at a location: a plugin's before marey's own; None where none does."""
-    plugins.load()
-    return next((one for one in reversed(_layouts.values()) if one.recognises(location)), None)
+    LAYOUTS.add(Layout(name, recognises, open), open.__module__)
 
 
 def open_source(location: str) -> Source:
     """Open whatever lies at a location. Raises InputError saying what it could be."""
-    if layout := layout_of(location):
+    if layout := LAYOUTS.at(location):
         return layout.open(location)
     if local_path(location).is_dir():
         raise InputError(

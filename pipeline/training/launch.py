@@ -22,7 +22,7 @@ from marey.models.encoders.pretrained import check_weights
 from marey.models.method import find_method
 from marey.pipeline.data.mixture import Mixture
 from marey.pipeline.data.mixture_location import members_of
-from marey.pipeline.data.source import layout_of, open_source
+from marey.pipeline.data.source import LAYOUTS, open_source
 from marey.pipeline.runtime.cores import default_workers, set_threads
 from marey.pipeline.runtime.engine import for_a_person, gpu_count, ray_session
 from marey.pipeline.runtime.faults import fault_of_program
@@ -180,7 +180,7 @@ def _with_plugins(config: RunConfig, data: str) -> RunConfig:
     So a run's folder says what to import before it can be resumed or evaluated.
     """
     sampling = find_method(config.name).samples(config.method)
-    known = [layout_of(location) for location, _ in members_of(data)]
+    known = [LAYOUTS.at(location) for location, _ in members_of(data)]
     brought = [
         plugins.bringer("method", config.name),
         plugins.bringer("sampling", sampling.kind),

@@ -15,12 +15,14 @@ from typing import cast
 
 import cv2
 import numpy as np
+from av.error import FFmpegError
 from av.video.frame import VideoFrame
 from av.video.plane import VideoPlane
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from marey.pipeline.video import yuv as color
 from marey.pipeline.video.fit import Geometry
+from marey.pipeline.video.reasons import UNREADABLE, VideoError
 
 _SHRINK = Interpolation.AREA
 _GROW = Interpolation.BICUBIC
@@ -31,7 +33,9 @@ _ANY_MATRIX = Colorspace.ITU601
 class Converter:
     """Turns decoded pictures into uint8 RGB of a planned geometry. Not for use by two threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, uri: str = "a picture") -> None:
+        """uri: where the pictures are from, for messages."""
+        self._uri = uri
         # One libswscale context a geometry: a context that sees sizes alternate is rebuilt.
         self._reformatters: dict[object, VideoReformatter] = {}
         self._matrices: dict[tuple[int, bool], np.ndarray] = {}
@@ -40,8 +44,18 @@ class Converter:
     def into(self, frame: VideoFrame, geometry: Geometry, out: np.ndarray) -> None:
         """Write `frame` into `out`, uint8 [out_height, out_width, 3] RGB, displayed upright.
 
-        Raises FFmpegError for a matrix or format that neither we nor libswscale can turn into RGB.
+        Raises VideoError for a matrix or format that neither we nor libswscale can turn into RGB.
         """
+        try:
+            self._into(frame, geometry, out)
+        except FFmpegError as error:
+            raise VideoError(
+                f"{self._uri}: its colours cannot be turned into RGB (format "
+                f"{frame.format.name}, matrix {frame.colorspace}: {error.strerror})",
+                UNREADABLE,
+            ) from error
+
+    def _into(self, frame: VideoFrame, geometry: Geometry, out: np.ndarray) -> None:
         height, width = geometry.coded_out
         field = frame.interlaced_frame and height < geometry.height
         if field or (geometry.height, geometry.width) != (frame.height, frame.width):

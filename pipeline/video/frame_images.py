@@ -27,7 +27,6 @@ from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.display import UPRIGHT
 from marey.pipeline.video.fit import Fit, Geometry, Size, chroma_grain, plan_geometry
 from marey.pipeline.video.packet_plan import Box
-from marey.pipeline.video.reasons import UNREADABLE, VideoError
 from marey.pipeline.video.stats import DecodeStats
 from marey.pipeline.video.timeline import Timeline
 
@@ -128,7 +127,7 @@ class FrameFolderDecoder:
         self.timed_out = False
         self.stats = stats
         self._deadline = deadline
-        self._converter = Converter()
+        self._converter = Converter(place.uri)
 
     def __enter__(self) -> FrameFolderDecoder:
         return self
@@ -177,11 +176,5 @@ class FrameFolderDecoder:
         self, picture: VideoFrame, size: Size, fit: Fit, crop: Box | None, out: np.ndarray
     ) -> None:
         """Write `picture` into `out`, uint8 [height, width, 3] RGB."""
-        try:
-            self._converter.into(picture, self._geometry(picture, size, fit, crop), out)
-        except FFmpegError as error:
-            raise VideoError(
-                f"{self.images.place.uri}: its colours cannot be turned into RGB (format "
-                f"{picture.format.name}: {error.strerror})",
-                UNREADABLE,
-            ) from error
+        geometry = self._geometry(picture, size, fit, crop)
+        self._converter.into(picture, geometry, out)

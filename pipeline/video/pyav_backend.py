@@ -20,7 +20,6 @@ from marey.pipeline.video.fit import Fit, Geometry, Size, chroma_grain, plan_geo
 from marey.pipeline.video.packet_log import MISSING
 from marey.pipeline.video.packet_plan import Box, Run, plan_runs
 from marey.pipeline.video.packets import PacketFeed
-from marey.pipeline.video.reasons import UNREADABLE, VideoError
 from marey.pipeline.video.stats import DecodeStats
 from marey.pipeline.video.timeline import KEEP_BYTES, scan
 from marey.pipeline.video.windows import is_sparse, scan_near
@@ -88,7 +87,7 @@ class PyavDecoder:
         self._skips = context.name in SKIPPING_CODECS and not self.timeline.by_order
         self._uri, self._stream, self._threads = uri, stream, threads
         self._careful: VideoSource | None = None
-        self._converter = Converter()
+        self._converter = Converter(uri)
         self._geometries: dict[object, Geometry] = {}
         self._orientation: Orientation | None = None
 
@@ -114,14 +113,8 @@ class PyavDecoder:
     def convert(
         self, picture: VideoFrame, size: Size, fit: Fit, crop: Box | None, out: np.ndarray
     ) -> None:
-        try:
-            self._converter.into(picture, self._geometry(picture, size, fit, crop), out)
-        except FFmpegError as error:
-            raise VideoError(
-                f"{self._uri}: its colours cannot be turned into RGB (format "
-                f"{picture.format.name}, matrix {picture.colorspace}: {error.strerror})",
-                UNREADABLE,
-            ) from error
+        geometry = self._geometry(picture, size, fit, crop)
+        self._converter.into(picture, geometry, out)
 
     def _geometry(self, frame: VideoFrame, size: Size, fit: Fit, crop: Box | None) -> Geometry:
         """Geometry for this picture. All have one output: that of the size the stream begins with.

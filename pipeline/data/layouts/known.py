@@ -8,7 +8,7 @@ from marey.configs.errors import UsageError
 from marey.configs.nearest import suggest
 from marey.pipeline.data.layouts import archives, lerobot, video_tables
 from marey.pipeline.data.layouts.frame_folders import list_frame_folders
-from marey.pipeline.data.listing import Listing, find_listing, listing_of, listings
+from marey.pipeline.data.listing import LISTINGS, Listing
 
 SHIPPED = (archives, video_tables, lerobot)
 """Each registers its layouts; the last is asked first."""
@@ -32,8 +32,8 @@ def layout_of(source: str, *, name: str | None = None, fps: float | None = None)
     if name == FILES:
         return None
     if name is None:
-        return listing_of(source)
-    if listing := find_listing(name):
+        return LISTINGS.at(source)
+    if listing := LISTINGS.named(name):
         return listing
-    names = sorted({FILES, FRAMES, *listings()})
+    names = sorted({FILES, FRAMES, *LISTINGS.names()})
     raise UsageError(f"--layout {name}: it is one of {', '.join(names)}{suggest(name, names)}")
