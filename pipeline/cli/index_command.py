@@ -87,6 +87,12 @@ def _print_events(summary: Any, views: str | None) -> None:
     print(f"events: {counts or 'none'}", file=sys.stderr)
     for example in summary.examples:
         print(f"  {example}", file=sys.stderr)
+    if views is None and (guess := summary.guess) and guess.named:
+        print(
+            f"their names look like {guess.events} events with the views {', '.join(guess.views)}; "
+            f"to group them, add --views '{guess.expression}'",
+            file=sys.stderr,
+        )
     grouping = views is not None and (views.lower().endswith(".csv") or "?P<view>" in views)
     if grouping and max(summary.views, default=1) == 1:
         print(

@@ -6,11 +6,10 @@ What a location really holds is for the room that opens it to say; here is what 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from marey.configs import plugins
-from marey.configs.errors import InputError, MareyError, UsageError
+from marey.configs.errors import InputError, UsageError
 from marey.configs.load import check, read_preset
 from marey.configs.recipes import method_of, presets
 from marey.configs.schema import RunConfig
@@ -21,12 +20,6 @@ VIDEOS = frozenset(
     for end in ["mp4", "mkv", "mov", "avi", "webm", "m4v", "mpg", "mpeg", "ts", "mts", "wmv", "flv"]
 )
 IMAGES = frozenset(f".{end}" for end in ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"])
-VIEW_RULES = (
-    r"(?P<event>[^/]*)[_.-](?P<view>[^/_.-]+)\.\w+$",
-    r"(?P<event>[^/]+)/(?P<view>[^/]+)\.\w+$",
-    r"(?P<event>[^/]*\d)(?P<view>[a-zA-Z]+)\.\w+$",
-)
-"""How the names of one event's videos mostly differ: take1_left.mp4, take1/left.mp4, take1a.mp4."""
 
 
 def check_data(location: str, option: str = "--data") -> None:
@@ -90,15 +83,21 @@ def check_views(preset: str, config: RunConfig, data: str) -> None:
     The message shows how to group the videos, by their own names, and the presets of the method
     that need one camera only.
     """
+    from marey.pipeline.data.guess_views import guess_views
+
     kind = getattr(getattr(config.method, "sampling", None), "kind", "")
     if kind != "view_pairs" or not data.endswith(".parquet") or not Path(data).is_file():
         return
     names, events = _videos(data)
     if not names or max(Counter(events).values()) > 1:
         return
-    rule = views_rule(names)
-    example = rule or r"(?P<event>take\d+)_(?P<view>\w+)"
-    own = "" if rule else " (here for take1_left.mp4; or a CSV with video_id,event,view)"
+    guess = guess_views(names)
+    example = guess.expression if guess else r"(?P<event>take\d+)_(?P<view>\w+)"
+    own = (
+        f" ({guess.events} events with the views {', '.join(guess.views)})"
+        if guess
+        else " (here for take1_left.mp4; or a CSV with video_id,event,view)"
+    )
     others = _presets_for_one_camera(config.name)
     single = f", or train {' or '.join(others)}, for one camera" if others else ""
     raise InputError(
@@ -120,21 +119,6 @@ def _videos(index: str) -> tuple[list[str], list[str]]:
     if table.column_names != columns:
         return [], []
     return table["video_id"].to_pylist(), table["event"].to_pylist()
-
-
-def views_rule(names: Sequence[str]) -> str | None:
-    """A `--views` expression that groups all of these videos, if one of the usual ones does."""
-    from marey.pipeline.data.grouping import group_views
-
-    for rule in VIEW_RULES:
-        try:
-            placed = group_views([*names], rule)
-        except MareyError:
-            continue
-        views = Counter(placement.event for placement in placed.values())
-        if views and min(views.values()) > 1:
-            return rule
-    return None
 
 
 def _presets_for_one_camera(method: str) -> list[str]:

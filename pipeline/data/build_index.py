@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError, UnfinishedError
 from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job, LayoutOf
+from marey.pipeline.data.guess_views import Guess, guess_views
 from marey.pipeline.data.index import SCHEMA, completed
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
@@ -255,6 +256,8 @@ class Summary:
     """Number of views -> events with so many."""
     examples: list[str] = field(default_factory=list)
     """A few events and their views, those with most views first."""
+    guess: Guess | None = None
+    """Where every event has one view: how their names look as if several cameras had seen them."""
     status: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[str, str, str]] = field(default_factory=list)
     """(status, video_id, error) of every row of a file that is damaged or unreadable."""
@@ -281,6 +284,8 @@ def summarise(tables: Iterable[pa.Table]) -> Summary:
     summary.views = Counter(map(len, events.values()))
     for event in heapq.nsmallest(EXAMPLES, events, key=lambda name: (-len(events[name]), name)):
         summary.examples.append(f"{event} (views {', '.join(sorted(events[event]))})")
+    if max(summary.views, default=1) == 1:
+        summary.guess = guess_views([*events])
     return summary
 
 
