@@ -32,7 +32,7 @@ COPY pipeline pipeline
 COPY trackers trackers
 RUN python3 -m venv /opt/marey && \
     /opt/marey/bin/python -m pip install --no-cache-dir --disable-pip-version-check "$(grep '^uv==' requirements.txt)" && \
-    /opt/marey/bin/uv pip install --no-cache --python /opt/marey/bin/python \
+    /opt/marey/bin/uv pip install --no-cache --compile-bytecode --python /opt/marey/bin/python \
         --constraints requirements.txt --build-constraints requirements.txt . && \
     /opt/marey/bin/python -m pip uninstall --quiet --yes uv
 

@@ -32,7 +32,7 @@ $(VENV)/.ready: requirements.txt pyproject.toml
 	@echo "Python: $(PYTHON), $$("$(PYTHON)" -V), into $(VENV)/"
 	@"$(PYTHON)" -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.txt)
-	$(VENV)/bin/uv pip install --quiet --python $(RUN) -r requirements.txt
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(RUN) -r requirements.txt
 	$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --editable .
 	@touch $@
 

@@ -25,12 +25,12 @@ from marey.pipeline.training.job import build_method, synchronised
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.meter import Meter
 from marey.pipeline.training.optim import (
-    LARS,
     build_optimizer,
     learning_rate,
     set_schedule,
     weight_decay,
 )
+from marey.pipeline.training.optimizers import LARS
 from marey.pipeline.training.record import SUMMARY, read_metrics
 from marey.pipeline.training.trainer import forward_backward, train
 from tests.corpora import encode_corpus

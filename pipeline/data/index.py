@@ -352,7 +352,7 @@ def _read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
                 if sum(map(len, pieces)) >= _CHUNK:
                     columns[name].append(pa.concat_arrays(pieces))
                     pieces = []
-            columns[name].append(pa.concat_arrays([*pieces, pa.array([], kind)]))
+            columns[name].append(pa.concat_arrays([*pieces, pa.nulls(0, kind)]))
             pool.release_unused()
         metadata = file.schema_arrow.metadata
     table = pa.table({name: pa.chunked_array(chunks) for name, chunks in columns.items()})

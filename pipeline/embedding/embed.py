@@ -12,7 +12,7 @@ from typing import Literal
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.source import need_frames, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
-from marey.pipeline.embedding.embed_part import EmbedPart
+from marey.pipeline.embedding.embed_part import EmbedPart, embed_part_at
 from marey.pipeline.embedding.folder_meta import (
     FORMAT,
     meta_name,
@@ -90,11 +90,16 @@ def embed(
     }  # fmt: skip
     columns = columns_of(source, copies, encoder.out_dim, dtype)
     side = architecture["image_size"]
+    # here the encoder that is open serves; a billion weights are not sent to actors, which open it
+    here = partial(EmbedPart, encoder, out, columns)
     stages = [
         # 1. Read: decoding is work for CPUs, so an actor for each that the encoders leave.
         Stage(partial(read_part_at, data, rate, (side, side), copies, clip)),
         # 2. Embed and write: one encoder fills a GPU; without GPUs one may use a whole machine.
-        Stage(partial(EmbedPart, encoder_run, out, columns), Needs(one_a_gpu=True)),
+        Stage(
+            here if engine == "local" else partial(embed_part_at, encoder_run, out, columns),
+            Needs(one_a_gpu=True),
+        ),
     ]
     before = read_meta(folder)
     if before and all(before.get(name) == value for name, value in key.items()):

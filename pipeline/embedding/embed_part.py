@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,12 +34,16 @@ def counts_row(number: int, rows: int, reasons: str, why_open: str = "") -> Rows
     return {name: np.array([value]) for name, value in values.items()}
 
 
+def embed_part_at(encoder_run: str, out: str, schema: pa.Schema) -> EmbedPart:
+    """The step with an encoder that is opened here, in an actor."""
+    return EmbedPart(open_encoder(encoder_run)[0], out, schema)
+
+
 class EmbedPart:
     """The second step of embedding: a part's frames in, its file written, its counts out."""
 
-    def __init__(self, encoder_run: str, out: str, schema: pa.Schema) -> None:
+    def __init__(self, encoder: Any, out: str, schema: pa.Schema) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        encoder, _ = open_encoder(encoder_run)
         self.encoder = encoder.to(self.device)
         self.out = Folder(out)
         self.schema = schema

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from marey.configs.errors import InputError, SettingError
 from marey.pipeline.embedding.embeddings import Embeddings
@@ -166,6 +165,8 @@ def kendall_tau(
     pairs count as 0 in `kendall_tau`, are left out of `kendall_tau_defined` and are reported as
     `nan_fraction`. Only meaningful where all videos show one process that does not go back.
     """
+    from scipy.stats import kendalltau  # takes a second, which no training run has need of
+
     if stride < 1:
         raise SettingError(f"stride={stride} is out of range: at least 1")
     rng = np.random.default_rng(seed)

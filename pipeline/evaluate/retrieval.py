@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from marey.configs.errors import InputError, SettingError
 from marey.configs.evaluation import CopiesSettings, RetrievalSettings
@@ -69,6 +68,8 @@ def ranking_figures(
 
 def chance_hit(relevant: NDArray[np.int64], size: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """Hit rate at k of a random ranking: 1 - C(G - R, k) / C(G, k), float64 [n]."""
+    from scipy.special import gammaln  # slow to import, and few commands come here
+
     other, k_all = size - relevant, np.minimum(k, size)
     certain = other < k_all
     other = np.where(certain, k_all, other)

@@ -59,8 +59,11 @@ def ray_session() -> Iterator[float]:
     local_instance = "RAY_ADDRESS" not in os.environ
     if local_instance:
         wait_asleep()
-        # each spares a process on a small machine; no node of it is preempted
+        # each spares processes on a small machine; no node of it is preempted, and actors are
+        # started when they are asked for, as there are no tasks that wait for a process
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        os.environ.setdefault("RAY_enable_worker_prestart", "0")
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     # two busy cores need longer than Ray's 30 s to import torch in every worker
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "180")
     import ray

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from marey.configs.schema import OptimizerConfig
 from marey.models.encoders.decay import decay_groups, embeddings, layer_shares
+from marey.pipeline.training.optimizers import LARS, SGD, AdamW
 
 ONE_CYCLE_START = 1 / 25
 ONE_CYCLE_END = 1e-4 / 25
@@ -49,11 +50,11 @@ def build_optimizer(
         if group["vectors"] and config.bias_lr is not None:
             group["scale"] *= config.bias_lr / config.lr
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
+        return AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
     if config.name == "lars":
         return LARS(groups, lr=config.lr, momentum=config.momentum)
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -112,39 +113,3 @@ def weight_decay(config: OptimizerConfig, step: int, total: int) -> float:
 def _between(start: float, end: float, done: float) -> float:
     """From `start` to `end` along half a cosine."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv 1708.03888).
-
-    Parameters of one dimension take plain momentum steps: no trust ratio, no decay.
-    """
-
-    TRUST = 0.001
-
-    def __init__(self, params, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure=None) -> None:  # type: ignore[override]
-        """One update of all parameters that have a gradient."""
-        if closure is not None:
-            raise TypeError("LARS takes no closure")
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict) -> None:
-        update = gradient
-        if parameter.ndim > 1:
-            update = update.add(parameter, alpha=group["weight_decay"])
-            weight_norm, update_norm = parameter.norm(), update.norm()
-            trusted = self.TRUST * weight_norm / update_norm
-            known = (weight_norm > 0) & (update_norm > 0)
-            update = update * torch.where(known, trusted, torch.ones_like(trusted))
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].mul_(group["momentum"]).add_(update)
-        parameter.add_(state["momentum"], alpha=-group["lr"])
