@@ -6,8 +6,8 @@
     python -m benchmarks.atari table  -o FOLDER
 
 After Anand et al., *Unsupervised State Representation Learning in Atari*, NeurIPS 2019, arXiv
-1906.08226: the same agent, labels, network (`nature_network.py`) and probe (`marey eval states`),
-on lossless videos through the whole pipeline: index, train, embed, evaluate.
+1906.08226: the same agent, labels, network (`encoder.backbone=nature`) and probe (`marey eval
+states`), on lossless videos through the whole pipeline: index, train, embed, evaluate.
 
 - record: episodes of a random agent (`atari_episodes.py`), one video each, and the states.
 - train: a preset of marey with that network, on other episodes than those that are probed.
@@ -29,7 +29,6 @@ from typing import Any
 import torch
 
 from benchmarks.atari_episodes import SIDE, record
-from marey.configs import plugins
 from marey.configs.encoder import EncoderConfig
 from marey.configs.load import override, read_preset, run_config
 from marey.models.encoders.encoder import Encoder
@@ -67,9 +66,8 @@ PUBLISHED = {
     "VideoPinball": (0.09, 0.37, 0.58, 0.61, 0.82),
     "YarsRevenge": (0.01, 0.22, 0.39, 0.42, 0.74),
 }
-PLUGIN = "benchmarks.nature_network"
 NETWORK = {
-    "backbone": f"{PLUGIN}:nature",
+    "backbone": "nature",
     "image_size": SIDE,
     "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0),
@@ -91,7 +89,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options, words = parser.parse_known_args()
     torch.set_num_threads(1)
-    plugins.use(PLUGIN)
     if options.command == "table":
         print(table(options.out))
         return

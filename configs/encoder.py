@@ -15,8 +15,9 @@ class EncoderConfig(Settings):
     """Trunk, pooling and embedding head of the network that a run exports."""
 
     backbone: str = "tiny"
-    """`tiny` (small, learns on a CPU), `tiny_vit` (a small transformer over 8x8 patches) or the
-    name of a timm model (`resnet18`, `vit_small...`); for clips also `tiny_r3d`, `tiny_r2plus1d`,
+    """`tiny` (small, learns on a CPU), `tiny_vit` (a small transformer over 8x8 patches),
+    `nature` (that of game-playing agents, whose first channel alone counts) or the name of a timm
+    model (`resnet18`, `vit_small...`); for clips also `tiny_r3d`, `tiny_r2plus1d`,
     `tiny_video_vit`, `r3d_18`, `mc3_18`, `r2plus1d_18`, `slow_r50`, or `video_vit_small`, `_base`,
     `_large` or `_huge` (patches of 2 frames and 16x16 pixels). A network of your own by the name
     that it is registered with, or as `package.module:function` (docs/extending.md)."""
@@ -41,6 +42,9 @@ class EncoderConfig(Settings):
     padding: Literal["zeros", "replicate"] = "zeros"
     """What convolutions see beyond the border of a map: zeros, or the border repeated, which is no
     mark of where it is (for training on patches of frames)."""
+    stem: Literal["own", "small"] = "own"
+    """A ResNet's first layers. own: as the backbone was made (7x7, stride 2, pooling); small: a 3x3
+    convolution of stride 1 and no pooling, as papers have it for pictures of 32 px."""
     pretrained: bool = False
     """Start from the pretrained weights of timm or torchvision for the backbone (downloaded)."""
     weights: str | None = None
@@ -86,6 +90,11 @@ class EncoderConfig(Settings):
     def _agrees(self) -> "EncoderConfig":
         if self.input == "lab_split" and self.clip_frames > 1:
             raise ValueError("input=lab_split is for single images: clip_frames must be 1")
+        if self.stem == "small" and (self.pretrained or self.clip_frames > 1):
+            raise ValueError(
+                "stem=small has a first convolution of its own, for images: pretrained must be "
+                "false and clip_frames 1"
+            )
         if self.norm == "layer" and self.pretrained:
             raise ValueError("norm=layer throws away what pretrained=true loads: set norm=batch")
         return self

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from benchmarks.atari import NETWORK, PLUGIN, table
+from benchmarks.atari import NETWORK, table
 from benchmarks.atari_episodes import FPS, SIDE, write_lossless
-from marey.configs import plugins
 from marey.configs.encoder import EncoderConfig
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.video import FrameRequest, read_plan
@@ -30,9 +28,7 @@ def test_a_ball_of_two_pixels_is_where_it_was(tmp_path: Path) -> None:
             np.testing.assert_allclose(seen[..., channel].astype(int), frame, atol=1)
 
 
-def test_the_network_maps_a_whole_frame_to_256_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAREY_PLUGINS", "")
-    plugins.use(PLUGIN)
+def test_the_network_maps_a_whole_frame_to_256_numbers() -> None:
     encoder = Encoder(EncoderConfig.model_validate(NETWORK)).eval()
     frame = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
     frame[1, 100, 100] = 255

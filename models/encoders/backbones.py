@@ -19,13 +19,14 @@ from marey.models.encoders.any_network import (
     is_timm,
     registered,
 )
+from marey.models.encoders.nature_network import nature
 from marey.models.encoders.pretrained import check_weights, unfetched
 from marey.models.encoders.sines import patch_places, patch_sines
 from marey.models.encoders.tiny_resnet import tiny
 from marey.models.encoders.transformer import tiny_vit
 from marey.models.encoders.trunk import Level, PatchTrunk, Trunk, kept_stages
 
-_OWN = ("tiny", "tiny_vit")
+_OWN = ("tiny", "tiny_vit", "nature")
 """Trunks that are not timm's."""
 
 
@@ -41,10 +42,11 @@ def build_trunk(
 ) -> tuple[Trunk, int]:
     """The trunk of that name and the channels of its last map.
 
-    `name` is `tiny`, `tiny_vit`, a network that a plugin registered, `package.module:function` of
-    any other (see `any_network`), or a timm model. `stages` keeps the first ones only: of a
-    hierarchical network the levels of resolution that timm lists (a ResNet has 5, its stem being
-    the first: `resnet18` without its last stage is `stages=4`), of a plain transformer its blocks.
+    `name` is `tiny`, `tiny_vit`, `nature`, a network that a plugin registered,
+    `package.module:function` of any other (see `any_network`), or a timm model. `stages` keeps the
+    first ones only: of a hierarchical network the levels of resolution that timm lists (a ResNet
+    has 5, its stem being the first: `resnet18` without its last stage is `stages=4`), of a plain
+    transformer its blocks.
     `in_channels`: those of the input (6 for two stacked frames); pretrained first layers are
     repeated over them. `image_size`: the side of the images; a timm network is tried on a blank one
     of it, and the patches of `tiny_vit` have an eighth of it as their side. `sines`: a timm
@@ -61,7 +63,9 @@ def build_trunk(
         if pretrained:
             check_weights(name)
         if name == "tiny":
-            trunk = tiny(stages=stages, in_channels=in_channels)
+            trunk: Trunk = tiny(stages=stages, in_channels=in_channels)
+        elif name == "nature":
+            trunk = nature(image_size, stages=stages)
         else:
             trunk = tiny_vit(image_size, stages=stages, in_channels=in_channels)
         return trunk, trunk.levels[-1].channels
