@@ -181,6 +181,20 @@ def next_angle(method: Method, batch: Batch) -> Score:
     return float(max(found)), float(len(angle))
 
 
+def known_time(method: Method, batch: Batch) -> Score:
+    """ST-DIM: which of two frames of one video came just before, by how far the hand turned."""
+    angle = read_angles(batch["images"], method.encoder)
+    gap = batch["time_s"].diff(dim=1)[:, 0]
+    due = angle[:, 1] - 2 * math.pi * TURNS_PER_S * gap
+    missed = turn(angle[:, 0][None, :], due[:, None]).abs()  # [R, C]
+    own = missed.diagonal()[:, None]
+    together = batch["instance"][:, None] == batch["instance"]
+    apart = (batch["time_s"][:, 1][:, None] - batch["time_s"][:, 1]).abs()
+    rival = together & (apart > method.config.near_s + 1e-4)  # pyright: ignore
+    won = (own < missed).float() + 0.5 * (own == missed).float()
+    return float(won[rival].mean()), float(rival.sum())
+
+
 class AngleEncoder(nn.Module):
     """In place of a method's encoder: the angle from the upright, as an embedding.
 

@@ -21,16 +21,19 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from benchmarks import world_oracles as oracles
 from benchmarks.methods_results import HELD_OUT
+from benchmarks.picture_crops import Crops
+from benchmarks.world_tasks import RETRIEVAL, TASKS
 from marey.configs.load import override, read_preset, run_config
 from marey.configs.schema import RunConfig
 from marey.models.batch import Batch
@@ -43,7 +46,9 @@ from marey.pipeline.embedding.folder_meta import is_whole
 from marey.pipeline.evaluate.run import run_eval
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.plan import make_plan
-from marey.pipeline.synthetic.worlds import VIEWS, make_world
+from marey.pipeline.synthetic.picture_worlds import Wander, make_pictures, write_sequence
+from marey.pipeline.synthetic.worlds import SECONDS, SIZE, VIEWS, make_world
+from marey.pipeline.training.checkpoint import load_state
 from marey.pipeline.training.job import build_method
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.pretext import pretext, whole_batches
@@ -52,36 +57,14 @@ from marey.pipeline.training.trainer import collate
 
 SAMPLES = 480
 """Held-out samples that figures and ceilings are taken from."""
+STILLS = 768
+"""The same where samples are stills, whose batches are larger."""
+TAUGHT = 10_240
+"""Training samples, augmented, that an oracle may look among."""
+SEQUENCES, SEQUENCE = 6, "sequences"
+"""How many sequences with boxes there are of what wanders, and their folder."""
 EMBEDDED_PER_S = 5.0
 """Frames of a second that are embedded for the regression of the state."""
-Oracle = Callable[[Method, Batch], oracles.Score]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A preset's world, the figure that tells whether it has learned, and what could be had."""
-
-    world: str
-    metric: str
-    oracle: Oracle
-    steps: int
-    views: int = 1
-
-
-TASKS = {
-    "arrow_of_time": Task("walking", "accuracy", oracles.arrow, 250),
-    "clip_order": Task("clock", "accuracy", oracles.clip_order, 200),
-    "cpc": Task("clock", "time_information", oracles.next_angle, 200),
-    "mf_tcn": Task("process", "retrieval_top1", oracles.embedded("retrieval_top1"), 100, views=2),
-    "odd_one_out": Task("clock", "accuracy", oracles.odd_one_out, 200),
-    "playback_speed": Task("clock", "accuracy", oracles.speed, 150),
-    "shuffle_and_learn": Task("process", "balanced_accuracy", oracles.between, 300),
-    "sort_frames": Task("clock", "accuracy", oracles.sort, 300),
-    "tcc": Task("process", "match_error", oracles.embedded("match_error"), 200),
-    "tcc_tcn": Task("process", "match_error", oracles.embedded("match_error"), 200),
-    "tcn": Task("process", "retrieval_top1", oracles.embedded("retrieval_top1"), 200, views=2),
-    "tcn_single": Task("process", "ordering", oracles.embedded("ordering"), 200),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +129,13 @@ def arm_config(arm: Arm, steps: int | None, words: list[str]) -> RunConfig:
 
 
 def indexed_world(arm: Arm, out: Path) -> tuple[str, str, str]:
-    """(training index, held-out index, table of states) of the arm's world, made when missing."""
+    """(training data, held-out data, table of states) of the arm's world, made when missing."""
     task = TASKS[arm.preset]
+    if task.pictures:
+        folder = out / "worlds" / f"{task.world}-{arm.seed}"
+        if not (folder / "states.parquet").exists():
+            make_pictures(task.world, folder, seed=arm.seed)
+        return str(folder / "train"), str(folder / "test"), str(folder / "states.parquet")
     name = f"{task.world}-{task.views}-{arm.seed}{'-control' * arm.control}"
     folder = out / "worlds" / name
     indices = [folder / f"{part}.parquet" for part in ("train", "test")]
@@ -155,27 +143,65 @@ def indexed_world(arm: Arm, out: Path) -> tuple[str, str, str]:
         make_world(
             task.world, folder, views=task.views, scrambled=arm.control, seed=arm.seed
         )  # fmt: skip
+        if task.world == "wander":
+            for event in range(SEQUENCES):
+                path = folder / SEQUENCE / f"wander{event}"
+                shown = Wander.draw(np.random.default_rng([arm.seed, 10_000 + event]))
+                write_sequence(path, shown, np.arange(SECONDS * 5) / 5, SIZE, event)
         for part, index in zip(("train", "test"), indices, strict=True):
             write_index(make_index([str(folder / part)], views=VIEWS), str(index))
     return str(indices[0]), str(indices[1]), str(folder / "states.parquet")
 
 
-@torch.no_grad()
-def ceiling(arm: Arm, config: RunConfig, out: Path) -> float:
-    """The oracle's mean figure on held-out samples, augmented by the preset."""
-    source = open_source(indexed_world(arm, out)[1])
-    method = build_method(config)
-    plan = make_plan(source, type(method).samples(config.method), seed=0, epochs=1)
-    method.prepare(Corpus(places=plan.samples_per_epoch))
-    plan.epochs = -(-SAMPLES // plan.samples_per_epoch)
-    torch.manual_seed(0)
+def ceiling(arm: Arm, config: RunConfig, out: Path, run: str | None = None) -> float:
+    """The oracle's mean figure on held-out samples, augmented by the preset.
+
+    run: a finished run, whose vocabularies and counts the oracle answers in.
+    """
+    train, test, _ = indexed_world(arm, out)
+    task = TASKS[arm.preset]
+    if task.metric == RETRIEVAL:
+        return Crops.of(Path(test), SAMPLES).ceiling()
+    method = method_of(config, test, run)
+    if task.taught is not None:
+        oracle = task.taught(method, augmented(method, config, train, TAUGHT))
+    else:
+        assert task.oracle is not None
+        oracle = task.oracle
     scores: list[oracles.Score] = []
-    with evaluating(method):
-        for batch in whole_batches(config, plan, source, SAMPLES):
-            augmented = method.augment(collate(batch, torch.device("cpu")))
-            scores.append(TASKS[arm.preset].oracle(method, augmented))
+    for batch in augmented(method, config, test, STILLS if task.pictures else SAMPLES):
+        with torch.no_grad(), evaluating(method):
+            scores.append(oracle(method, batch))
     values, counts = np.array(scores).T
     return float(np.average(values, weights=counts))
+
+
+def method_of(config: RunConfig, data: str, run: str | None = None) -> Method:
+    """The preset's method, with the weights of a run where one is given."""
+    method = build_method(config)
+    if run is None:
+        plan = make_plan(
+            open_source(data), type(method).samples(config.method), seed=0, epochs=1
+        )  # fmt: skip
+        method.prepare(Corpus(places=plan.samples_per_epoch))
+        return method
+    settings = yaml.safe_load(Folder(run).read("config.yaml"))
+    method.prepare(Corpus(places=settings["provenance"]["places"]))
+    state = load_state(Folder(run))
+    assert state is not None  # the run has just been trained
+    method.load_state_dict(state["method"])
+    return method
+
+
+def augmented(method: Method, config: RunConfig, data: str, samples: int) -> Iterator[Batch]:
+    """Batches of so many samples, as the network gets them."""
+    source = open_source(data)
+    plan = make_plan(source, type(method).samples(config.method), seed=0, epochs=1)
+    plan.epochs = -(-samples // plan.samples_per_epoch)
+    torch.manual_seed(0)
+    with torch.no_grad(), evaluating(method):
+        for batch in whole_batches(config, plan, source, samples):
+            yield method.augment(collate(batch, torch.device("cpu")))
 
 
 def measure(arm: Arm, config: RunConfig, out: Path) -> dict[str, Any]:
@@ -185,19 +211,35 @@ def measure(arm: Arm, config: RunConfig, out: Path) -> dict[str, Any]:
     began = time.process_time()
     run_training(prepare(config, train, run, resume=(arm.folder / "run").exists()), engine="local")
     spent = time.process_time() - began
-    found = pretext(run, test, samples=SAMPLES)
-    metric = TASKS[arm.preset].metric
     return {
-        "metric": metric,
+        "metric": TASKS[arm.preset].metric,
         "steps": config.trainer.steps,
         "cpu_s": round(spent, 1),
-        "chance": found.chance[metric],
-        "ceiling": ceiling(arm, config, out),
+        **figures_of(arm, config, out, run, test),
+        "r2": state_r2(run, arm, train, test, states),
+        "r2_untrained": state_r2(f"{run}/{UNTRAINED}", arm, train, test, states),
+    }
+
+
+def figures_of(arm: Arm, config: RunConfig, out: Path, run: str, test: str) -> dict[str, Any]:
+    """Chance, ceiling and the figure itself, trained and untrained."""
+    metric = TASKS[arm.preset].metric
+    if metric == RETRIEVAL:
+        return Crops.of(Path(test), SAMPLES).figures(run, f"{run}/{UNTRAINED}")
+    found = pretext(run, test, samples=STILLS if TASKS[arm.preset].pictures else SAMPLES)
+    carried = {}
+    sequences = Path(test).parent / SEQUENCE
+    if sequences.exists():
+        carried["propagation"] = run_eval(
+            "propagation", run, data=sequences, baseline=f"{run}/{UNTRAINED}"
+        )  # fmt: skip
+    return {
+        **carried,
+        "chance": found.chance.get(metric, 0.0),
+        "ceiling": ceiling(arm, config, out, run),
         HELD_OUT: found.trained[metric],
         UNTRAINED: found.untrained[metric],
         "all": found.trained,
-        "r2": state_r2(run, arm, train, test, states),
-        "r2_untrained": state_r2(f"{run}/{UNTRAINED}", arm, train, test, states),
     }
 
 

@@ -121,7 +121,7 @@ def test_a_clip_has_one_crop() -> None:
 def test_it_learns_to_paint() -> None:
     method = _method()
     metrics = train(method, lambda g: wallpaper(g, 12, FRAMES), steps=60)
-    assert method.chance == {"relative_error": 1.0}
+    assert method.chance == {"error_over_fill": 1.0, "relative_error": 1.0}
     assert metrics["relative_error"] < 0.4
 
 

@@ -24,7 +24,9 @@ from tests.corpora import load
 ENOUGH = 0.8
 """Share of the way from chance to the ceiling."""
 LEARNED = (
-    "arrow_of_time", "clip_order", "odd_one_out", "playback_speed", "sort_frames", "tcc",
+    "arrow_of_time", "clip_order", "colorization", "cpc", "jigsaw", "odd_one_out",
+    "playback_speed", "relative_position", "rotation", "shuffle_and_learn", "sort_frames", "tcc",
+    "tcn_single",
 )  # fmt: skip
 """Presets that go so far in the steps of `TASKS`."""
 

@@ -21,8 +21,10 @@ from marey.models.augmentation.masking import tube_mask
 from marey.models.batch import Batch, replace_frames
 from marey.models.encoders.clip_inputs import clip_grid, clip_transformer
 from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.patchify import spread
 from marey.models.encoders.transformer import PatchDecoder
 from marey.models.method import Method, register
+from marey.models.objectives.content_free import filled_from_around
 from marey.models.objectives.reconstruction import reconstruction
 
 
@@ -78,8 +80,8 @@ class VideoMAE(Method):
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """The error of a blind answer, as share of itself."""
-        return {"relative_error": 1.0}
+        """The error of interpolation and that of a blind answer, as shares of themselves."""
+        return {"error_over_fill": 1.0, "relative_error": 1.0}
 
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
@@ -108,4 +110,17 @@ class VideoMAE(Method):
             norm_pix=self.config.norm_pix,
             norm_channels=self.config.norm_channels,
             squared=True,
+            filled=trunk.cut(self.filled(clips, mask)),
         )
+
+    @torch.no_grad()
+    def filled(self, clips: Tensor, mask: Tensor) -> Tensor:
+        """The clips with their hidden patches diffused into, frame by frame, from what is visible
+        around them: float32 [N, 3, T, S, S]. mask: bool [N, L]."""
+        frames = clips.transpose(1, 2)
+        times = self.grid[0]
+        hidden = mask.unflatten(1, self.grid)
+        hidden = hidden.repeat_interleave(frames.shape[1] // times, dim=1)
+        pixels = spread(hidden.flatten(0, 1), *clips.shape[3:])[:, None]
+        filled = filled_from_around(frames.flatten(0, 1), pixels)
+        return filled.unflatten(0, frames.shape[:2]).transpose(1, 2)

@@ -1,8 +1,9 @@
 """Worlds: small corpora in which pretext tasks have one right answer, for evidence that they learn.
 
-All show a white hand on a pivot in front of a dim backdrop of the video's own. What the hand does
+Most show a white hand on a pivot in front of a dim backdrop of the video's own. What the hand does
 is the world. Its angle survives every crop, and in `process` mirrors too, since only the angle from
-the upright counts there; what walks may be mirrored whole. Videos are really encoded, in
+the upright counts there; what walks may be mirrored whole. The others are the worlds of pictures
+(`picture_worlds.py`), moving. Videos are really encoded, in
 
     folder/train/process03_view0.mp4    folder/test/process24_view1.mp4
     folder/states.parquet               video_id, time_s, state: the height of the hand's tip over
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from marey.configs.errors import SettingError
 from marey.pipeline.synthetic.encode import encode_frames
+from marey.pipeline.synthetic.picture_worlds import PICTURE_WORLDS, moving
 
 FPS = 15
 SIZE = 96
@@ -142,24 +144,29 @@ def make_world(
     train, test: events in either part, each seen by `views` cameras.
     Raises SettingError for a world that does not exist.
     """
-    if name not in WORLDS:
-        raise SettingError(f"there is no world {name!r}; known are {', '.join(WORLDS)}")
+    if name not in (*WORLDS, *PICTURE_WORLDS):
+        known = ", ".join([*WORLDS, *PICTURE_WORLDS])
+        raise SettingError(f"there is no world {name!r}; known are {known}")
     names: list[str] = []
     states: list[Array] = []
     times_s = np.arange(SECONDS * FPS) / FPS
     for event in range(train + test):
         part = folder / ("train" if event < train else "test")
         part.mkdir(parents=True, exist_ok=True)
-        course = WORLDS[name](times_s, np.random.default_rng([seed, event]))
         for view in range(views):
             rng = np.random.default_rng([seed, event, view])
             order = np.arange(len(times_s))
             if scrambled:
                 order = rng.permutation(order)
             path = part / f"{name}{event:02d}_view{view}.mp4"
-            encode_frames(path, _pictures(course, order, rng), fps=FPS, size=SIZE)
+            if name in PICTURE_WORLDS:
+                pictures, state = moving(name, times_s[order], SIZE, rng)
+            else:
+                course = WORLDS[name](times_s, np.random.default_rng([seed, event]))
+                pictures, state = _pictures(course, order, rng), course.state[order]
+            encode_frames(path, pictures, fps=FPS, size=SIZE)
             names.append(path.name)
-            states.append(course.state[order])
+            states.append(state)
     columns = {
         "video_id": np.repeat(names, len(times_s)),
         "time_s": np.tile(times_s, len(names)),
