@@ -17,18 +17,19 @@ from marey.models.encoders.trunk import Level, Trunk
 def with_small_stem(trunk: Trunk, name: str, image_size: int) -> Trunk:
     """The same trunk with such a first convolution, and its levels as they are now.
 
-    Raises SettingError for a network that does not begin with a convolution and a pooling.
+    Raises SettingError for a network that does not begin with one convolution of stride 2.
     """
     model = getattr(trunk, "model", None)
     first, pool = (getattr(model, part, None) for part in ("conv1", "maxpool"))
-    if model is None or not isinstance(first, nn.Conv2d) or not isinstance(pool, nn.Module):
+    if model is None or not isinstance(first, nn.Conv2d) or first.stride != (2, 2):
         raise SettingError(
-            f"encoder.stem=small is for ResNets, which begin with one convolution and a pooling, "
-            f"not {name!r}: set encoder.stem=own"
+            f"encoder.stem=small is for ResNets, which begin with one convolution of stride 2, not "
+            f"{name!r}: set encoder.stem=own"
         )
     model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+    if pool is not None:  # a trunk of one stage ends before it
+        model.maxpool = nn.Identity()
     with torch.no_grad(), evaluating(trunk):
         maps = trunk.pyramid(torch.zeros(1, first.in_channels, image_size, image_size))
     trunk.levels = tuple(Level(one.shape[1], round(image_size / one.shape[-1])) for one in maps)
