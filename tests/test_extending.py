@@ -1,5 +1,6 @@
 """The page on extending marey: its files and commands, as they stand, outside the repository."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -32,6 +34,8 @@ def project(tmp_path_factory):
     for name, content in FILES.items():
         (folder / name).write_text(content)
     encode_corpus(folder / "videos", events=3).rename(folder / "index.parquet")
+    moments = [{"from": 0.25, "to": 0.75, "what": "up"}, {"from": 0.75, "to": 1.0, "what": "down"}]
+    (folder / "videos" / "e0_v0.mp4.moments.json").write_text(json.dumps(moments))
     (folder / "my.arrays").mkdir()
     for name in ("e0_v0", "e1_v0"):
         frames = read(str(folder / "videos" / f"{name}.mp4"), np.arange(24) / 12 + 0.01, 64)
@@ -65,6 +69,10 @@ def test_every_command_of_the_page_does_what_it_says(outside, project):
     assert recorded("dotted")["plugins"] == ["frame_gap", "halves"]
     assert recorded("arrays")["plugins"] == ["frame_gap", "arrays"]
     assert recorded("opencv")["plugins"] == ["opencv_decoder"]
+    rows = pq.read_table(project / "moments.parquet").to_pylist()
+    assert [(r["video_id"], r["label"], r["start_s"]) for r in rows] == [
+        ("e0_v0.mp4#0", "up", 0.25), ("e0_v0.mp4#1", "down", 0.75),
+    ]  # fmt: skip
     # the network that is registered is the one at the dotted name
     figures = run_eval("geometry", project / "embeddings" / "untrained")
     assert figures["embeddings"]["dim"] == 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from marey.configs.mining import SamplesMining, mining_settings
 from marey.models.method import find_method
 from marey.pipeline.cli.main import main
 from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.discover import find_rows
+from marey.pipeline.data.list_files import USUAL
 from marey.pipeline.data.shards import Shards
 from marey.pipeline.embedding.embed import embed
 from marey.pipeline.embedding.embeddings import load_embeddings
@@ -130,6 +133,28 @@ def test_one_file_that_is_not_given_leaves_its_part_open(
     store.fails = lambda method, key: ""
     assert embed("pixels", index, out, rate=5, engine="local").refused == {}
     assert mine_corpus(index, str(tmp_path / "m"), settings(), engine="local")["rows"] == 6
+
+
+@pytest.mark.parametrize("name", ["", "set.tar"], ids=["a folder", "a tar"])
+def test_sources_are_listed_in_spite_of_requests_that_fail(store: FaultyStore, name: str) -> None:
+    """Folders of videos and layouts alike; and what is listed is what lies there."""
+    if name:
+        with tarfile.open(store.folder / "b" / name, "w") as tar:
+            for video in VIDEOS:
+                tar.add(store.folder / "b" / video, arcname=video)
+    undisturbed, _ = find_rows([store.uri(f"b/{name}")], USUAL)
+    count = 0
+
+    def fails(method: str, key: str) -> str:
+        nonlocal count
+        count += 1
+        return "503" if count % 2 else ""
+
+    store.fails = fails
+    rows, _ = find_rows([store.uri(f"b/{name}")], USUAL)
+    assert count > 2
+    assert rows == undisturbed
+    assert [Path(row.video_id).name for row in rows] == [*VIDEOS]
 
 
 def test_an_unfinished_index_is_not_written(

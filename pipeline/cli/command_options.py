@@ -28,7 +28,7 @@ _Adds = Callable[[str, _Run, str], Parser]
 """Adds a command by name, what runs it, and what it does."""
 
 ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
-WITHOUT_PLUGINS = ("index", "check", "completion", "demo")
+WITHOUT_PLUGINS = ("completion", "demo")
 """Commands that use no part that a plugin could bring."""
 
 READING = ("index", "check", "mine", "train", "embed", "eval", "report")

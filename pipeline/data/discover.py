@@ -12,10 +12,9 @@ from marey.configs.errors import InputError
 from marey.pipeline.data.index import relative_name
 from marey.pipeline.data.list_files import ListOptions, is_list_file, read_list
 from marey.pipeline.data.listing import LISTINGS, Listed, Listing
+from marey.pipeline.data.remote_files import remote_files
 from marey.pipeline.runtime.range_file import RangeFile
-from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, join, local_path
-from marey.pipeline.runtime.stores import connect, patiently
-from marey.pipeline.video.http_file import is_http
+from marey.pipeline.runtime.storage import as_utf8, is_companion, is_remote, local_path
 
 SUFFIXES = frozenset(
     [
@@ -167,32 +166,15 @@ def _videos_below(root: Path) -> Iterator[Path]:
 
 
 def _find_remote(source: str) -> Iterator[Listed]:
-    from pyarrow import fs
-
-    if is_http(source):  # which lists no folders: a name is a file
-        name = source.partition("?")[0].rstrip("/").rpartition("/")[2]
-        yield Listed(name, source)
-        return
-    try:
-        filesystem, base = patiently(lambda: connect(source), source)
-        info = patiently(lambda: filesystem.get_file_info(base), source)
-        if info.type == fs.FileType.NotFound:
-            raise InputError(f"no such file or folder: {source}")
-        if info.is_file:
-            yield Listed(info.base_name, source, info.size)
-            return
-        below = fs.FileSelector(base, recursive=True)
-        for item in patiently(lambda: filesystem.get_file_info(below), source):
-            if item.is_file and is_video_name(item.path):
-                name = PurePosixPath(item.path).relative_to(base).as_posix()
-                uri = join(source, name)
-                if _may_be_text(item.path) and item.size % TS_PACKET_BYTES:
-                    with RangeFile(uri) as file:
-                        if _is_text(file.fetch(0, HEAD_BYTES)):
-                            continue
-                yield Listed(name, uri, item.size)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot list {source}: {error}") from error
+    for file in remote_files(source):
+        if file.uri != source:
+            if not is_video_name(file.name):
+                continue
+            if _may_be_text(file.name) and file.size % TS_PACKET_BYTES:
+                with RangeFile(file.uri) as opened:
+                    if _is_text(opened.fetch(0, HEAD_BYTES)):
+                        continue
+        yield Listed(file.name, file.uri, file.size)
 
 
 def is_video_name(path: str) -> bool:

@@ -5,19 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from marey.configs.errors import InputError
 from marey.pipeline.data.discover import is_video_name
-from marey.pipeline.runtime.storage import (
-    absolute,
-    as_utf8,
-    is_companion,
-    is_remote,
-    join,
-    local_path,
-)
-from marey.pipeline.video.http_file import is_http
+from marey.pipeline.data.remote_files import remote_files
+from marey.pipeline.runtime.storage import absolute, as_utf8, is_companion, is_remote, local_path
 
 
 def listed_files(source: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -66,25 +59,6 @@ def _local(source: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 def _remote(source: str, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    from pyarrow import fs
-
-    if is_http(source):
-        name = source.partition("?")[0].rpartition("/")[2]
-        if name.lower().endswith(suffixes):
-            yield name, source
-        return
-    try:
-        filesystem, base = fs.FileSystem.from_uri(source)
-        info = filesystem.get_file_info(base)
-        if info.type == fs.FileType.NotFound:
-            raise InputError(f"no such file or folder: {source}")
-        if info.is_file:
-            if info.base_name.lower().endswith(suffixes):
-                yield info.base_name, source
-            return
-        for item in filesystem.get_file_info(fs.FileSelector(base, recursive=True)):
-            if item.is_file and item.path.lower().endswith(suffixes):
-                name = PurePosixPath(item.path).relative_to(base).as_posix()
-                yield name, join(source, name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot list {source}: {error}") from error
+    for file in remote_files(source):
+        if file.name.lower().endswith(suffixes):
+            yield file.name, file.uri
