@@ -101,6 +101,7 @@ MISTAKES = [
     (["track", "v.mp4", "-o", "out.mp4", "--box", "1,2,3"], 2, "x,y,w,h"),
     (["track", "v.mp4", "-o", "out.mp4", "--min-score", "0.2"], 2, "the setting is min_score=0.2"),
     (["track", "v.mp4", "-o", "out.mp4", "min_scor=0.2"], 2, "did you mean min_score?"),
+    (["train", "tcn", "--data", "index.parquet=3", "-o", "runs/a"], 1, "--data index.parquet:3"),
     # embed
     (["embed", "old_run"], 2, "--data and -o are missing"),
     (["embed", "old_run", "--data", "x.mp4", "-o", "e"], 2, "marey index x.mp4"),

@@ -54,6 +54,9 @@ def _holds_videos_alone(folder: Path) -> bool:
 def check_there(location: str, option: str, advice: str) -> None:
     """Raises InputError for a local file or folder that does not exist, with what makes one."""
     if "://" not in location and not Path(location).exists():
+        file, mark, weight = location.rpartition("=")
+        if mark and weight.replace(".", "", 1).isdigit() and Path(file).exists():
+            advice = f"a weight stands behind a colon: {option} {file}:{weight}"
         raise InputError(f"{option} {location}: no such file or folder; {advice}")
 
 
