@@ -22,7 +22,7 @@ or name one: make setup PYTHON=/path/to/python3
 endef
 export NO_PYTHON
 
-.PHONY: setup demo test test-all test-wheel lint types docs lock clean
+.PHONY: setup demo test test-all test-wheel test-peers lint types docs lock clean
 
 setup: $(VENV)/.ready
 
@@ -48,6 +48,11 @@ test-all: setup
 # Builds the wheel and uses it in a new environment, beside projects that have our folders' names.
 test-wheel: setup
 	$(RUN) -m pytest tests/test_wheel.py -m ""
+
+# Losses and masks against those of lightly, which lies beside the environment, not in it.
+test-peers: setup
+	$(VENV)/bin/uv pip install --quiet --python $(RUN) --no-deps --target $(VENV)/peers lightly==1.6.0
+	PYTHONPATH=$(VENV)/peers $(RUN) -m pytest -m "" -k lightly tests
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -84,3 +84,15 @@ TASKS = {
     },
 }  # fmt: skip
 """Preset -> its task."""
+WITHOUT = {
+    "clip_byol": "clips of one video: textures in motion need more videos than a world has",
+    "clip_moco": "as clip_byol",
+    "clip_simclr": "as clip_byol",
+    "mono_depth": "rooms with depth are drawn for tests alone (tests/depth_scenes.py)",
+    "stereo_depth": "as mono_depth",
+    "s4l_exemplar": "labels say what is right",
+    "s4l_rotation": "labels say what is right",
+    "sla": "labels say what is right",
+    "tracked_patches": "samples are mined by trackers, which have worlds of their own",
+}
+"""Presets that have no world yet, and why."""

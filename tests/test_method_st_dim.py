@@ -88,6 +88,17 @@ def test_near_frames_of_the_video_and_the_frame_itself_are_no_negatives() -> Non
     assert method(together | {"view": view})["loss"].item() == pytest.approx(free, rel=1e-5)
 
 
+def test_frames_of_other_videos_do_not_count_where_only_the_own_one_s_do() -> None:
+    method = _method(negatives="same_video").eval()
+    batch = method.augment(_pairs(torch.Generator().manual_seed(0), count=8, videos=2))
+    parts = [
+        {name: value[batch["instance"] == video] for name, value in batch.items()}
+        for video in (0, 1)
+    ]
+    alone = [method(part)["loss"].item() for part in parts]
+    assert method(batch)["loss"].item() == pytest.approx(sum(alone) / 2, rel=1e-5)
+
+
 def test_places_are_compared_with_the_same_place_only() -> None:
     generator = torch.Generator().manual_seed(0)
     queries, candidates = (torch.randn(5, 3, 7, generator=generator) for _ in range(2))

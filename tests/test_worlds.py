@@ -12,11 +12,14 @@ import pytest
 import torch
 
 from benchmarks import world_oracles as oracles
+from benchmarks.world_tasks import TASKS, WITHOUT
 from benchmarks.worlds import Arm, arm_config, ceiling, indexed_world, measure, share_of_way
 from marey.configs.encoder import EncoderConfig
 from marey.configs.errors import SettingError
+from marey.configs.load import presets
 from marey.models.encoders.encoder import Encoder
 from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.synthetic.picture_worlds import PICTURE_WORLDS
 from marey.pipeline.synthetic.worlds import FPS, SECONDS, VIEWS, WORLDS, make_world
 from marey.pipeline.video import FrameRequest, read_plan
 from tests.corpora import load
@@ -75,6 +78,14 @@ def test_the_control_holds_the_same_states_in_another_order(tmp_path: Path) -> N
 def test_an_unknown_world_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=f"known are {', '.join(WORLDS)}"):
         make_world("moon", tmp_path)
+
+
+def test_every_preset_has_a_world_or_a_reason() -> None:
+    named = {*TASKS, *WITHOUT}
+    assert named == set(presets()) - {"demo"}
+    assert not set(TASKS) & set(WITHOUT)
+    known = {*WORLDS, *PICTURE_WORLDS}
+    assert {task.world for task in TASKS.values()} == known
 
 
 @pytest.mark.slow

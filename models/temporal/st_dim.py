@@ -11,7 +11,7 @@ over the batch. See docs/methods/st_dim.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -37,6 +37,9 @@ class STDIMConfig(MethodConfig):
     """Pairs of neighbouring frames (steps of an agent: four frames of the console, section 4)."""
     reduction: int = Field(default=16, ge=1, le=64)
     """Which map of the trunk is the local one: that whose places stand for so many pixels."""
+    negatives: Literal["all", "same_video"] = "all"
+    """Which frames of the batch are negatives: all (as in the paper, where all are of one game), or
+    those of the same video alone, where what tells videos apart is not what is to be learned."""
     near_s: float = Field(default=0.0, ge=0, le=3600)
     """Frames of one video no farther apart than this are no negatives of each other; 0: only the
     very same one (released code: all of the batch are negatives)."""
@@ -121,11 +124,13 @@ class STDIM(Method):
         apart = (rows.time_s[:, None] - every.time_s).abs()
         near = together & (rows.view[:, None] == every.view) & (apart <= self.config.near_s + 1e-4)
 
+        negative = together & ~near if self.config.negatives == "same_video" else ~near
+
         frame = self.of_frame(self.encoder.embed(maps[-1]))
         place = self.of_place(_places(maps[self.level]))
         queries = (frame[:, None].expand_as(place), place)
         scores = [place_scores(one, candidates, self.config.temperature) for one in queries]
-        of_frame, of_place = (contrast_places(one, ~near) for one in scores)
+        of_frame, of_place = (contrast_places(one, negative) for one in scores)
         return {
             "loss": of_frame.mean() + of_place.mean(),
             "time_auc": _own_wins(scores[0].detach().mean(dim=0), together & ~near),
