@@ -4,13 +4,14 @@
     [--ceiling] [--steps N] [--table] [key=value ...]
 
 A world (`pipeline/synthetic/worlds.py`) asks the preset's question with one right answer. Sampling,
-augmentation, encoder and optimiser are the preset's; only the length of the run is set here
-(`TASKS`). Printed for each: chance; the ceiling, which is what an oracle reads from held-out
+augmentation, encoder and optimiser are the preset's; only the length of the run is set in
+`world_tasks.py`. Printed for each: chance; the ceiling, which is what an oracle reads from held-out
 samples after the preset's own augmentation; the figure of the trained and the untrained weights on
 held-out videos, and the share of the way from chance to ceiling that was gone; R2 of a ridge
 regression of the state (the hand's height or place) from single frames (or clips) under the trained
-and the untrained encoder. `--control` trains on the world with the frames of each video in random
-order, where nothing can be learned: its figure must stay at chance. `--ceiling` asks the oracle
+and the untrained encoder. `--control` trains on the world with the frames of each video, or the
+blocks of each picture, in random order, where nothing can be learned: its figure must stay at
+chance. `--ceiling` asks the oracle
 only.
 
 What is finished is kept: the same command goes on where it was stopped.
@@ -132,9 +133,9 @@ def indexed_world(arm: Arm, out: Path) -> tuple[str, str, str]:
     """(training data, held-out data, table of states) of the arm's world, made when missing."""
     task = TASKS[arm.preset]
     if task.pictures:
-        folder = out / "worlds" / f"{task.world}-{arm.seed}"
+        folder = out / "worlds" / f"{task.world}-{arm.seed}{'-control' * arm.control}"
         if not (folder / "states.parquet").exists():
-            make_pictures(task.world, folder, seed=arm.seed)
+            make_pictures(task.world, folder, scrambled=arm.control, seed=arm.seed)
         return str(folder / "train"), str(folder / "test"), str(folder / "states.parquet")
     name = f"{task.world}-{task.views}-{arm.seed}{'-control' * arm.control}"
     folder = out / "worlds" / name

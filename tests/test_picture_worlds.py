@@ -22,6 +22,7 @@ from marey.pipeline.synthetic.picture_worlds import (
     Wander,
     make_pictures,
     moving,
+    scrambled_blocks,
     write_sequence,
 )
 
@@ -125,6 +126,15 @@ def test_pictures_are_a_folder_and_a_table_and_the_same_for_a_seed(tmp_path: Pat
     assert len(source) == 3
     names = pq.read_table(tmp_path / "one" / "states.parquet")["video_id"].to_pylist()
     assert [source.event(n).videos[0].video_id for n in range(3)] == names[:3]
+
+
+def test_scrambled_pictures_have_the_same_pixels_in_other_places() -> None:
+    rng = np.random.default_rng(0)
+    picture = PICTURE_WORLDS["board"](rng).picture(SIDE, 0.0, rng)
+    mixed = scrambled_blocks(picture, rng)
+    assert not np.array_equal(mixed, picture)
+    colours = (np.sort(one.reshape(-1, 3), axis=0) for one in (picture, mixed))
+    np.testing.assert_array_equal(*colours)
 
 
 def test_an_unknown_world_of_pictures_is_refused(tmp_path: Path) -> None:

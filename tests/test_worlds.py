@@ -102,8 +102,15 @@ def test_the_preset_learns_its_world(preset: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_where_frames_are_in_random_order_nothing_is_learned(tmp_path: Path) -> None:
-    arm = Arm("sort_frames", 0, True, tmp_path / "control")
-    found = measure(arm, arm_config(arm, 100, []), tmp_path)
+@pytest.mark.parametrize(
+    ("preset", "steps", "data"),
+    [("sort_frames", 100, "clock-1-0-control/train.parquet"),
+     ("rotation", 60, "board-0-control/train")],
+)  # fmt: skip
+def test_where_all_is_in_random_order_nothing_is_learned(
+    preset: str, steps: int, data: str, tmp_path: Path
+) -> None:
+    arm = Arm(preset, 0, True, tmp_path / "control")
+    found = measure(arm, arm_config(arm, steps, []), tmp_path)
     assert found["held-out pretext"] == pytest.approx(found["chance"], abs=0.05)
-    assert indexed_world(arm, tmp_path)[0].endswith("clock-1-0-control/train.parquet")
+    assert indexed_world(arm, tmp_path)[0].endswith(data)

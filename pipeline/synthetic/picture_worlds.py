@@ -276,12 +276,30 @@ def write_sequence(folder: Path, shown: Wander, times_s: Array, side: int, seed:
     (folder / "groundtruth_rect.txt").write_text("\n".join(rows) + "\n")
 
 
+def scrambled_blocks(
+    picture: NDArray[np.uint8], rng: np.random.Generator, block: int = 8
+) -> NDArray[np.uint8]:
+    """The picture's blocks in random places, each by a random quarter turn: uint8 [S, S, 3]."""
+    side = len(picture) // block
+    cut = picture.reshape(side, block, side, block, 3).swapaxes(1, 2).reshape(-1, block, block, 3)
+    mixed = [np.rot90(cut[k], int(rng.integers(4))) for k in rng.permutation(len(cut))]
+    laid = np.stack(mixed).reshape(side, side, block, block, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(laid.reshape(picture.shape))
+
+
 def make_pictures(
-    name: str, folder: Path, *, train: int = 2048, test: int = 768, seed: int = 0
+    name: str,
+    folder: Path,
+    *,
+    train: int = 2048,
+    test: int = 768,
+    scrambled: bool = False,
+    seed: int = 0,
 ) -> None:
     """Write the pictures of a world, and the state of each, into a folder.
 
-    train, test: pictures in either part. Raises SettingError for a world that does not exist.
+    train, test: pictures in either part. scrambled: the control, in which nothing is upright or in
+    its place. Raises SettingError for a world that does not exist.
     """
     if name not in PICTURE_WORLDS:
         raise SettingError(
@@ -295,7 +313,10 @@ def make_pictures(
         rng = np.random.default_rng([seed, number])
         shown = PICTURE_WORLDS[name](rng)
         path = part / f"{name}{number:04d}.png"
-        cv2.imwrite(str(path), shown.picture(SIDE, 0.0, rng)[..., ::-1])
+        picture = shown.picture(SIDE, 0.0, rng)
+        if scrambled:
+            picture = scrambled_blocks(picture, rng)
+        cv2.imwrite(str(path), picture[..., ::-1])
         names.append(path.name)
         states.append(shown.state(0.0))
     columns = {"video_id": names, "time_s": np.zeros(len(names)), "state": states}
