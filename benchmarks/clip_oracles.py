@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.picture_oracles import painted
-from benchmarks.world_oracles import Score, read_angles, turn
+from benchmarks.world_oracles import Score, read_angles, turn, white
 from marey.models.batch import Batch
 from marey.models.context.masked_frames import nearest_visible
 from marey.models.encoders.patchify import normalize_patches, spread
@@ -89,21 +89,27 @@ def words_of_angles(method: Method, batch: Batch) -> Score:
 
 
 def next_cells(method: Method, batch: Batch) -> Score:
-    """Dense CPC of a clock, which is known for ever once it is seen: what the pixels of a cell tell
-    of its time among those of the other predicted blocks, in nats, at the best temperature."""
+    """Dense CPC of a clock, which is known for ever once it is seen: what the hand in a cell tells
+    of its time among those of the other predicted blocks, in nats, at the best temperature.
+
+    The hand alone, since colours are augmented frame by frame, and nobody knows them beforehand.
+    """
     config: Any = method.config
     images = batch["images"].unflatten(1, (config.sampling.clips * config.blocks, -1))
-    last = images[:, :, -1].flatten(0, 1)
-    cells = functional.adaptive_avg_pool2d(last, config.grid * CELL)
+    hand = white(images[:, :, -1].flatten(0, 1), method.encoder)[:, None]
+    cells = functional.adaptive_avg_pool2d(hand, config.grid * CELL)
     cells = functional.unfold(cells, CELL, stride=CELL).transpose(1, 2)
     cells = cells.unflatten(0, (-1, config.blocks))[:, -config.predicted :].flatten(0, 2)
+    # the product of a row and a candidate orders them by their distance
+    one, half = torch.ones(len(cells), 1), cells.square().sum(dim=1, keepdim=True) / 2
+    rows, candidates = torch.cat([cells, one], dim=1), torch.cat([cells, -half], dim=1)
     origins = method._origins(batch)  # pyright: ignore
     textured = method._textured(batch["images"])  # pyright: ignore
-    cells = functional.normalize(cells - cells.mean(dim=0), dim=1)
     found = [
         contrast_predictions(
-            cells, cells, torch.arange(len(cells)), negatives_of(batch, origins, origins, config),
-            temperature, wanted=textured, same_cell=origins.cell[:, None] == origins.cell,
+            rows, candidates, torch.arange(len(rows)),
+            negatives_of(batch, origins, origins, config), temperature, wanted=textured,
+            same_cell=origins.cell[:, None] == origins.cell,
         )["time_information"]
         for temperature in TEMPERATURES
     ]  # fmt: skip
@@ -131,4 +137,4 @@ CELL = 6
 """Pixels on each side of a cell that are compared."""
 VOTES = 5
 """Frames that vote for a word."""
-TEMPERATURES = (0.003, 0.01, 0.03, 0.1)
+TEMPERATURES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

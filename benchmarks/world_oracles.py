@@ -45,7 +45,7 @@ def read_hands(images: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
     is at the end where the pixels are many.
     """
     shape, side = images.shape[:-3], images.shape[-1]
-    weight = _white(images, encoder).flatten(1)
+    weight = white(images, encoder).flatten(1)
     weight = weight / weight.sum(dim=1, keepdim=True).clamp_min(1e-6)
     line = torch.arange(side, dtype=torch.float32)
     y, x = (axis.flatten() for axis in torch.meshgrid(line, line, indexing="ij"))
@@ -67,14 +67,14 @@ def read_tips(images: Tensor, encoder: Encoder) -> Tensor:
     """
     shape, side = images.shape[:-3], images.shape[-1]
     around = 2 * (side // 16) + 1
-    mass = functional.avg_pool2d(_white(images, encoder)[:, None], around, 1, around // 2)[:, 0]
+    mass = functional.avg_pool2d(white(images, encoder)[:, None], around, 1, around // 2)[:, 0]
     weight = (20 * mass / mass.amax(dim=(1, 2), keepdim=True).clamp_min(1e-6)).flatten(1)
     weight = weight.softmax(dim=1).unflatten(1, (side, side))
     line = torch.arange(side, dtype=torch.float32)
     return torch.stack([weight.sum(1) @ line, weight.sum(2) @ line], dim=1).view(*shape, 2)
 
 
-def _white(images: Tensor, encoder: Encoder) -> Tensor:
+def white(images: Tensor, encoder: Encoder) -> Tensor:
     """How much each pixel is of the hand, 0 to 1: float32 [N, S, S]."""
     pixels = images.reshape(-1, *images.shape[-3:]) * encoder.std + encoder.mean
     value = pixels.amin(dim=1).flatten(1)
