@@ -183,14 +183,15 @@ def next_angle(method: Method, batch: Batch) -> Score:
 
 def known_time(method: Method, batch: Batch) -> Score:
     """ST-DIM: which of two frames of one video came just before, by how far the hand turned."""
-    angle = read_angles(batch["images"], method.encoder)
-    gap = batch["time_s"].diff(dim=1)[:, 0]
-    due = angle[:, 1] - 2 * math.pi * TURNS_PER_S * gap
+    pairs, times_s = (batch[name].flatten(0, 1) for name in ("images", "time_s"))
+    angle = read_angles(pairs, method.encoder).unflatten(0, (-1, 2))
+    time_s = times_s.unflatten(0, (-1, 2))
+    due = angle[:, 1] - 2 * math.pi * TURNS_PER_S * (time_s[:, 1] - time_s[:, 0])
     missed = turn(angle[:, 0][None, :], due[:, None]).abs()  # [R, C]
     own = missed.diagonal()[:, None]
-    together = batch["instance"][:, None] == batch["instance"]
-    apart = (batch["time_s"][:, 1][:, None] - batch["time_s"][:, 1]).abs()
-    rival = together & (apart > method.config.near_s + 1e-4)  # pyright: ignore
+    instance = batch["instance"].repeat_interleave(len(angle) // len(batch["instance"]))
+    apart = (time_s[:, 1][:, None] - time_s[:, 1]).abs()
+    rival = (instance[:, None] == instance) & (apart > method.config.near_s + 1e-4)  # pyright: ignore
     won = (own < missed).float() + 0.5 * (own == missed).float()
     return float(won[rival].mean()), float(rival.sum())
 

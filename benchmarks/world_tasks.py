@@ -75,7 +75,7 @@ TASKS = {
     "context_encoder": _stripes("explained_over_fill", pictures.painted_holes, 150),
     "masked_tokens": _stripes("accuracy", pictures.painted_words, 150),
     **{
-        preset: _instance(100)
+        preset: _instance(200)
         for preset in (
             "simclr", "moco_v1", "moco_v2", "moco_v3", "byol", "simsiam", "barlow_twins", "vicreg",
             "swav", "dino", "lejepa", "instdisc", "local_aggregation", "cmc", "deep_infomax",
