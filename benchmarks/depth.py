@@ -25,7 +25,7 @@ from marey.models.method import Method, methods
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.evaluate.depth import DepthSummary, depth_errors, order_agreement, summarize
 from marey.pipeline.runtime.storage import Folder
-from marey.pipeline.training.checkpoint import load_state
+from marey.pipeline.training.checkpoint import load_state, method_weights
 from marey.pipeline.training.job import build_method
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.record import read_metrics
@@ -116,7 +116,7 @@ def train(name: str, index: Path, run: Path, num_frames: int, words: list[str]) 
     method = build_method(config)
     state = load_state(Folder(str(run)))
     assert state is not None
-    method.load_state_dict(state["method"])
+    method.load_state_dict(method_weights(Folder(str(run)), state))
     return method
 
 

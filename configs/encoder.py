@@ -19,8 +19,8 @@ class EncoderConfig(Settings):
     `nature` (that of game-playing agents, whose first channel alone counts) or the name of a timm
     model (`resnet18`, `vit_small...`); for clips also `tiny_r3d`, `tiny_r2plus1d`,
     `tiny_video_vit`, `r3d_18`, `mc3_18`, `r2plus1d_18`, `slow_r50`, or `video_vit_small`, `_base`,
-    `_large` or `_huge` (patches of 2 frames and 16x16 pixels). A network of your own by the name
-    that it is registered with, or as `package.module:function` (docs/extending.md)."""
+    `_large`, `_huge` or `_giant` (patches of 2 frames and 16x16 pixels). A network of your own by
+    the name that it is registered with, or as `package.module:function` (docs/extending.md)."""
     clip_frames: int = Field(default=1, ge=1, le=128)
     """Frames per embedding; 1 embeds single images."""
     clip_step_s: float = Field(default=0.1, gt=0, le=60)
@@ -50,14 +50,15 @@ class EncoderConfig(Settings):
     weights: str | None = None
     """Start from the weights of this file, or of another run's folder: safetensors, or a state dict
     of torch.save (loaded without running code); in the layout of timm, torchvision, Hugging Face's
-    VideoMAE, or the authors' VideoMAE, V-JEPA, MoCo, DINO. A path, or a URI of an object store."""
+    VideoMAE and V-JEPA 2, or the authors' VideoMAE, V-JEPA, V-JEPA 2, MoCo, DINO. A path, or a URI
+    of an object store."""
     stages: int | None = Field(default=None, ge=1, le=48)
     """Keep only the first so many stages of the trunk (of a transformer, blocks); unset: all."""
-    positions: Literal["own", "sine", "sequence"] = "own"
+    positions: Literal["own", "sine", "sequence", "rotary"] = "own"
     """How a transformer tells its patches apart. own: as the backbone was made (`video_vit_...`:
     fixed sines of time, row and column, as in V-JEPA); sine: of images, fixed sines of row and
     column (MAE, MoCo version 3); sequence: of clips, fixed sines of the patch's number
-    (VideoMAE)."""
+    (VideoMAE); rotary: of clips, queries and keys turned by time, row and column (V-JEPA 2)."""
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     """Stochastic depth: chance that a sample skips the last block in training; it falls linearly to
     0 at the first. Momentum encoders skip none."""
@@ -110,9 +111,9 @@ class EncoderConfig(Settings):
         if self.pool == "class_token" and (self.clip_frames > 1 or self.input == "lab_split"):
             raise ValueError("pool=class_token is for single RGB images: take pool=average")
         if self.positions == "sine" and self.clip_frames > 1:
-            raise ValueError("positions=sine is for images; clips have own or sequence")
-        if self.positions == "sequence" and self.clip_frames == 1:
-            raise ValueError("positions=sequence is for clips; images have own or sine")
+            raise ValueError("positions=sine is for images; clips have own, sequence or rotary")
+        if self.positions in ("sequence", "rotary") and self.clip_frames == 1:
+            raise ValueError(f"positions={self.positions} is for clips; images have own or sine")
         return self
 
     @model_validator(mode="after")

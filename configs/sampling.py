@@ -347,6 +347,27 @@ class SpreadSampling(StackSettings):
 
 
 @register_kind
+class FramePairsSampling(Sampling):
+    """Two frames of one shot, the earlier one first, some time apart (SiamMAE)."""
+
+    kind: str = "frame_pairs"
+    min_gap_s: Seconds = 4 / 30
+    """Shortest time between the two: 4 frames at 30 fps (CropMAE's code for SiamMAE)."""
+    max_gap_s: Seconds = 48 / 30
+    """Longest time between the two: 48 frames at 30 fps (the same)."""
+    per_video: int = Field(default=1, ge=1, le=10_000)
+    """Pairs drawn per video and epoch."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FramePairsSampling:
+        if self.max_gap_s < self.min_gap_s:
+            raise ValueError(
+                f"max_gap_s ({self.max_gap_s:g}) must be at least min_gap_s ({self.min_gap_s:g})"
+            )
+        return self
+
+
+@register_kind
 class TracksSampling(Sampling):
     """Patches of one track each, from shards that `marey mine` or `marey train` has mined."""
 

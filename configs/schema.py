@@ -131,6 +131,10 @@ class TrainerConfig(Settings):
     """Training processes (one GPU each where there are GPUs)."""
     min_workers: int | None = Field(default=None, ge=1)
     """Minimum number of workers of an elastic run; unset waits until all are there."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each training process holds. ddp: all weights; fsdp: a share of weights, gradients and
+    optimiser state (FSDP2), for networks that are too large for one GPU; checkpoints are then
+    written in shards, and go on with any number of workers, also with ddp."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model trains."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

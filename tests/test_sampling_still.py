@@ -8,6 +8,7 @@ import pytest
 
 from marey.configs.sampling import (
     ClipsSampling,
+    FramePairsSampling,
     FramesSampling,
     Sampling,
     SpreadSampling,
@@ -31,6 +32,7 @@ TAKE_TIME: list[Sampling] = [
     ClipsSampling(num_frames=8, motion_weighted=True),
     ClipsSampling(num_frames=1, clips=2),
     SpreadSampling(num_frames=8),
+    FramePairsSampling(),
 ]
 TAKE_ONE: list[Sampling] = [
     FramesSampling(),

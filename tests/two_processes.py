@@ -1,4 +1,4 @@
-"""Two processes that train together over gloo, for tests of what methods share among them.
+"""Two processes, or more, that train together over gloo, for tests of what they share.
 
 What is called here works in one process alone too, where its result is that of the whole batch.
 """
@@ -22,22 +22,37 @@ WORLD = 2
 def in_two_processes(
     work: Callable[..., Any], folder: Path, *, before: Callable[[], Any] | None = None
 ) -> list[Any]:
-    """What `work` returns in each of two processes: tensors, in dictionaries and lists.
+    """What `work` returns in each of two processes: see `in_processes`."""
+    return in_processes(WORLD, work, folder, before=before)
+
+
+def in_processes(
+    count: int,
+    work: Callable[..., Any],
+    folder: Path,
+    *,
+    before: Callable[[], Any] | None = None,
+) -> list[Any]:
+    """What `work` returns in each of `count` processes: tensors, in dictionaries and lists.
 
     work and before are functions of a module. before: makes, in each process as if it were alone,
     what `work` then takes. folder: an empty one.
     """
-    spawn(_one, args=(str(folder), work, before), nprocs=WORLD)
-    return [torch.load(folder / f"rank{number}.pt") for number in range(WORLD)]
+    spawn(_one, args=(count, str(folder), work, before), nprocs=count)
+    return [torch.load(folder / f"rank{number}.pt") for number in range(count)]
 
 
 def _one(
-    number: int, folder: str, work: Callable[..., Any], before: Callable[[], Any] | None
+    number: int,
+    count: int,
+    folder: str,
+    work: Callable[..., Any],
+    before: Callable[[], Any] | None,
 ) -> None:
     torch.set_num_threads(1)
     made = () if before is None else (before(),)
     meet = f"file://{folder}/meet"
-    dist.init_process_group("gloo", init_method=meet, rank=number, world_size=WORLD)
+    dist.init_process_group("gloo", init_method=meet, rank=number, world_size=count)
     torch.save(work(*made), f"{folder}/rank{number}.pt")
     dist.destroy_process_group()
 

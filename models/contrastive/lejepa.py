@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from marey.models.augmentation.multi_crop import BYOL_CROPS, MultiCrop, encode_crops
 from marey.models.batch import Batch
@@ -20,7 +19,7 @@ from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.heads import mlp
 from marey.models.method import Progress, register
 from marey.models.objectives.arithmetic import full_precision
-from marey.models.objectives.distributed import gather_rows
+from marey.models.objectives.gaussian import drawn_directions, sigreg
 
 _LARGE = BYOL_CROPS.first.model_copy(
     update={"crop_scale": (0.3, 1.0), "blur": 0.5, "solarize": 0.2}
@@ -42,31 +41,6 @@ class LeJEPAConfig(MultiCropConfig):
         first=_LARGE, small=_LARGE.model_copy(update={"crop_scale": (0.05, 0.3)})
     )
     """How the large and small crops are augmented."""
-
-
-def sigreg(embeddings: Tensor, directions: Tensor) -> Tensor:
-    """How far the rows of all processes are from a standard Gaussian (section 4): scalar.
-
-    embeddings: [N, D], not normalised; directions: [M, D], unit vectors, the same in every process.
-    The Epps-Pulley statistic of each direction, averaged: W N times the squared distance of the
-    empirical characteristic function from exp(-t^2 / 2), weighed by exp(-t^2 / 2), integrated by
-    trapezoids over 17 knots of [0, 3] and doubled. Gaussian rows give 1.0525 on average, whatever
-    their number; rows that are all 0 give 0.4020 W N.
-    """
-    knots, last = 17, 3.0
-    with torch.autocast(embeddings.device.type, enabled=False):
-        rows = full_precision(embeddings)
-        t = torch.linspace(0, last, knots, dtype=rows.dtype, device=rows.device)
-        gaussian = (-t.square() / 2).exp()
-        step = torch.full_like(t, last / (knots - 1))
-        step[[0, -1]] /= 2
-        angles = (rows @ directions.to(rows.dtype).T)[..., None] * t
-        parts = torch.stack([angles.cos().mean(dim=0), angles.sin().mean(dim=0)])
-        every = gather_rows(parts[None])
-        cosine, sine = every.mean(dim=0)
-        error = (cosine - gaussian).square() + sine.square()
-        integral = (error * gaussian * 2 * step).sum(dim=1)
-        return integral.mean() * len(rows) * len(every)
 
 
 @register
@@ -96,10 +70,8 @@ class LeJEPA(MultiCropMethod):
         self.register_buffer("directions", self._drawn(0))
 
     def _drawn(self, step: int) -> Tensor:
-        """Unit vectors [M, D], a function of the run's seed and the step, the same everywhere."""
-        generator = torch.Generator().manual_seed((self._seed + step) % 2**63)
         shape = (self.config.directions, self.config.projection_dim)
-        return functional.normalize(torch.randn(shape, generator=generator), dim=1)
+        return drawn_directions(*shape, self._seed + step)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         features = encode_crops(self.encoder, batch["images"], batch["small"])

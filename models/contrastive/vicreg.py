@@ -9,7 +9,6 @@ docs/methods/vicreg.md.
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from marey.models.encoders.heads import expander
 from marey.models.method import register
 from marey.models.objectives.arithmetic import full_precision
 from marey.models.objectives.distributed import gather_rows
+from marey.models.objectives.variance import squared_covariances, variance_hinge
 
 
 class VICRegConfig(TwoCropConfig):
@@ -36,30 +36,6 @@ class VICRegConfig(TwoCropConfig):
     """Weight of the squared covariances of different dimensions (section 4.2)."""
     crops: TwoCrops = BYOL_CROPS
     """How the two crops are augmented (appendix C)."""
-
-
-def variance_hinge(embeddings: Tensor, epsilon: float = 1e-4) -> Tensor:
-    """How far deviations fall below 1, mean over dimensions (equations 1 and 2): scalar.
-
-    embeddings: [N, D]. A constant batch gives 1 - sqrt(epsilon), with zero gradient: a saddle.
-    """
-    rows = full_precision(embeddings)
-    centred = rows - rows.mean(dim=0)
-    variance = centred.square().sum(dim=0) / max(1, len(rows) - 1)
-    return (1 - (variance + epsilon).sqrt()).clamp_min(0).mean()
-
-
-def squared_covariances(embeddings: Tensor) -> Tensor:
-    """Sum of squared covariances of different dimensions over D (equation 4): scalar.
-
-    embeddings: [N, D]. With fewer than D + 1 rows it cannot reach 0 while all dimensions vary.
-    """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        rows = full_precision(embeddings)
-        centred = rows - rows.mean(dim=0)
-        covariance = centred.T @ centred / max(1, len(rows) - 1)
-        squares = covariance.square()
-        return (squares.sum() - squares.diagonal().sum()) / rows.shape[1]
 
 
 @register

@@ -19,6 +19,7 @@ from marey.models.encoders.norms import layer_norms
 from marey.models.encoders.padding import replicate_borders
 from marey.models.encoders.pretrained import with_input_scale
 from marey.models.encoders.small_stem import with_small_stem
+from marey.models.encoders.sines import Positions
 from marey.models.encoders.trunk import Trunk, channels_last
 from marey.models.encoders.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 
@@ -179,7 +180,7 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
             pretrained=config.pretrained,
             fusion=config.fusion,
             image_size=config.image_size,
-            numbered=config.positions == "sequence",
+            positions=_clip_positions(config),
             drop_path=config.drop_path,
         )
     if config.backbone in VIDEO_BACKBONES:
@@ -193,6 +194,12 @@ def _trunk(config: EncoderConfig) -> tuple[nn.Module, int]:
     else:
         trunk = _image_trunk(config, 3)
     return channels_last(trunk), trunk.levels[-1].channels
+
+
+def _clip_positions(config: EncoderConfig) -> Positions:
+    if config.positions in ("sequence", "rotary"):
+        return config.positions
+    return "axes"
 
 
 def _image_trunk(config: EncoderConfig, in_channels: int) -> Trunk:

@@ -1,8 +1,8 @@
 """Weights of others under our names: which file layout is it, and what is each tensor here?
 
 Pure renaming, from a state dict to a state dict. Known are our own files, timm's and torchvision's
-networks (also wrapped, as training code leaves them), VideoMAE of Hugging Face and of its authors,
-and V-JEPA's of its authors.
+networks (also wrapped, as training code leaves them), VideoMAE and V-JEPA 2 of Hugging Face and of
+their authors, and V-JEPA of its authors.
 """
 
 from __future__ import annotations
@@ -22,12 +22,23 @@ two copies the momentum encoder's."""
 
 
 def network_of(content: Mapping[str, object]) -> State:
-    """The tensors of a file: those of a checkpoint's network, where it has several entries."""
+    """The tensors of a file: those of a checkpoint's network, where it has several entries; with
+    those of its `predictor` (V-JEPA's authors), under that name."""
+    predictor = content.get("predictor")
+    if isinstance(predictor, Mapping):
+        rest = {name: inner for name, inner in content.items() if name != "predictor"}
+        found = {**_bare(network_of(rest))}
+        return found | {f"predictor.{n}": t for n, t in _bare(network_of(predictor)).items()}
     for name in NESTS:
         inner = content.get(name)
         if isinstance(inner, Mapping) and any(isinstance(t, Tensor) for t in inner.values()):
             return network_of(inner)
     return {name: t for name, t in content.items() if isinstance(t, Tensor)}
+
+
+def _bare(state: State) -> dict[str, Tensor]:
+    """Names without what V-JEPA's training code wraps networks in."""
+    return {re.sub(r"^(module\.)?(backbone\.)?", "", name): t for name, t in state.items()}
 
 
 def as_ours(state: State, wanted: Iterable[str]) -> dict[str, Tensor]:
@@ -39,6 +50,8 @@ def as_ours(state: State, wanted: Iterable[str]) -> dict[str, Tensor]:
     wanted = set(wanted)
     if any(name.startswith("videomae.") for name in state):
         state = _of_hugging_face(state)
+    elif any(name.startswith("encoder.layer.") for name in state):
+        state = _of_vjepa2(state)
     elif any(".q_bias" in name or name.startswith("encoder_to_decoder") for name in state):
         state = _of_videomae(state)
     ways = (_same, _of_encoder, _of_plain, _of_timm, _of_stages)
@@ -111,15 +124,28 @@ def _of_plain(state: State) -> dict[str, Tensor]:
     found = {}
     for name, tensor in state.items():
         head, start = ("", "encoder.trunk.")
-        if name.startswith("decoder."):
-            head, start = "decoder.", "decoder."
-        ours = name.removeprefix(head)
+        for part in ("decoder.", "predictor."):
+            if name.startswith(part):
+                head = start = part
+        ours = _of_predictor(name.removeprefix(head))
         for before, after in _PLAIN:
             ours = re.sub(before, after, ours)
         if ours == "embed.weight" and tensor.ndim == 5:
             tensor = tensor.permute(0, 2, 3, 4, 1).flatten(1)  # as `tubelets` lays values out
         found[start + ours] = tensor
+    vectors = [found.pop(name) for name in sorted(found) if ".mask_tokens." in name]
+    if vectors:
+        found["predictor.unseen"] = torch.stack([vector.flatten() for vector in vectors])
     return found
+
+
+def _of_predictor(name: str) -> str:
+    """A tensor of the V-JEPA authors' predictor as one of a plain transformer."""
+    parts = {"predictor_embed.": "project.", "predictor_proj.": "predict."}
+    for theirs, ours in parts.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return re.sub(r"^predictor_(blocks|norm)\.", r"\1.", name)
 
 
 def _of_videomae(state: State) -> dict[str, Tensor]:
@@ -193,4 +219,89 @@ def _of_hugging_face(state: State) -> dict[str, Tensor]:
             renamed = "decoder.project.weight"
             found["decoder.project.bias"] = torch.zeros(len(tensor), dtype=tensor.dtype)
         found[renamed] = tensor
+    return found
+
+
+_VJEPA2 = (
+    ("norm1", "norm"),
+    ("attention.proj", "outwards"),
+    ("norm2", "mlp.0"),
+    ("mlp.fc1", "mlp.1"),
+    ("mlp.fc2", "mlp.3"),
+)
+"""Parts of a block of Hugging Face's V-JEPA 2, and of ours."""
+_VJEPA2_REST = (
+    ("encoder.embeddings.patch_embeddings.proj.", "encoder.trunk.embed."),
+    ("encoder.layernorm.", "encoder.trunk.blocks.norm."),
+    ("predictor.embeddings.predictor_embeddings.", "predictor.project."),
+    ("predictor.embeddings.mask_tokens", "predictor.unseen"),
+    ("predictor.layernorm.", "predictor.blocks.norm."),
+    ("predictor.proj.", "predictor.predict."),
+)
+_ROWS = (
+    ("encoder.layer.", "encoder.trunk.blocks.blocks."),
+    ("predictor.layer.", "predictor.blocks.blocks."),
+)
+_QKV = ("query", "key", "value")
+
+
+def _of_vjepa2(state: State) -> dict[str, Tensor]:
+    """Hugging Face's V-JEPA 2, encoder and predictor, under our names."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for theirs, ours in _VJEPA2_REST:
+            if name.startswith(theirs):
+                found[ours + name.removeprefix(theirs)] = tensor
+        for theirs, ours in _ROWS:
+            if not name.startswith(theirs):
+                continue
+            number, _, rest = name.removeprefix(theirs).partition(".")
+            part, _, kind = rest.rpartition(".")
+            if part == "attention.query":
+                start = f"{theirs}{number}.attention."
+                parts = [state[f"{start}{letter}.{kind}"] for letter in _QKV]
+                found[f"{ours}{number}.inwards.{kind}"] = torch.cat(parts)
+            elif part in (known := dict(_VJEPA2)):
+                found[f"{ours}{number}.{known[part]}.{kind}"] = tensor
+    for name in ("encoder.trunk.embed.weight", "predictor.unseen"):
+        if name in found:
+            kernel = found[name].ndim == 5
+            found[name] = (
+                found[name].permute(0, 2, 3, 4, 1).flatten(1) if kernel else found[name][:, 0, 0]
+            )
+    if "predictor.unseen" in found and len(found["predictor.unseen"]) == 1:
+        found["predictor.unseen"] = found["predictor.unseen"][0]
+    return found
+
+
+def as_vjepa2(state: State, patch: tuple[int, int, int]) -> dict[str, Tensor]:
+    """A method's encoder and predictor as Hugging Face's `VJEPA2Model` names them, with the same
+    bits; what it has no place for is left out.
+
+    state: as `v_jepa` has it; patch: frames, height and width in pixels of a patch.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        for theirs, ours in _VJEPA2_REST:
+            if name.startswith(ours):
+                found[theirs + name.removeprefix(ours)] = tensor
+        for theirs, ours in _ROWS:
+            if not name.startswith(ours):
+                continue
+            number, _, rest = name.removeprefix(ours).partition(".")
+            part, _, kind = rest.rpartition(".")
+            start = f"{theirs}{number}."
+            if part == "inwards":
+                for letter, piece in zip(_QKV, tensor.chunk(3), strict=True):
+                    found[f"{start}attention.{letter}.{kind}"] = piece.contiguous()
+            else:
+                known = {ours: theirs for theirs, ours in _VJEPA2}
+                found[f"{start}{known[part]}.{kind}"] = tensor
+    kernel = "encoder.embeddings.patch_embeddings.proj.weight"
+    unseen = "predictor.embeddings.mask_tokens"
+    if kernel in found:
+        whole = found[kernel].unflatten(1, (*patch, -1))
+        found[kernel] = whole.permute(0, 4, 1, 2, 3).contiguous()
+    if unseen in found:
+        found[unseen] = found[unseen].reshape(-1, 1, 1, found[unseen].shape[-1])
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,24 @@ class MomentumCopy(nn.Module):
         theirs: list[Tensor] = [weight for module in modules for weight in module.parameters()]
         if [p.shape for p in mine] != [p.shape for p in theirs]:
             raise ValueError("the modules are not those that the momentum copy was made of")
-        torch._foreach_lerp_(mine, theirs, 1 - keep)  # pyright: ignore[reportPrivateImportUsage]
+        follow(mine, theirs, 1 - keep)
+
+
+@torch.no_grad()
+def follow(mine: Sequence[Tensor], theirs: Sequence[Tensor], share: float) -> None:
+    """Move each tensor by this share of the way to its counterpart, in place.
+
+    One kernel for all, and nothing that the host would wait for. Of tensors that lie in shards over
+    processes, alike on both sides, each process moves its own.
+    """
+    shares = [[own_share(tensor) for tensor in side] for side in (mine, theirs)]
+    torch._foreach_lerp_(*shares, share)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def own_share(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may lie in shards over several (a DTensor)."""
+    share = getattr(tensor, "to_local", None)
+    return share() if callable(share) else tensor  # pyright: ignore[reportReturnType]
 
 
 def momentum_at(fraction: float, start: float, end: float = 1.0) -> float:

@@ -1,4 +1,4 @@
-"""Where the patches of a grid are, and the fixed sines and cosines that tell a transformer so."""
+"""Where the patches of a grid are, and how a transformer is told: fixed sines, or rotations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch.nn import functional
 
 GRID = 8
 """Patches along each side of a picture of the tiny trunks: the standard grid."""
-Positions = Literal["standard", "axes", "sequence"]
+Positions = Literal["standard", "axes", "sequence", "rotary"]
 """What a patch's sines tell: its place on a standard grid (the tiny trunks), its place along each
-axis (V-JEPA), or its number (VideoMAE)."""
+axis (V-JEPA), or its number (VideoMAE). rotary: none are added; queries and keys are turned by the
+place along each axis (V-JEPA 2)."""
 
 
 def sincos(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
@@ -56,10 +57,41 @@ def patch_places(kind: Positions, sides: Sequence[int], device: torch.device) ->
 
 
 def patch_sines(kind: Positions, places: Tensor, width: int) -> Tensor:
-    """The sines and cosines of such places: [L, width]; of numbers, each sine beside its cosine."""
+    """The sines and cosines of such places: [L, width]; of numbers, each sine beside its cosine.
+
+    Zero where places turn queries and keys instead.
+    """
+    if kind == "rotary":
+        return places.new_zeros(len(places), width)
     waves = sincos(places, width)
     if kind != "sequence":
         return waves
     half = width // 2
     pairs = torch.stack([waves[:, :half], waves[:, half : 2 * half]], dim=-1).flatten(1)
     return functional.pad(pairs, (0, width - 2 * half))
+
+
+def rotations(places: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines by which `rotate` turns queries and keys of `width` numbers.
+
+    places: float [..., A], along time, row and column; returns two float32 [..., width]. Each axis
+    has a third of the width, rounded down to a whole number of pairs; what is left is not turned
+    (V-JEPA 2, arXiv 2506.09985, section 2.1). As in the released code, whose weights depend on it,
+    the pairs of an axis have its frequencies in turn twice over, and so the two numbers of a pair
+    different ones.
+    """
+    axes = places.shape[-1]
+    count = width // axes // 2
+    frequencies = 10_000.0 ** -(torch.arange(count, device=places.device) / count)
+    angles = places.float()[..., None] * frequencies
+    angles = torch.cat([angles, angles], dim=-1).flatten(-2)
+    angles = functional.pad(angles, (0, width - angles.shape[-1]))  # by nothing
+    return angles.cos(), angles.sin()
+
+
+def rotate(values: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys, [N, heads, L, width], turned by `rotations` of their places, [N, L, width]
+    or [L, width]."""
+    cosine, sine = (turn.unsqueeze(-3).to(values.dtype) for turn in turns)
+    first, second = values.unflatten(-1, (-1, 2)).unbind(-1)
+    return values * cosine + torch.stack([-second, first], dim=-1).flatten(-2) * sine

@@ -1,7 +1,7 @@
 """Plain transformers over patches: `tiny_vit`, `tiny_video_vit`, `video_vit_...`, and decoders.
 
-Positions are fixed sines and cosines, so that any subset of the patches can be encoded, on grids
-of any size.
+Positions are fixed sines and cosines, or rotations of queries and keys, so that any subset of the
+patches can be encoded, on grids of any size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from marey.configs.errors import SettingError
 from marey.models.encoders.patchify import patchify, tubelets
-from marey.models.encoders.sines import GRID, Positions, patch_places, patch_sines
+from marey.models.encoders.sines import (
+    GRID,
+    Positions,
+    patch_places,
+    patch_sines,
+    rotate,
+    rotations,
+)
 from marey.models.encoders.trunk import Level, PatchTrunk, kept_stages
 
 WIDTH, DEPTH, HEADS = 128, 4, 4
@@ -30,11 +37,13 @@ EPSILON = 1e-6
 
 
 class Size(NamedTuple):
-    """Width, number of blocks and of attention heads of a transformer."""
+    """Width, number of blocks and of attention heads of a transformer, and width of its MLPs."""
 
     width: int
     depth: int
     heads: int
+    hidden: int | None = None
+    """Four times the width, if unset."""
 
 
 SIZES = {
@@ -42,8 +51,10 @@ SIZES = {
     "base": Size(768, 12, 12),
     "large": Size(1024, 24, 16),
     "huge": Size(1280, 32, 16),
+    "giant": Size(1408, 40, 22, 6144),
 }
-"""ViT-S, B, L and H (Dosovitskiy et al., arXiv 2010.11929, table 1; S: DeiT, arXiv 2012.12877)."""
+"""ViT-S, B, L and H (Dosovitskiy et al., arXiv 2010.11929, table 1; S: DeiT, arXiv 2012.12877), and
+g as V-JEPA 2 has it (github.com/facebookresearch/vjepa2 @ c2963a4, `vit_giant_xformers`)."""
 VIDEO_VITS = tuple(f"video_vit_{size}" for size in SIZES)
 
 
@@ -63,12 +74,19 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP of four times the width, each behind a layer norm."""
+    """Self-attention and an MLP, of four times the width if not said, each behind a layer norm."""
 
     def __init__(
-        self, width: int, heads: int, *, epsilon: float = 1e-5, drop_path: float = 0.0
+        self,
+        width: int,
+        heads: int,
+        *,
+        epsilon: float = 1e-5,
+        drop_path: float = 0.0,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
+        hidden = hidden or 4 * width
         if width % heads:
             raise SettingError(f"{heads} attention heads do not divide a width of {width}")
         self.heads = heads
@@ -77,17 +95,25 @@ class Block(nn.Module):
         self.outwards = nn.Linear(width, width)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width, epsilon),
-            nn.Linear(width, 4 * width),
+            nn.Linear(width, hidden),
             nn.GELU(),
-            nn.Linear(4 * width, width),
+            nn.Linear(hidden, width),
         )
         self.drop = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
-        """tokens: [N, L, width]; present: bool [N, L], the tokens that others may look at."""
+    def forward(
+        self,
+        tokens: Tensor,
+        present: Tensor | None = None,
+        turns: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """tokens: [N, L, width]; present: bool [N, L], the tokens that others may look at; turns:
+        of queries and keys, as `rotations` has them."""
         count, length, width = tokens.shape
         mixed = self.inwards(self.norm(tokens)).view(count, length, 3, self.heads, -1)
         query, key, value = mixed.permute(2, 0, 3, 1, 4)
+        if turns is not None:
+            query, key = rotate(query, turns), rotate(key, turns)
         looks = None if present is None else present[:, None, None, :]
         seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=looks)
         mixed = self.outwards(seen.transpose(1, 2).reshape(count, length, width))
@@ -109,24 +135,31 @@ class Blocks(nn.Module):
         *,
         epsilon: float = 1e-5,
         drop_path: float = 0.0,
+        hidden: int | None = None,
     ) -> None:
         """epsilon: of the layer norms; drop_path: chance of skipping the last block, which falls
-        linearly to 0 at the first."""
+        linearly to 0 at the first; hidden: width of the MLPs, if not four times the width."""
         super().__init__()
         chances = [drop_path * number / max(1, depth - 1) for number in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(width, heads, epsilon=epsilon, drop_path=chance) for chance in chances
+            Block(width, heads, epsilon=epsilon, drop_path=chance, hidden=hidden)
+            for chance in chances
         )
         self.norm = nn.LayerNorm(width, epsilon)
+        self.head_width = width // heads
         start(self)
 
-    def forward(self, tokens: Tensor, present: Tensor | None = None) -> Tensor:
-        """present: bool [N, L], the tokens that others may look at; at least one in each row."""
+    def forward(
+        self, tokens: Tensor, present: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """present: bool [N, L], the tokens that others may look at; at least one in each row.
+        places: float [N, L, A] or [L, A], by which queries and keys are turned."""
+        turns = None if places is None else rotations(places, self.head_width)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, present, use_reentrant=False)
+                tokens = checkpoint(block, tokens, present, turns, use_reentrant=False)
             else:
-                tokens = block(tokens, present)
+                tokens = block(tokens, present, turns)
         return self.norm(tokens)
 
 
@@ -137,6 +170,20 @@ def start(module: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def start_small(module: nn.Module) -> None:
+    """Initial weights of linear layers: normal of 0.02, cut off, and those that end the branches of
+    block n divided by the root of 2 n (released code of V-JEPA 2)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+    for blocks in module.modules():
+        if isinstance(blocks, Blocks):
+            for number, block in enumerate(blocks.blocks, start=1):
+                for name in ("outwards", "mlp.3"):
+                    block.get_submodule(name).weight /= (2 * number) ** 0.5  # pyright: ignore
 
 
 class PatchTransformer(PatchTrunk):
@@ -160,18 +207,23 @@ class PatchTransformer(PatchTrunk):
         """patch: side in pixels. frames: those of one patch of a clip; None for images. size: one
         of `SIZES`, with `depth` blocks; None for the tiny one."""
         super().__init__()
-        width, _, heads = size or Size(WIDTH, DEPTH, HEADS)
+        width, _, heads, hidden = size or Size(WIDTH, DEPTH, HEADS)
         self.patch = patch
         self.frames = frames
         self.positions: Positions = positions
         self.levels = (Level(width, patch),)
         self.embed = nn.Linear(in_channels * patch**2 * (frames or 1), width)
         epsilon = EPSILON if size else 1e-5
-        self.blocks = Blocks(width, depth, heads, epsilon=epsilon, drop_path=drop_path)
+        self.blocks = Blocks(
+            width, depth, heads, epsilon=epsilon, drop_path=drop_path, hidden=hidden
+        )
         start(self.embed)
+        if positions == "rotary":
+            start_small(self)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        tokens = self.blocks(self._tokens(images))
+        turning = self._turning(images)
+        tokens = self.blocks(self._tokens(images), places=turning)
         return [tokens.transpose(1, 2).unflatten(2, self.grid(images.shape[2:]))]
 
     def visible(self, images: Tensor, keep: Tensor, present: Tensor | None = None) -> Tensor:
@@ -180,7 +232,9 @@ class PatchTransformer(PatchTrunk):
         keep: int64 [N, K], numbers of patches, row by row, and of a clip through the places of its
         first time before those of the next; present: bool [N, K], False where a row is filled up.
         """
-        return self.blocks(take(self._tokens(images), keep), present)
+        turning = self._turning(images)
+        kept = None if turning is None else turning[keep]
+        return self.blocks(take(self._tokens(images), keep), present, kept)
 
     @property
     def values(self) -> int:
@@ -207,6 +261,12 @@ class PatchTransformer(PatchTrunk):
         places = self.places(images.shape[2:], images.device)
         return tokens + patch_sines(self.positions, places, tokens.shape[2])
 
+    def _turning(self, images: Tensor) -> Tensor | None:
+        """Places that queries and keys are turned by, [L, A]; None where sines tell them."""
+        if self.positions != "rotary":
+            return None
+        return self.places(images.shape[2:], images.device)
+
     def places(self, shape: Sequence[int], device: torch.device) -> Tensor:
         """Where the patches of an image (H, W) or a clip (T, H, W) are, as a decoder takes them."""
         return patch_places(self.positions, self.grid(shape), device)
@@ -224,7 +284,11 @@ def tiny_vit(
 
 
 def tiny_video_vit(
-    image_size: int, clip_frames: int, *, stages: int | None = None
+    image_size: int,
+    clip_frames: int,
+    *,
+    stages: int | None = None,
+    positions: Positions = "standard",
 ) -> PatchTransformer:
     """The clip trunk: patches of two frames and an eighth of the side. Raises as `tiny_vit`."""
     name = "tiny_video_vit"
@@ -234,7 +298,9 @@ def tiny_video_vit(
             f"multiple of that, not {clip_frames}"
         )
     depth = kept_stages(name, stages, DEPTH)
-    return PatchTransformer(_side(name, image_size), frames=TUBELET, depth=depth)
+    return PatchTransformer(
+        _side(name, image_size), frames=TUBELET, depth=depth, positions=positions
+    )
 
 
 def video_vit(
@@ -286,42 +352,59 @@ class PatchDecoder(nn.Module):
         heads: int,
         values: int,
         positions: Positions = "standard",
+        vectors: int = 1,
     ) -> None:
         """before: width of the encoder's tokens; values: of what is predicted for each patch;
-        positions: what the sines of a patch tell, as in the encoder.
+        positions: how patches are told apart, as in the encoder; vectors: learned ones for hidden
+        patches, of which `forward` takes one (V-JEPA has one for each of its masks).
 
         Raises SettingError if the heads do not divide the width.
         """
         super().__init__()
         self.positions: Positions = positions
         self.project = nn.Linear(before, width)
-        self.unseen = nn.Parameter(torch.zeros(width))
-        nn.init.trunc_normal_(self.unseen, std=0.02)
+        self.unseen = nn.Parameter(torch.zeros(*([vectors] if vectors > 1 else []), width))
+        if positions != "rotary":
+            nn.init.trunc_normal_(self.unseen, std=0.02)
         epsilon = 1e-5 if positions == "standard" else EPSILON
         self.blocks = Blocks(width, depth, heads, epsilon=epsilon)
         self.predict = nn.Linear(width, values)
         start(self.project)
         start(self.predict)
+        if positions == "rotary":
+            start_small(self)
 
     def forward(
-        self, tokens: Tensor, keep: Tensor, positions: Tensor, present: Tensor | None = None
+        self,
+        tokens: Tensor,
+        keep: Tensor,
+        positions: Tensor,
+        present: Tensor | None = None,
+        which: int = 0,
     ) -> Tensor:
         """[N, L, values] from tokens [N, K, before] of the patches `keep`, int64 [N, K].
 
         positions: [L, A], where the patches are; present: bool [N, K], False where rows of `keep`
-        are filled up.
+        are filled up; which: of the vectors for hidden patches, counted round.
         """
-        length, count = len(positions), len(tokens)
-        projected = self.project(tokens)
-        # fillers are put behind the end, which is cut off
-        places = keep if present is None else keep.masked_fill(~present, length)
-        everywhere = self.unseen.to(projected.dtype).expand(count, length + 1, -1)
-        places = places[..., None].expand_as(projected)
-        whole = everywhere.scatter(1, places, projected)[:, :length]
-        whole = whole + patch_sines(self.positions, positions, self.unseen.shape[0])
-        return self.predict(self.blocks(whole))
+        unseen = self.unseen if self.unseen.ndim == 1 else self.unseen[which % len(self.unseen)]
+        whole = fill_places(self.project(tokens), keep, unseen, len(positions), present)
+        whole = whole + patch_sines(self.positions, positions, whole.shape[2])
+        turning = positions if self.positions == "rotary" else None
+        return self.predict(self.blocks(whole, places=turning))
 
 
 def take(tokens: Tensor, keep: Tensor) -> Tensor:
     """The tokens at these places: [N, L, D], int64 [N, K] -> [N, K, D]."""
     return tokens.gather(1, keep[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def fill_places(
+    tokens: Tensor, keep: Tensor, unseen: Tensor, length: int, present: Tensor | None = None
+) -> Tensor:
+    """Tokens, [N, K, D], in their places `keep`, int64 [N, K], and `unseen`, [D], in all others:
+    [N, length, D]. present: bool [N, K], False where rows of `keep` are filled up."""
+    # fillers are put behind the end, which is cut off
+    places = keep if present is None else keep.masked_fill(~present, length)
+    everywhere = unseen.to(tokens.dtype).expand(len(tokens), length + 1, -1)
+    return everywhere.scatter(1, places[..., None].expand_as(tokens), tokens)[:, :length]

@@ -12,6 +12,7 @@ from marey.configs.errors import SettingError
 from marey.models.encoders.any_network import build_network, find_backbone
 from marey.models.encoders.backbones import build_trunk
 from marey.models.encoders.pretrained import TORCHVISION, check_weights, unfetched
+from marey.models.encoders.sines import Positions
 from marey.models.encoders.slow_resnet import slow_stages
 from marey.models.encoders.transformer import VIDEO_VITS, tiny_video_vit, video_vit
 from marey.models.encoders.trunk import channels_last
@@ -31,7 +32,7 @@ def build_clip_trunk(
     pretrained: bool = False,
     fusion: Fusion = "mean",
     image_size: int = 64,
-    numbered: bool = False,
+    positions: Positions = "axes",
     drop_path: float = 0.0,
 ) -> tuple[nn.Module, int]:
     """The trunk of that name and the channels of its last map.
@@ -41,8 +42,8 @@ def build_clip_trunk(
     `backbones.build_trunk`) that is applied to every frame or to their stack, in the way of
     `fusion`. `stages` keeps the first ones only, the stem being the first, or, of
     a transformer, its blocks; patches of `tiny_video_vit` are two frames long and an eighth of
-    `image_size` wide. `numbered`: the sines of a `video_vit_...` tell a patch's number (VideoMAE),
-    not its place along each axis. `drop_path`: chance of skipping a block.
+    `image_size` wide. `positions`: how a `video_vit_...` tells its patches apart. `drop_path`:
+    chance of skipping a block.
 
     Raises SettingError for an unknown name, too many stages, or weights that do not exist.
     """
@@ -54,12 +55,13 @@ def build_clip_trunk(
             )
         trunk = video_vit(
             name, image_size, frames, stages=stages,
-            positions="sequence" if numbered else "axes", drop_path=drop_path,
+            positions=positions, drop_path=drop_path,
         )  # fmt: skip
         return trunk, trunk.levels[-1].channels
-    if numbered:
+    turned = positions == "rotary" and name == "tiny_video_vit"
+    if positions != "axes" and not turned:
         raise SettingError(
-            f"encoder.positions=sequence is for {', '.join(VIDEO_VITS)}, not {name!r}"
+            f"encoder.positions={positions} is for {', '.join(VIDEO_VITS)}, not {name!r}"
         )
     if drop_path and name in VIDEO_BACKBONES:
         raise SettingError(f"backbone {name!r} has no stochastic depth: set encoder.drop_path=0")
@@ -85,7 +87,9 @@ def build_clip_trunk(
     if name in TORCHVISION:
         layers, widths = _torchvision(name, pretrained)
     elif name == "tiny_video_vit":
-        transformer = tiny_video_vit(image_size, frames, stages=stages)
+        transformer = tiny_video_vit(
+            image_size, frames, stages=stages, positions="rotary" if turned else "standard"
+        )
         return transformer, transformer.levels[-1].channels
     elif name == "slow_r50":
         layers, widths = slow_stages()

@@ -51,6 +51,9 @@ class VJEPAConfig(MethodConfig):
     """Blocks of the predictor (released configurations)."""
     predictor_heads: int = Field(default=12, ge=1, le=64)
     """Attention heads of the predictor; they divide its width."""
+    mask_tokens: int = Field(default=1, ge=1, le=64)
+    """Learned vectors that stand for hidden patches: 1, or one of their own for each of the two
+    masks with 2 (released code; more are for files that have more)."""
     momentum: float = Field(default=0.998, ge=0, lt=1)
     """Share of the target encoder that a step keeps at first (section 3.3)."""
     momentum_end: float = Field(default=1.0, ge=0, le=1)
@@ -92,6 +95,7 @@ class VJEPA(Method):
             config.predictor_heads,
             values=encoder.feature_dim,
             positions=clip_transformer(encoder, self.name).positions,
+            vectors=config.mask_tokens,
         )
 
     @property
@@ -138,12 +142,12 @@ class VJEPA(Method):
         trunk = clip_transformer(self.encoder, self.name)
         positions = trunk.places(clips.shape[2:], clips.device)
         losses, floors = [], []
-        for name in RANGES:
+        for which, name in enumerate(RANGES):
             mask, keep, present = (
                 batch[f"{part}_{name}"].flatten(0, 1) for part in ("mask", "keep", "present")
             )
             tokens = trunk.visible(clips, keep, present)
-            predicted = self.predictor(tokens, keep, positions, present).float()
+            predicted = self.predictor(tokens, keep, positions, present, which).float()
             losses.append(mean_over_ranks(patch_errors(predicted, target, squared=False), mask))
             floors.append(mean_over_ranks(patch_errors(blind, target, squared=False), mask))
         loss = torch.stack(losses).mean()

@@ -8,6 +8,7 @@ from marey.pipeline.sampling.base import (
     register_sampler,
 )
 from marey.pipeline.sampling.clips import ClipsSampler
+from marey.pipeline.sampling.frame_pairs import FramePairsSampler
 from marey.pipeline.sampling.frames import FramesSampler
 from marey.pipeline.sampling.spread import SpreadSampler
 from marey.pipeline.sampling.time_pairs import TimePairsSampler
@@ -16,6 +17,7 @@ from marey.pipeline.sampling.view_pairs import ViewPairsSampler
 
 __all__ = [
     "ClipsSampler",
+    "FramePairsSampler",
     "FramesSampler",
     "SampleRequest",
     "Sampler",

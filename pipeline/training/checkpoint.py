@@ -13,26 +13,29 @@ from torch import Tensor
 
 from marey import __version__
 from marey.configs.errors import InputError
+from marey.models.encoders.momentum import own_share
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.plan import Position
 
 LATEST = "latest.json"
 KEPT = 2
 """Checkpoints that a run keeps for resuming."""
-FORMAT = 1
-"""Of what `save_state` writes; checkpoints without the number were written by format 1 too."""
+FORMAT, SHARDED = 1, 2
+"""Of what `save_state` writes, whole and with tensors in shards; checkpoints without the number
+were written by format 1 too."""
 
 
 def save_state(run: Folder, step: int, state: dict[str, Any], position: Position) -> None:
     """Write a checkpoint and then, in one rename, make it the latest.
 
-    state: tensors, numbers and strings only, so that it loads without unpickling code. Its weights
-    must be finite (see `is_finite`): what is written here replaces the older checkpoints.
+    state: tensors, numbers and strings only, so that it loads without unpickling code; with
+    `shards`, the listing of its tensors' files, which are written before. Its weights must be
+    finite (see `is_finite`): what is written here replaces the older checkpoints.
     """
     name = _name(step)
     content = {
         **state,
-        "format": FORMAT,
+        "format": SHARDED if "shards" in state else FORMAT,
         "marey": __version__,
         "step": step,
         "position": {"below": position.below, "ahead": torch.tensor(sorted(position.ahead))},
@@ -53,13 +56,17 @@ def save_state(run: Folder, step: int, state: dict[str, Any], position: Position
     for old in _names(run):
         if old > name or old in before[: len(before) - (KEPT - 1)]:
             run.remove(old)
+    for shard in run.names("checkpoints", ".safetensors"):
+        if f"checkpoints/{shard.partition('.')[0]}.pt" not in kept:
+            run.remove(f"checkpoints/{shard}")
 
 
 def load_state(run: Folder) -> dict[str, Any] | None:
     """The newest whole checkpoint on the CPU, or None before the first.
 
     One that is truncated, altered or holds NaN is passed over for the one before it; what was wrong
-    with it is listed under the key `passed_over`. Raises InputError when none of the checkpoints is
+    with it is listed under the key `passed_over`. Where it has `shards`, `method`, `optimizer`
+    and `average` are in files of their own (`state_shards`). Raises InputError when none is
     whole, or when a newer version of marey wrote them.
     """
     names = _names(run)
@@ -83,12 +90,16 @@ def load_state(run: Folder) -> dict[str, Any] | None:
             reason = str(error).split("\n")[0] or type(error).__name__
             passed.append(f"{name} is damaged: {reason}")
             continue
-        if number > FORMAT:
+        if number > SHARDED:
             raise InputError(
                 f"{run.join(name)} was written by marey {state.get('marey', '(newer)')} in format "
-                f"{number}; this is marey {__version__}, which reads up to {FORMAT}: update marey"
+                f"{number}; this is marey {__version__}, which reads up to {SHARDED}: update marey"
             )
-        if not is_finite((weights(state["method"]), state["optimizer"])):
+        if "shards" in state:
+            if lost := _absent(run, state["shards"]["files"]):
+                passed.append(f"{name} is damaged: {lost} is gone or cut short")
+                continue
+        elif not is_finite((weights(state["method"]), state["optimizer"])):
             passed.append(f"{name} (step {step}) holds NaN or infinity")
             continue
         return {**state, "passed_over": passed}
@@ -101,6 +112,17 @@ def load_state(run: Folder) -> dict[str, Any] | None:
 
 def _name(step: int) -> str:
     return f"checkpoints/step-{step:08d}.pt"
+
+
+def shard_name(step: int, number: int) -> str:
+    """The file of a process's shard of a checkpoint."""
+    return f"checkpoints/step-{step:08d}.rank-{number:05d}.safetensors"
+
+
+def _absent(run: Folder, files: Mapping[str, Any]) -> str:
+    """The name of a shard that is gone or cut short; empty where all are there."""
+    lost = (name for name, known in files.items() if run.size(name) != known["bytes"])
+    return next(lost, "")
 
 
 def _names(run: Folder) -> list[str]:
@@ -127,6 +149,15 @@ def _digests(run: Folder) -> dict[str, str]:
     return {**(known if isinstance(known, dict) else {}), **own}
 
 
+def method_weights(run: Folder, state: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """The method's state dict of a checkpoint, whole, also where it was written in shards."""
+    if "shards" not in state:
+        return state["method"]
+    from marey.pipeline.training.state_shards import read_part  # a second and a half to import
+
+    return read_part(run, state["shards"], "method")
+
+
 def weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a network's state dict what training must keep finite: weights and running statistics.
 
@@ -147,7 +178,7 @@ def is_finite(state: Any) -> bool:
 def _floats(tree: Any) -> Iterator[Tensor]:
     if isinstance(tree, Tensor):
         if tree.is_floating_point():
-            yield tree
+            yield own_share(tree)
     elif isinstance(tree, Mapping):
         for branch in tree.values():
             yield from _floats(branch)

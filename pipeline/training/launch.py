@@ -59,6 +59,7 @@ FREE_ON_RESUME = frozenset(
         "trainer.batch_size", "trainer.accumulate", "trainer.ema", "trainer.sync_batch_norm",
         # where and how fast it runs
         "trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
+        "trainer.parallel",
         "trainer.compile", "trainer.recompute", "trainer.max_failures", "data.decode_actors",
         "data.prefetch_batches", "data.backend", "data.shuffle_buffer",
         # where the first step began

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from marey.configs.schema import OptimizerConfig
 from marey.models.encoders.decay import decay_groups, embeddings, layer_shares
+from marey.models.encoders.momentum import own_share
 from marey.pipeline.training.optimizers import LARS, SGD, AdamW
 
 ONE_CYCLE_START = 1 / 25
@@ -49,18 +51,58 @@ def build_optimizer(
     for group in groups:
         if group["vectors"] and config.bias_lr is not None:
             group["scale"] *= config.bias_lr / config.lr
-    if config.name == "adamw":
-        return AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
     if config.name == "lars":
         return LARS(groups, lr=config.lr, momentum=config.momentum)
+    how = _update_how([parameter for group in groups for parameter in group["params"]])
+    if config.name == "adamw":
+        betas = (config.momentum, config.beta2)
+        return AdamW(groups, lr=config.lr, betas=betas, **how)
     nesterov = config.nesterov and config.momentum > 0
-    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, **how)
+
+
+def _update_how(parameters: Sequence[Tensor]) -> dict[str, bool]:
+    """How an optimiser updates many parameters: fused on GPUs; one by one where some lie in shards
+    and others are whole, which no kernel takes together; else as torch does."""
+    if len({_in_shards(parameter) for parameter in parameters}) > 1:
+        return {"foreach": False}
+    on_gpu = all(type(p) is nn.Parameter and p.device.type == "cuda" for p in parameters)
+    return {"fused": True} if on_gpu else {}
+
+
+def _in_shards(tensor: Tensor) -> bool:
+    """Whether processes hold parts of it (`sharding`)."""
+    return hasattr(tensor, "to_local")
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """Scale gradients so that their norm over all of them is at most `limit`; returns the norm.
+
+    Those in shards count with the shards of all processes, each of which calls it.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    shares = [own_share(g) for g in gradients if _in_shards(g)]
+    whole = [g for g in gradients if not _in_shards(g)]
+    norm = nn.utils.get_total_norm(whole)
+    if shares:
+        squares = nn.utils.get_total_norm(shares).square()
+        dist.all_reduce(squares)
+        norm = (squares + norm.to(squares.device).square()).sqrt()
+    if limit is not None:
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        torch._foreach_mul_(shares + whole, scale)  # pyright: ignore[reportPrivateImportUsage]
+    return norm
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load a checkpoint's state; decay, momentum and the like stay those of the settings now."""
     options = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    optimizer.load_state_dict(state)
+    # where an optimiser keeps its state depends on how it updates now
+    now = [
+        {**group, **{k: own[k] for k in ("fused", "foreach", "capturable") if k in own}}
+        for group, own in zip(state["param_groups"], options, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": now})
     for group, kept in zip(optimizer.param_groups, options, strict=True):
         group.update(kept)
 

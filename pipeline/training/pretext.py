@@ -27,7 +27,7 @@ from marey.pipeline.runtime.progress import each
 from marey.pipeline.runtime.storage import Folder, absolute
 from marey.pipeline.stream.plan import Plan, make_plan
 from marey.pipeline.stream.samples import Sample, batches, stream_here
-from marey.pipeline.training.checkpoint import load_state
+from marey.pipeline.training.checkpoint import load_state, method_weights
 from marey.pipeline.training.collate import collate
 from marey.pipeline.training.job import build_method
 
@@ -95,7 +95,7 @@ def pretext(
     method = method.to("cuda" if torch.cuda.is_available() else "cpu")
     places = class_places(settings["provenance"].get("class_names"), source)
     untrained = _score(method, config, plan, source, samples, seed, "untrained", places)
-    method.load_state_dict(state["method"])
+    method.load_state_dict(method_weights(folder, state))
     trained = _score(method, config, plan, source, samples, seed, "trained", places)
     return Pretext(trained, untrained, dict(method.chance), run, data, samples)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from marey.configs.errors import InputError, MareyError
 from marey.models.encoders.encoder import Encoder
@@ -22,6 +23,7 @@ from marey.pipeline.training.job import Job, build_method, synchronised, trainin
 from marey.pipeline.training.lockstep import Used, agreed
 from marey.pipeline.training.optim import build_optimizer, restore
 from marey.pipeline.training.record import Record
+from marey.pipeline.training.spread import replicated
 from marey.pipeline.training.start import started_method
 from marey.pipeline.training.weight_average import WeightAverage
 
@@ -39,6 +41,16 @@ class RunState:
         self.room = Room()
         state = load_state(Folder(job.run))
         self.method = _networks(job, self.device, begins=state is None)
+        self.average = (
+            None if trainer.ema is None else WeightAverage(self.method.exported, trainer.ema)
+        )
+        self._shards = None
+        self.model: nn.Module = self.method
+        if trainer.parallel == "fsdp" and world_size() > 1:
+            from marey.pipeline.training.run_shards import RunShards  # takes long to import
+
+            self._shards = RunShards(self.method, self.average, self.device)
+        # shards have other parameters than the method had before
         self.optimizer = build_optimizer(self.method, trainer.optimizer, self.method.constant_lr)
         self.used = Used(state)
         self.trained = self.used.trained
@@ -46,37 +58,38 @@ class RunState:
         self.step = 0
         self.warnings: list[str] = []
         """What a person should know of the checkpoints that were passed over."""
-        average_state = None
         if state is not None:
             self.step, self.warnings = int(state["step"]), state["passed_over"]
-            _restore(job, self.method, self.optimizer, state)
-            average_state = state.get("average")
+            self._restore(state)
         self.saved = self.step
         """Step of the last checkpoint, 0 where there is none."""
-        # after the weights are restored: an average begins as a copy of them
-        self.average = (
-            None if trainer.ema is None else WeightAverage(self.method.exported, trainer.ema)
-        )
-        if self.average is not None and average_state is not None:
-            self.average.load_state_dict(average_state)
-        del state, average_state  # a memory bank alone can be gigabytes
-        self.model = _parallel(self.method, self.device)
+        del state  # a memory bank alone can be gigabytes
+        if self._shards is None:
+            self.model = replicated(self.method, self.device)
         if trainer.compile:
             self.model.compile()
 
-    @property
-    def encoder(self) -> Encoder:
-        """What is probed and exported: the average of the weights, where one is kept."""
-        return self.method.exported if self.average is None else self.average.encoder
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[tuple[Method, Encoder]]:
+        """The method, and the encoder that is probed and exported: the average, where one is kept.
+
+        Every process calls it; where they hold shards, the first alone has both whole inside.
+        """
+        if self._shards is not None:
+            with self._shards.whole() as both:
+                yield both
+            return
+        yield self.method, self.method.exported if self.average is None else self.average.encoder
 
     def total_steps(self) -> int:
         """Optimiser steps of the whole run, as far as is known by now."""
         return self.job.total_steps(self.step, self.trained)
 
-    def checkpoint(self, record: Record | None) -> None:
+    def checkpoint(self, record: Record | None, *, wait: bool = False) -> None:
         """Save the state and export the encoder; every process calls it, rank 0 has the record.
 
-        Raises MareyError, and writes nothing, when some weight is not finite in any process.
+        Shards are written while training goes on, unless it is to `wait`. Raises MareyError, and
+        writes nothing, when some weight is not finite in any process.
         """
         content: dict[str, Any] = {
             "method": self.method.state_dict(),
@@ -89,13 +102,21 @@ class RunState:
         if not agreed(is_finite(states)):
             raise self.diverged("the weights are not finite")
         self.used.merge()
-        if record:
-            content["refused"] = dict(self.used.refused)
-            save_state(Folder(self.job.run), self.step, content, self.used.position)
-            record.export(self.encoder, self.job.provenance | {"step": self.step})
+        run, refused = Folder(self.job.run), dict(self.used.refused)
+        if self._shards is not None:
+            self.saved = self._shards.finish() or self.saved
+            self._shards.save(run, self.step, content, refused, self.used.position)
+        elif record:
+            save_state(run, self.step, {**content, "refused": refused}, self.used.position)
+        with self.whole() as (_, encoder):
+            if record:
+                record.export(encoder, self.job.provenance | {"step": self.step})
+        if self._shards is not None and wait:
+            self.saved = self._shards.finish()
         if world_size() > 1:
             dist.barrier()
-        self.saved = self.step
+        if self._shards is None:
+            self.saved = self.step
 
     def diverged(self, what: str) -> MareyError:
         """The error of a run whose loss or weights are not finite, with what to do about it."""
@@ -108,6 +129,35 @@ class RunState:
             f"{what} at step {self.step}; the checkpoint and the encoder of step {self.saved} are "
             f"good and were kept: go on from there with --resume and {advice}"
         )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Load a checkpoint. Raises InputError where it is not of this method as it is now."""
+        own = (self.method, self.optimizer, self.average)
+        try:
+            if "shards" in state:
+                from marey.pipeline.training.run_shards import load_sharded
+
+                optimizer = load_sharded(Folder(self.job.run), state, *own)
+                averaged = any(name.startswith("average.") for name in state["shards"]["tensors"])
+            else:
+                if self._shards is not None:
+                    from marey.pipeline.training.run_shards import as_shards
+
+                    state = as_shards(state, *own)
+                self.method.load_state_dict(state["method"])
+                optimizer, averaged = state["optimizer"], "average" in state
+                if self.average is not None and averaged:
+                    self.average.load_state_dict(state["average"])
+            restore(self.optimizer, optimizer)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"the checkpoint of step {state['step']} in {self.job.run} (marey "
+                f"{state.get('marey', 'of an older version')}) does not fit {self.job.config.name} "
+                f"as this version builds it: {reason}; start a new run with another -o"
+            ) from error
+        if self.average is not None and not averaged:  # it begins as a copy
+            self.average.load_state_dict(self.method.exported.state_dict())
 
 
 def _networks(job: Job, device: torch.device, *, begins: bool) -> Method:
@@ -128,26 +178,3 @@ def _networks(job: Job, device: torch.device, *, begins: bool) -> Method:
             if isinstance(part, Encoder):
                 suit_small_maps(part)
     return method
-
-
-def _parallel(method: Method, device: torch.device) -> nn.Module:
-    """The method as the loop calls it: under DDP where several processes train."""
-    if world_size() == 1:
-        return method
-    return DistributedDataParallel(method, device_ids=[device] if device.type == "cuda" else None)
-
-
-def _restore(
-    job: Job, method: Method, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> None:
-    """Load a checkpoint. Raises InputError where it is not of this method as it is built now."""
-    try:
-        method.load_state_dict(state["method"])
-        restore(optimizer, state["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"the checkpoint of step {state['step']} in {job.run} (marey "
-            f"{state.get('marey', 'of an older version')}) does not fit {job.config.name} as this "
-            f"version builds it: {reason}; start a new run with another -o"
-        ) from error

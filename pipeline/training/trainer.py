@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from marey.configs.errors import InputError, UnfinishedError
 from marey.models.encoders.encoder import Encoder
@@ -27,10 +26,11 @@ from marey.pipeline.training.collate import Room, collate
 from marey.pipeline.training.job import Job
 from marey.pipeline.training.lockstep import Work, accepted, in_step
 from marey.pipeline.training.meter import Meter
-from marey.pipeline.training.optim import set_schedule
+from marey.pipeline.training.optim import clip_gradients, set_schedule
 from marey.pipeline.training.record import UNTRAINED, Record
 from marey.pipeline.training.run_state import RunState
 from marey.pipeline.training.single_sample import LONE, needs_two, too_small
+from marey.pipeline.training.spread import exchanging
 
 Probe = Callable[[Encoder], dict[str, float]]
 """An evaluation of the encoder while it is trained; `chance` and `warning` may stand beside it."""
@@ -52,7 +52,7 @@ def train(
     """
     trainer = job.config.trainer
     run = RunState(job)
-    record = _begin(run, probe) if own_rank() == 0 else None
+    record = _begin(run, probe)
     probe_every = trainer.probe_every or math.ceil(job.total_steps() / 10)
     # losses over all processes need equal shares of each: what is left over goes to more steps
     per_round = trainer.batch_size // (world_size() * trainer.accumulate)
@@ -64,9 +64,11 @@ def train(
     epoch = -1
     left = job.samples - run.trained
     for work in in_step(mixed, per_round, trainer.accumulate, left, meter.waiting):
-        if record and run.step == 0:
-            record.samples(work.batches[0])
-            show(record, run)
+        if run.step == 0:
+            with run.whole() as (method, _):
+                if record:
+                    record.samples(work.batches[0])
+                    show(record, method, run)
         this = work.first // job.plan.samples_per_epoch
         if this > epoch:
             epoch = this
@@ -81,9 +83,11 @@ def train(
                 raise run.diverged(f"the loss is {values['loss']}")
             if record:
                 record.metrics(progress, rate, values)
-        if record and (run.step % probe_every == 0 or work.last):
-            show(record, run)
-            _probe(record, run, progress, probe)
+        if run.step % probe_every == 0 or work.last:
+            with run.whole() as (method, encoder):
+                if record:
+                    show(record, method, run)
+                    _probe(record, encoder, progress, probe)
         if run.step % trainer.checkpoint_every == 0 and not work.last:
             run.checkpoint(record)
     left_open = run.used.count_open()
@@ -92,7 +96,7 @@ def train(
     if run.step == 0:
         run.used.merge()
         raise InputError(f"no sample could be trained on ({run.used.main_reasons()})")
-    run.checkpoint(record)
+    run.checkpoint(record, wait=True)
     over = run.trained >= job.samples or len(run.used.position) == job.plan.total
     if not over and len(run.used.position) == begun and left_open:
         raise _unfinished(run, left_open)
@@ -136,7 +140,7 @@ def train_step(run: RunState, work: Work, epoch: int, meter: Meter) -> float | N
             run.used.refuse(work.batches[0][0], LONE)
         return None
     if trainer.optimizer.clip_norm is not None:
-        nn.utils.clip_grad_norm_(run.method.parameters(), trainer.optimizer.clip_norm)
+        clip_gradients(run.method.parameters(), trainer.optimizer.clip_norm)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
@@ -150,23 +154,27 @@ def train_step(run: RunState, work: Work, epoch: int, meter: Meter) -> float | N
     return rate
 
 
-def _begin(run: RunState, probe: Probe | None) -> Record:
-    """The record of a run that begins or goes on; the encoder before the first step is kept."""
-    chance = {**run.method.chance, **getattr(probe, "chance", {})}
-    record = Record(Folder(run.job.run), run.step, chance)
-    progress = Progress(run.step, run.total_steps(), 0)
-    if run.step == 0:
-        record.export(run.method.exported, run.job.provenance | {"step": 0}, UNTRAINED)
-        if probe:
-            record.probe(progress, probe(run.method.exported))
-    for text in run.warnings:
-        record.warn(progress, text)
-    return record
+def _begin(run: RunState, probe: Probe | None) -> Record | None:
+    """The record of a run that begins or goes on, for rank 0; the encoder before the first step is
+    kept."""
+    with run.whole() as (method, _):
+        if own_rank() != 0:
+            return None
+        chance = {**method.chance, **getattr(probe, "chance", {})}
+        record = Record(Folder(run.job.run), run.step, chance)
+        progress = Progress(run.step, run.total_steps(), 0)
+        if run.step == 0:
+            record.export(method.exported, run.job.provenance | {"step": 0}, UNTRAINED)
+            if probe:
+                record.probe(progress, probe(method.exported))
+        for text in run.warnings:
+            record.warn(progress, text)
+        return record
 
 
-def _probe(record: Record, run: RunState, progress: Progress, probe: Probe | None) -> None:
+def _probe(record: Record, encoder: Encoder, progress: Progress, probe: Probe | None) -> None:
     if probe:
-        record.probe(progress, probe(run.encoder))
+        record.probe(progress, probe(encoder))
         if warning := getattr(probe, "warning", ""):
             record.warn(progress, warning)
 
@@ -191,9 +199,7 @@ def forward_backward(
     for number, samples in enumerate(round_batches, start=1):
         last = number == len(round_batches)
         # only the last round's backward exchanges gradients
-        waits = isinstance(model, DistributedDataParallel) and not last
-        quiet = model.no_sync() if waits else contextlib.nullcontext()  # pyright: ignore
-        with quiet:
+        with exchanging(model, now=last):
             batch = collate(samples, device, room)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 with torch.no_grad():
@@ -206,14 +212,14 @@ def forward_backward(
         meter.add(values, len(samples))
 
 
-def show(record: Record, run: RunState) -> None:
+def show(record: Record, method: Method, run: RunState) -> None:
     """Record the method's pictures of the run's first samples, if it has any."""
-    if not run.method.has_pictures:
+    if not method.has_pictures:
         return
     shown = record.shown().items()
     batch = {name: torch.from_numpy(column).to(run.device) for name, column in shown}
-    with evaluating(run.method):
-        pictures = run.method.pictures(batch)
+    with evaluating(method):
+        pictures = method.pictures(batch)
     record.pictures(run.step, {name: picture.cpu().numpy() for name, picture in pictures.items()})
 
 

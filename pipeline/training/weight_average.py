@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from marey.models.encoders.encoder import Encoder
+from marey.models.encoders.momentum import follow
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -40,8 +41,7 @@ class WeightAverage:
                 values.append(theirs[name])
             else:
                 mine.copy_(theirs[name])
-        # one kernel for all tensors, and nothing that the host would wait for
-        torch._foreach_lerp_(averages, values, 1 - decay_at(step, self.decay))  # pyright: ignore[reportPrivateImportUsage]
+        follow(averages, values, 1 - decay_at(step, self.decay))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors of a checkpoint."""
