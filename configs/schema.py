@@ -81,9 +81,9 @@ class OptimizerConfig(Settings):
     """beta2 of adamw."""
     nesterov: bool = True
     """Nesterov's momentum for sgd."""
-    schedule: Literal["cosine", "one_cycle", "step", "constant"] = "cosine"
-    """Learning-rate schedule after warm-up: half cosine, torch's one-cycle, steps down at
-    `milestones`, or constant."""
+    schedule: Literal["cosine", "linear", "one_cycle", "step", "constant"] = "cosine"
+    """Learning-rate schedule after warm-up: half cosine or a line to `lr_end`, torch's one-cycle,
+    steps down at `milestones`, or constant."""
     milestones: tuple[float, ...] = ()
     """Shares of the run after which schedule=step multiplies the rate by `step_factor`."""
     step_factor: float = Field(default=0.1, gt=0, lt=1)
@@ -93,7 +93,7 @@ class OptimizerConfig(Settings):
     lr_start: float | None = Field(default=None, ge=0, le=100)
     """Learning rate at which the warm-up begins; unset: one step's share of the peak."""
     lr_end: float = Field(default=0.0, ge=0, le=100)
-    """Final learning rate of schedule=cosine."""
+    """Final learning rate of schedule=cosine and linear."""
     stretch: float = Field(default=1.0, ge=1, le=10)
     """Schedules of learning rate and weight decay are those of a run this many times as long, and
     are cut off where this one ends (V-JEPA: 1.25)."""
@@ -152,6 +152,12 @@ class TrainerConfig(Settings):
     pass and computes the rest again, for less memory and a third more time."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of plans, weights, augmentation and shuffling."""
+    skip_spikes: float | None = Field(default=None, gt=1)
+    """Leave out steps whose gradient norm is more than this many times the usual one, or not
+    finite (10 is cautious); the host then waits for the device at each step. Unset: none."""
+    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    """What also gets the metrics, beside `metrics.jsonl`: `tensorboard` (in the run's folder),
+    `wandb` and `mlflow` where these packages are installed and set up; `[]` for none."""
     log_every: int = Field(default=10, ge=1)
     """Steps between two logged lines of metrics."""
     checkpoint_every: int = Field(default=200, ge=1)
@@ -162,6 +168,11 @@ class TrainerConfig(Settings):
     """Worker failures that a run survives before it fails; -1: any number."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimiser and learning-rate schedule."""
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _divides(self) -> "TrainerConfig":

@@ -26,7 +26,7 @@ def _pairs(generator: torch.Generator, count: int = 8) -> Batch:
     """Two frames of a dot that moves over a pattern of its own."""
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
     x, y = 0.2 + 0.5 * torch.rand(2, count)
-    pattern = torch.rand(count, 1, 8, 8, 3).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    pattern = torch.rand(count, 1, 16, 16, 3).repeat_interleave(2, 2).repeat_interleave(2, 3)
     frames = torch.stack([draw_dots(x, y, torch.zeros(count, 3)),
                           draw_dots(x + 0.1, y, torch.zeros(count, 3))], dim=1)  # fmt: skip
     shown = (frames.float() * 0.5 + pattern * 127).byte()

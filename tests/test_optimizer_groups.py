@@ -155,3 +155,9 @@ def test_fixed_positions_are_not_trained_and_small_crops_are_taken() -> None:
     assert not own["trunk.model.pos_embed"].requires_grad
     assert own["trunk.model.pos_embed"][0, 0].abs().sum() == 0  # the class token has no place
     assert encoder(torch.randn(2, 3, 16, 16)).shape == (2, 192)
+
+
+def test_a_line_falls_from_the_peak_to_the_end() -> None:
+    config = OptimizerConfig(lr=1.0, lr_start=0.0, lr_end=0.2, schedule="linear", warmup=0.1)
+    rates = [learning_rate(config, step, 100) for step in (0, 5, 10, 55, 100)]
+    assert rates == pytest.approx([0.0, 0.5, 1.0, 0.6, 0.2])

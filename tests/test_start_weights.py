@@ -15,7 +15,7 @@ from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.sines import patch_sines
 from marey.models.encoders.start_from import Started, start_from
-from marey.models.method import find_method
+from marey.models.method import Progress, find_method
 from marey.models.temporal.videomae import VideoMAE, VideoMAEConfig
 from marey.pipeline.training.start import read_weights, started_method
 
@@ -227,3 +227,39 @@ def test_sines_of_numbers_alternate() -> None:
     waves = patch_sines("sequence", torch.arange(3.0)[:, None], 8)
     torch.testing.assert_close(waves[1, 0], torch.tensor(1.0).sin())
     torch.testing.assert_close(waves[1, 1], torch.tensor(1.0).cos())
+
+
+def test_a_run_continued_from_a_checkpoint_begins_at_its_loss(tmp_path: Path) -> None:
+    from tests.every_method import full_batch
+
+    words = ("encoder.image_size=32", "data.decode_size=40", "method.sampling.num_frames=4",
+             "encoder.clip_frames=4")  # fmt: skip
+    config = _config("v_jepa2", *words)
+    donor = find_method("v_jepa")(Encoder(config.encoder), config.method)
+    torch.manual_seed(0)
+    batch = donor.augment(full_batch(config, samples=2))
+    optimizer = torch.optim.AdamW(donor.parameters(), lr=1e-3)
+    for step in range(3):
+        donor(batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        donor.after_step(Progress(step, 3, 0))
+    file = tmp_path / "step-00000003.pt"
+    torch.save({"method": donor.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    method, started = started_method(_config("v_jepa2", *words, f"encoder.weights={file}"))
+    assert (started.new, started.resized, started.unused) == ([], [], [])
+    with torch.no_grad():
+        wanted = donor(batch)["loss"]
+        assert torch.equal(method(batch)["loss"], wanted)
+        fresh = find_method("v_jepa")(Encoder(config.encoder), config.method)
+        assert not torch.allclose(fresh(batch)["loss"], wanted, atol=1e-3)
+
+
+def test_of_more_vectors_for_hidden_patches_the_first_are_taken() -> None:
+    config = _config("v_jepa2")
+    method = find_method("v_jepa")(Encoder(config.encoder), config.method)
+    state = method.state_dict()
+    many = torch.randn(10, state["predictor.unseen"].shape[1])
+    started = start_from(method, {**state, "predictor.unseen": many}, "a file")
+    assert started.resized == ["predictor.unseen"]
+    assert torch.equal(method.state_dict()["predictor.unseen"], many[:2])

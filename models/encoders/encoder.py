@@ -18,8 +18,8 @@ from marey.models.encoders.lab_trunk import LabTrunk
 from marey.models.encoders.norms import layer_norms
 from marey.models.encoders.padding import replicate_borders
 from marey.models.encoders.pretrained import with_input_scale
-from marey.models.encoders.small_stem import with_small_stem
 from marey.models.encoders.sines import Positions
+from marey.models.encoders.small_stem import with_small_stem
 from marey.models.encoders.trunk import Trunk, channels_last
 from marey.models.encoders.video_backbones import VIDEO_BACKBONES, build_clip_trunk
 

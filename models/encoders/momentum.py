@@ -68,8 +68,9 @@ def follow(mine: Sequence[Tensor], theirs: Sequence[Tensor], share: float) -> No
     One kernel for all, and nothing that the host would wait for. Of tensors that lie in shards over
     processes, alike on both sides, each process moves its own.
     """
-    shares = [[own_share(tensor) for tensor in side] for side in (mine, theirs)]
-    torch._foreach_lerp_(*shares, share)  # pyright: ignore[reportPrivateImportUsage]
+    own = [own_share(tensor) for tensor in mine]
+    other = [own_share(tensor) for tensor in theirs]
+    torch._foreach_lerp_(own, other, share)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def own_share(tensor: Tensor) -> Tensor:

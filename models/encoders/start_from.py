@@ -102,6 +102,10 @@ def _resized(name: str, theirs: Tensor, mine: Tensor) -> Tensor | None:
         side = round((mine.shape[1]) ** 0.5)
         prefix = mine.shape[1] - side**2
         return resample_abs_pos_embed(theirs, [side, side], num_prefix_tokens=prefix)
+    if name == "predictor.unseen" and theirs.ndim == mine.ndim == 2:
+        # one for each mask and kind of data (V-JEPA 2): those of the first kind
+        same = theirs.shape[1] == mine.shape[1] and len(theirs) > len(mine)
+        return theirs[: len(mine)] if same else None
     if name == f"{TRUNK}embed.weight" and theirs.ndim == 4:
         # a kernel of images sees each frame of a patch alike (Carreira, Zisserman, 1705.07750)
         still = theirs.permute(0, 2, 3, 1).flatten(1)

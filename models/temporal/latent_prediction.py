@@ -180,5 +180,5 @@ class LatentPrediction(Method):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
         if self.config.regularizer == "sigreg":
-            shape = self.directions.shape
-            self.directions.copy_(drawn_directions(*shape, self._seed + progress.step))
+            count, width = self.directions.shape
+            self.directions.copy_(drawn_directions(count, width, self._seed + progress.step))

@@ -41,8 +41,10 @@ from marey.pipeline.training.record import (
     warnings_in,
 )
 
+_TIMES = ("time_copy", "time_augment", "time_forward", "time_backward", "time_update")
+"""Shares of the time that the parts of a step took."""
 _NOT_METRICS = frozenset(
-    ["step", "total", "epoch", "time_s", "probe", "data_wait", "samples_per_s"]
+    ["step", "total", "epoch", "time_s", "probe", "data_wait", "samples_per_s", *_TIMES]
 )
 _SHOWN_SAMPLES = 6
 
@@ -190,6 +192,15 @@ def _speed(training: list[dict[str, Any]]) -> str:
             x = np.array([line["step"] for line in rows], dtype=np.float64)
             y = np.array([line[name] for line in rows], dtype=np.float64) * scale
             charts.append(figure(line_chart(title, [Curve(name, x, y)], unit=unit, floor=0.0)))
+    rows = [line for line in training if all(name in line for name in _TIMES)]
+    if rows:
+        x = np.array([line["step"] for line in rows], dtype=np.float64)
+        parts = [
+            Curve(name.removeprefix("time_"), x, np.array([100.0 * line[name] for line in rows]))
+            for name in _TIMES
+        ]
+        chart = line_chart("share of time by part of a step", parts, unit="%", floor=0.0)
+        charts.append(figure(chart))
     return grid(charts) + note(
         "The first value holds the start: workers, decoders and the first batch."
     )

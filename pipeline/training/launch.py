@@ -35,6 +35,7 @@ from marey.pipeline.training.checkpoint import load_state, position_of
 from marey.pipeline.training.held_out import build_probe
 from marey.pipeline.training.job import Job, build_method, training_device
 from marey.pipeline.training.lockstep import Used
+from marey.pipeline.training.loggers import check_loggers
 from marey.pipeline.training.record import (
     METRICS,
     NOT_SAMPLED,
@@ -57,6 +58,7 @@ FREE_ON_RESUME = frozenset(
         *(f"trainer.optimizer.{name}" for name in OptimizerConfig.model_fields
           if name not in ("name", "decay_on", "layer_decay")),
         "trainer.batch_size", "trainer.accumulate", "trainer.ema", "trainer.sync_batch_norm",
+        "trainer.skip_spikes",
         # where and how fast it runs
         "trainer.workers", "trainer.min_workers", "trainer.device", "trainer.precision",
         "trainer.parallel",
@@ -65,7 +67,7 @@ FREE_ON_RESUME = frozenset(
         # where the first step began
         "encoder.weights",
         # what it tells
-        "trainer.log_every", "trainer.checkpoint_every", "trainer.probe_every",
+        "trainer.log", "trainer.log_every", "trainer.checkpoint_every", "trainer.probe_every",
     ]
 )  # fmt: skip
 """Settings that `--resume` may change. The others decide which samples there are, or what shape
@@ -114,6 +116,7 @@ def prepare(
     source.check_present()
     config = _with_plugins(config, data)
     check_backend(config.data.backend)
+    check_loggers(config.trainer.log)
     method = build_method(config, fetch=False)
     started: list[str] = []
     if config.encoder.weights is not None:

@@ -88,7 +88,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float | None) -> T
         squares = nn.utils.get_total_norm(shares).square()
         dist.all_reduce(squares)
         norm = (squares + norm.to(squares.device).square()).sqrt()
-    if limit is not None:
+    if limit is not None and gradients:
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
         torch._foreach_mul_(shares + whole, scale)  # pyright: ignore[reportPrivateImportUsage]
     return norm
@@ -141,7 +141,10 @@ def learning_rate(config: OptimizerConfig, step: int, total: int) -> float:
     if config.schedule == "step":
         passed = sum(done >= share / config.stretch for share in config.milestones)
         return config.lr * config.step_factor**passed
-    return _between(config.lr, config.lr_end, (done - warmup) / (1 - warmup))
+    after = (done - warmup) / (1 - warmup)
+    if config.schedule == "linear":
+        return config.lr + (config.lr_end - config.lr) * min(1.0, after)
+    return _between(config.lr, config.lr_end, after)
 
 
 def weight_decay(config: OptimizerConfig, step: int, total: int) -> float:

@@ -6,7 +6,7 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import numpy as np
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Progress
 from marey.pipeline.embedding.encoder_files import export_encoder
-from marey.pipeline.runtime.storage import Folder, is_remote, local_path
+from marey.pipeline.runtime.storage import Folder, is_remote
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.stream.samples import Sample
+from marey.pipeline.training.loggers import open_loggers
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
@@ -38,10 +39,19 @@ class Record:
 
     `metrics.jsonl` has one JSON object per line: metrics, a `probe`, or a `warning`. Lines after
     the step that a run resumes from are dropped, so that every curve has one value per step.
-    TensorBoard gets the same numbers where the run folder is local.
+    Loggers get the same numbers; one that fails is left out from then on.
     """
 
-    def __init__(self, run: Folder, step: int, chance: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        run: Folder,
+        step: int,
+        chance: Mapping[str, float],
+        *,
+        loggers: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """loggers: names of `trainer.log`; settings: the run's configuration, for them."""
         run.sweep()
         run.sweep("checkpoints")
         self._run = run
@@ -56,13 +66,7 @@ class Record:
         self._warned = False
         self._waiting: list[str] = []
         self._written_s = 0.0
-        self._board = None
-        if not is_remote(run.location):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(
-                str(local_path(run.location) / "tensorboard"), purge_step=step
-            )
+        self._loggers = open_loggers(loggers, run, step, settings or {})
 
     def _line(self, progress: Progress, values: dict[str, Any]) -> None:
         spent = self._spent_s()
@@ -85,7 +89,7 @@ class Record:
         """One line of training metrics."""
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         self._line(progress, {"epoch": progress.epoch, "lr": rate, **rounded})
-        self._plot("train", progress.step, values | {"lr": rate})
+        self._show("train", progress, values | {"lr": rate})
         valid = values.get("valid", 1.0)
         if valid < FEW_VALID and not self._warned:
             self._warned = True
@@ -98,17 +102,21 @@ class Record:
     def probe(self, progress: Progress, values: Mapping[str, float]) -> None:
         """One line of the online probe."""
         self._line(progress, {"probe": dict(values)})
-        self._plot("probe", progress.step, values)
+        self._show("probe", progress, values)
 
     def warn(self, progress: Progress, text: str) -> None:
         """A warning for the user, who sees no output of the workers."""
         self._line(progress, {"warning": text})
 
-    def _plot(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{group}/{name}", value, step)
-            self._board.flush()
+    def _show(self, group: str, progress: Progress, values: Mapping[str, float]) -> None:
+        named = {f"{group}/{name}": value for name, value in values.items()}
+        for name, logger in list(self._loggers.items()):
+            try:
+                logger.log(progress.step, named)
+            except Exception as error:  # a service that is away must not end a run
+                del self._loggers[name]
+                reason = " ".join(str(error).split())[:200]
+                self.warn(progress, f"trainer.log={name} takes no more numbers: {reason}")
 
     def samples(self, samples: list[Sample]) -> None:
         """The first samples of the run, as the trainer got them."""
@@ -148,8 +156,8 @@ class Record:
         }
         self._write_lines()
         self._run.write(SUMMARY, json.dumps(summary, indent=1).encode())
-        if self._board is not None:
-            self._board.close()
+        for logger in self._loggers.values():
+            logger.close()
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

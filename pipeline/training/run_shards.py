@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -41,7 +41,7 @@ class RunShards:
         if average is not None:
             shard(average.encoder, device)
         self._method, self._average = method, average
-        self._group = dist.new_group(backend="gloo")
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._writing: tuple[int, Future] | None = None
 
     @contextlib.contextmanager

@@ -19,11 +19,11 @@ from marey.models.objectives.distributed import world_size
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.training.checkpoint import is_finite, load_state, save_state, weights
 from marey.pipeline.training.collate import Room
+from marey.pipeline.training.gradient_exchange import replicated
 from marey.pipeline.training.job import Job, build_method, synchronised, training_device
 from marey.pipeline.training.lockstep import Used, agreed
 from marey.pipeline.training.optim import build_optimizer, restore
 from marey.pipeline.training.record import Record
-from marey.pipeline.training.spread import replicated
 from marey.pipeline.training.start import started_method
 from marey.pipeline.training.weight_average import WeightAverage
 

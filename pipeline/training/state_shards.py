@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future as Done
@@ -18,21 +19,18 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import (
-    DefaultLoadPlanner,
-    DefaultSavePlanner,
-    StorageReader,
-    StorageWriter,
-)
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from marey.configs.errors import InputError
@@ -61,9 +59,7 @@ def save_shards(
     writer = _Writer(run, named, commit)
     # what all hold alike comes from rank 0, as DDP would have it
     planner = DefaultSavePlanner(dedup_save_to_lowest_rank=True)
-    done = dcp.async_save(
-        dict(tensors), storage_writer=writer, planner=planner, process_group=group
-    )
+    done = async_save(dict(tensors), storage_writer=writer, planner=planner, process_group=group)
     return cast(Done, done)
 
 
@@ -74,13 +70,17 @@ def load_shards(
 
     Raises InputError where a file is gone, altered or does not hold what is wanted.
     """
+    single = alone or world_size() == 1
     try:
-        dcp.load(
-            dict(tensors),
-            storage_reader=_Reader(run, listing),
-            planner=DefaultLoadPlanner(),
-            no_dist=alone or world_size() == 1,
-        )
+        with warnings.catch_warnings():
+            if single:  # which is meant
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(
+                dict(tensors),
+                storage_reader=_Reader(run, listing),
+                planner=DefaultLoadPlanner(),
+                no_dist=single,
+            )
     except CheckpointException as error:
         reasons = [fault for fault, _ in error.failures.values()]
         first = next((r for r in reasons if isinstance(r, InputError)), reasons[0])
@@ -110,16 +110,16 @@ class _Writer(StorageWriter):
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def prepare_local_plan(self, plan: dcp.SavePlan) -> dcp.SavePlan:
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
         return plan
 
-    def prepare_global_plan(self, plans: list[dcp.SavePlan]) -> list[dcp.SavePlan]:
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         return [
             dataclasses.replace(plan, storage_data=self._named(number))
             for number, plan in enumerate(plans)
         ]
 
-    def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Future[list[WriteResult]]:
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         tensors, known = {}, []
         for item in plan.items:
             tensor = planner.resolve_data(item)
@@ -186,13 +186,13 @@ class _Reader(StorageReader):
     ) -> None:
         pass
 
-    def prepare_local_plan(self, plan: dcp.LoadPlan) -> dcp.LoadPlan:
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         return plan
 
-    def prepare_global_plan(self, plans: list[dcp.LoadPlan]) -> list[dcp.LoadPlan]:
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
         return plans
 
-    def read_data(self, plan: dcp.LoadPlan, planner: dcp.LoadPlanner) -> Future[None]:
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         wanted = defaultdict(list)
         for item in plan.items:
             key = _key(item.storage_index.fqn, item.storage_index.offset)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from marey.configs.errors import InputError, UnfinishedError
+from marey.configs.schema import TrainerConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.modes import evaluating
 from marey.models.method import Method, Progress
@@ -23,6 +24,8 @@ from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.stream.samples import Sample, shuffled
 from marey.pipeline.training.collate import Room, collate
+from marey.pipeline.training.gradient_exchange import exchanging
+from marey.pipeline.training.guard import Guard
 from marey.pipeline.training.job import Job
 from marey.pipeline.training.lockstep import Work, accepted, in_step
 from marey.pipeline.training.meter import Meter
@@ -30,7 +33,6 @@ from marey.pipeline.training.optim import clip_gradients, set_schedule
 from marey.pipeline.training.record import UNTRAINED, Record
 from marey.pipeline.training.run_state import RunState
 from marey.pipeline.training.single_sample import LONE, needs_two, too_small
-from marey.pipeline.training.spread import exchanging
 
 Probe = Callable[[Encoder], dict[str, float]]
 """An evaluation of the encoder while it is trained; `chance` and `warning` may stand beside it."""
@@ -60,8 +62,8 @@ def train(
     rng = np.random.default_rng([trainer.seed, own_rank(), begun])
     arriving = accepted(stream(run.used.position), run.used)
     mixed = shuffled(arriving, job.config.data.shuffle_buffer, rng)
-    meter = Meter()
-    epoch = -1
+    meter, guard = Meter(), Guard(trainer.skip_spikes)
+    epoch, logged = -1, run.step
     left = job.samples - run.trained
     for work in in_step(mixed, per_round, trainer.accumulate, left, meter.waiting):
         if run.step == 0:
@@ -73,16 +75,22 @@ def train(
         if this > epoch:
             epoch = this
             run.method.before_epoch(Progress(run.step, run.total_steps(), epoch))
-        rate = train_step(run, work, epoch, meter)
+        rate = train_step(run, work, epoch, meter, guard)
         if rate is None:
             break
         progress = Progress(run.step, run.total_steps(), epoch)
         if run.step % trainer.log_every == 0 or work.last:
             values = meter.take(world_size()) | {"refused": float(run.used.count_refused())}
-            if not math.isfinite(values["loss"]):
-                raise run.diverged(f"the loss is {values['loss']}")
-            if record:
+            if guard.factor is not None:
+                values["skipped_steps"] = float(guard.skipped)
+            finite = math.isfinite(values["loss"])
+            if not finite and not guard.hopes():
+                raise run.diverged(f"the loss is {values['loss']}{_since(meter, trainer, logged)}")
+            if record and finite:
                 record.metrics(progress, rate, values)
+            elif record:
+                record.warn(progress, f"a loss was not finite{_since(meter, trainer, logged)}")
+            logged = run.step
         if run.step % probe_every == 0 or work.last:
             with run.whole() as (method, encoder):
                 if record:
@@ -106,6 +114,13 @@ def train(
         record.finish(run.step, run.used.position, run.used.refused)
 
 
+def _since(meter: Meter, trainer: TrainerConfig, logged: int) -> str:
+    """Since when the loss is not finite; empty where another process knows it."""
+    if meter.first_bad < 0:
+        return ""
+    return f" (since step {logged + meter.first_bad // trainer.accumulate + 1})"
+
+
 def _unfinished(run: RunState, left_open: int) -> UnfinishedError:
     return UnfinishedError(
         f"{left_open} samples that are left could not be read for now "
@@ -113,7 +128,7 @@ def _unfinished(run: RunState, left_open: int) -> UnfinishedError:
     )
 
 
-def train_step(run: RunState, work: Work, epoch: int, meter: Meter) -> float | None:
+def train_step(run: RunState, work: Work, epoch: int, meter: Meter, guard: Guard) -> float | None:
     """One optimiser step; returns its learning rate, or None for a last sample left alone.
 
     Batch norm cannot take a single sample: one that is left over at the end is refused.
@@ -139,10 +154,12 @@ def train_step(run: RunState, work: Work, epoch: int, meter: Meter) -> float | N
         if rank == 0 or not work.shared:
             run.used.refuse(work.batches[0][0], LONE)
         return None
-    if trainer.optimizer.clip_norm is not None:
-        clip_gradients(run.method.parameters(), trainer.optimizer.clip_norm)
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    with meter.timing("update", run.device):
+        norm = clip_gradients(run.method.parameters(), trainer.optimizer.clip_norm)
+        if guard.takes(norm):
+            run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+    meter.note("gradient_norm", norm)
     run.step += 1
     run.trained += work.samples
     with among():
@@ -161,7 +178,11 @@ def _begin(run: RunState, probe: Probe | None) -> Record | None:
         if own_rank() != 0:
             return None
         chance = {**method.chance, **getattr(probe, "chance", {})}
-        record = Record(Folder(run.job.run), run.step, chance)
+        config = run.job.config
+        record = Record(
+            Folder(run.job.run), run.step, chance, loggers=config.trainer.log,
+            settings=config.model_dump(mode="json"),
+        )  # fmt: skip
         progress = Progress(run.step, run.total_steps(), 0)
         if run.step == 0:
             record.export(method.exported, run.job.provenance | {"step": 0}, UNTRAINED)
@@ -200,12 +221,15 @@ def forward_backward(
         last = number == len(round_batches)
         # only the last round's backward exchanges gradients
         with exchanging(model, now=last):
-            batch = collate(samples, device, room)
+            with meter.timing("copy", device):
+                batch = collate(samples, device, room)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                with torch.no_grad():
+                with meter.timing("augment", device), torch.no_grad():
                     batch = method.augment(batch)
-                values = model(batch)
-            (values["loss"] * (len(samples) / total)).backward()
+                with meter.timing("forward", device):
+                    values = model(batch)
+            with meter.timing("backward", device):
+                (values["loss"] * (len(samples) / total)).backward()
         if shares is not None:
             noted = shares([int(sample["instance"]) for sample in samples])
             values |= {name: values["loss"].new_full((), share) for name, share in noted.items()}
