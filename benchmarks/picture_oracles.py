@@ -185,6 +185,18 @@ def painted_cells(method: Method, batch: Batch) -> Score:
     return float(found["error_over_fill"]), float(len(images))
 
 
+def painted_pairs(method: Method, batch: Batch) -> Score:
+    """SiamMAE and CropMAE: what painting from the visible patches of the second picture leaves of
+    the error of a blind answer. The first picture can tell more."""
+    images, mask = batch["second"].flatten(0, 1), batch["mask"].flatten(0, 1)
+    cells = round(mask.shape[1] ** 0.5)
+    patch = images.shape[-1] // cells
+    hidden = spread(mask.unflatten(1, (cells, cells)), *images.shape[2:])[:, None]
+    answer = normalize_patches(patchify(painted(images, hidden), patch))
+    found = reconstruction(answer, patchify(images, patch), mask, norm_pix=True, squared=True)
+    return float(found["relative_error"]), float(len(images))
+
+
 def painted_holes(method: Method, batch: Batch) -> Score:
     """Context encoder: what painting explains beyond smooth interpolation."""
     images, region = batch["images"].flatten(0, 1), batch["region"].flatten(0, 1)

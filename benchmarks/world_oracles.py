@@ -181,6 +181,17 @@ def next_angle(method: Method, batch: Batch) -> Score:
     return float(max(found)), float(len(angle))
 
 
+def foretold(method: Method, batch: Batch) -> Score:
+    """The hand goes on turning as from the frame before last to the last: the error of where that
+    puts its tip, as a share of the error of the mean place."""
+    angle = read_angles(batch["images"].flatten(0, 1), method.encoder)  # [clips, frames]
+    guessed = angle[:, 1:-1] + turn(angle[:, :-2], angle[:, 1:-1])
+    places = [torch.stack([a.cos(), a.sin()], dim=2) for a in (guessed, angle[:, 2:])]
+    error = (places[0] - places[1]).square().mean()
+    spread = (places[1] - places[1].flatten(0, 1).mean(dim=0)).square().mean()
+    return float(error / spread), float(len(angle))
+
+
 def known_time(method: Method, batch: Batch) -> Score:
     """ST-DIM: which of two frames of one video came just before, by how far the hand turned."""
     pairs, times_s = (batch[name].flatten(0, 1) for name in ("images", "time_s"))

@@ -65,6 +65,9 @@ TASKS = {
     "random_walk": Task("wander", "walk_accuracy", clips.walked_pixels, 300),
     "st_dim": Task("clock", "time_auc", oracles.known_time, 200),
     "v_jepa": Task("stripes", "relative_error", clips.painted_features, 200),
+    "v_jepa2": Task("stripes", "relative_error", clips.painted_features, 200),
+    "siam_mae": Task("stripes", "relative_error", pictures.painted_pairs, 400),
+    "latent_prediction": Task("clock", "relative_error", oracles.foretold, 250),
     "videomae": Task("stripes", "error_over_fill", clips.painted_tubes, 200),
     "rotation": _board("accuracy", pictures.turned, 60),
     "jigsaw": _board("accuracy", pictures.shuffled, 100),
@@ -72,6 +75,7 @@ TASKS = {
     "colorization": _board("information", pictures.colored, 100),
     "masked_pixels": _stripes("error_over_fill", pictures.painted_cells, 150),
     "mae": _stripes("error_over_fill", pictures.painted_cells, 150),
+    "crop_mae": _stripes("relative_error", pictures.painted_pairs, 400),
     "context_encoder": _stripes("explained_over_fill", pictures.painted_holes, 150),
     "masked_tokens": _stripes("accuracy", pictures.painted_words, 150),
     **{

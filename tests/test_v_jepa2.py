@@ -1,14 +1,18 @@
 """V-JEPA 2: rotations against their definition, and equality with Hugging Face's VJEPA2Model."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+import yaml
 from torch import Tensor
 
 from marey.configs.encoder import EncoderConfig
-from marey.configs.errors import SettingError
+from marey.configs.errors import InputError, SettingError
 from marey.configs.load import read_preset, run_config
 from marey.models.encoders.encoder import Encoder
 from marey.models.encoders.layouts import as_vjepa2
@@ -16,6 +20,11 @@ from marey.models.encoders.sines import rotate, rotations
 from marey.models.encoders.start_from import start_from
 from marey.models.method import Progress, find_method
 from marey.models.temporal.v_jepa import VJEPA, VJEPAConfig
+from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.export.transformers_weights import export_transformers
+from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.plan import Position
+from marey.pipeline.training.checkpoint import save_state
 
 FRAMES, SIDE, WIDTH = 4, 64, 384
 LENGTH = (FRAMES // 2) * (SIDE // 16) ** 2
@@ -236,3 +245,39 @@ def test_recipes_keep_rate_decay_and_momentum_after_the_warm_up(recipe: str) -> 
     assert (optimizer.schedule, optimizer.weight_decay_end) == ("constant", None)
     assert optimizer.warmup * config.trainer.steps == pytest.approx(12_000)
     assert config.encoder.positions == "rotary"
+
+
+def test_a_run_is_exported_for_transformers(tmp_path: Path) -> None:
+    """With its predictor, bit for bit; where transformers is installed it is also run."""
+    method = _method()
+    run = Folder(str(tmp_path / "run"))
+    export_encoder(run, method.exported, {})
+    run.write(
+        "config.yaml", yaml.safe_dump({"config": {"method": {"predictor_heads": 2}}}).encode()
+    )
+    save_state(run, 1, {"method": method.state_dict(), "optimizer": {}}, Position())
+    made = export_transformers(run.location, str(tmp_path / "out"))
+    assert made.difference < 1e-5
+    assert made.remark in ("", "not run: transformers is not installed")
+    weights = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    back = _method()
+    started = start_from(back, weights, "out")
+    assert (started.new, started.resized, started.unused) == ([], [], [])
+    for name, tensor in back.predictor.state_dict().items():
+        assert torch.equal(tensor, method.predictor.state_dict()[name]), name
+    for name, tensor in back.encoder.trunk.state_dict().items():
+        assert torch.equal(tensor, method.exported.trunk.state_dict()[name]), name
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["pred_num_hidden_layers"], config["pred_num_mask_tokens"]) == (2, 2)
+    if "not run" not in made.remark:
+        transformers = pytest.importorskip("transformers")
+        theirs = transformers.VJEPA2Model.from_pretrained(tmp_path / "out")
+        for name, tensor in theirs.state_dict().items():
+            assert torch.equal(tensor, weights[name]), name
+
+
+def test_other_encoders_are_not_for_transformers(tmp_path: Path) -> None:
+    encoder = Encoder(EncoderConfig(backbone="tiny", image_size=32))
+    export_encoder(Folder(str(tmp_path)), encoder, {})
+    with pytest.raises(InputError, match="positions=rotary"):
+        export_transformers(str(tmp_path), str(tmp_path / "out"))

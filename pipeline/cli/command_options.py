@@ -306,10 +306,12 @@ def _export(command: _Adds) -> None:
     made = command("export", export, "Write embeddings or an encoder for other programs.")
     made.add_argument("target", help="folder of embeddings; for an encoder: run folder, timm:NAME")
     made.add_argument(
-        "--to", required=True, choices=("atlas", "projector", "timm", "torch", "onnx"),
+        "--to", required=True,
+        choices=("atlas", "projector", "timm", "transformers", "torch", "onnx"),
         help="embeddings: atlas (Parquet for Embedding Atlas), projector (folder for TensorBoard); "
-        "encoders: timm (plain weights for timm or torchvision, a folder), torch (torch.export "
-        "program, .pt2), onnx (.onnx), both with the preprocessing inside",
+        "encoders: timm (plain weights for timm or torchvision, a folder), transformers (of V-JEPA "
+        "2, a folder), torch (torch.export program, .pt2), onnx (.onnx), both with the "
+        "preprocessing inside",
     )  # fmt: skip
     made.add_argument("-o", "--out", required=True, help="file or folder to write")
     made.add_argument("--data", help="embeddings: what was embedded, if it has moved")

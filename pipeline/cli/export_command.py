@@ -48,11 +48,12 @@ def export(options: argparse.Namespace) -> Result:
 
 
 def _export_encoder(options: argparse.Namespace) -> Result:
-    from marey.pipeline.export import encoders, plain_weights
+    from marey.pipeline.export import encoders, plain_weights, transformers_weights
 
     print("exporting, and running what was exported", file=sys.stderr)
     write = {
         "timm": plain_weights.export_plain,
+        "transformers": transformers_weights.export_transformers,
         "torch": encoders.export_torch,
         "onnx": encoders.export_onnx,
     }[options.to]
