@@ -7,7 +7,7 @@ from marey.configs.describe import describe
 from marey.configs.errors import DependencyError, SettingError
 from marey.configs.load import override, preset_with, presets, read_preset, run_config
 from marey.configs.mining import SamplesMining, TracksMining
-from marey.configs.schema import RunConfig
+from marey.configs.schema import RunConfig, TrainerConfig
 from marey.configs.tracking import declared_tracker, tracker_options
 from marey.models.method import methods
 from marey.pipeline.cli.catalogue import describe_method
@@ -182,3 +182,8 @@ def test_a_protocol_of_somebody_else_is_one_like_the_others(tmp_path, monkeypatc
     assert "does not use --labels" in capsys.readouterr().err
     with pytest.raises(SettingError, match="two evaluation protocols"):
         register_protocol("count", CountSettings, print)
+
+
+def test_shards_are_not_compiled() -> None:
+    with pytest.raises(ValueError, match="compile is not made for parallel=fsdp"):
+        TrainerConfig(compile=True, parallel="fsdp")

@@ -97,7 +97,7 @@ class WeightsAndBiases:
     """A run of W&B with the same id whenever the folder's run goes on."""
 
     def __init__(self, run: Folder, step: int, settings: Mapping[str, Any]) -> None:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         local = None if is_remote(run.location) else str(local_path(run.location))
         self._run: Any = wandb.init(
@@ -120,7 +120,7 @@ class MLflow:
     """A run of MLflow, found again by its tag when the folder's run goes on."""
 
     def __init__(self, run: Folder, step: int, settings: Mapping[str, Any]) -> None:
-        import mlflow
+        import mlflow  # pyright: ignore[reportMissingImports]
 
         self._mlflow: Any = mlflow
         if not _is_set("MLFLOW_EXPERIMENT_NAME") and not _is_set("MLFLOW_EXPERIMENT_ID"):
