@@ -9,42 +9,37 @@ from marey.configs.errors import SettingError
 from marey.models.batch import Batch
 from marey.models.encoders.cross_decoder import CrossBlock, CrossDecoder
 from marey.models.encoders.encoder import Encoder
-from marey.models.encoders.patchify import patchify
+from marey.models.encoders.patchify import patchify, unpatchify
 from marey.models.temporal.siam_mae import SiamMAE, SiamMAEConfig
-from tests.learning import SIDE, draw_dots, train
+from tests.learning import SIDE, train
 
 SMALL = {"decoder_width": 64, "decoder_depth": 2, "decoder_heads": 4, "decoder_hidden": 128}
 ONE = {"sampling": {"kind": "frames"}, "inner": {"crop_scale": (0.3, 0.6), "flip": 0.5}}
 
 
 def _method(**settings: object) -> SiamMAE:
-    encoder = Encoder(EncoderConfig(backbone="tiny_vit", stages=2, image_size=SIDE))
+    encoder = Encoder(EncoderConfig(backbone="tiny_vit", stages=1, image_size=SIDE))
     return SiamMAE(encoder, SiamMAEConfig.model_validate({**SMALL, "augment": {}, **settings}))
 
 
-def _pairs(generator: torch.Generator, count: int = 8) -> Batch:
-    """Two frames of a dot that moves over a pattern of its own."""
-    torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-    x, y = 0.2 + 0.5 * torch.rand(2, count)
-    pattern = torch.rand(count, 1, 16, 16, 3).repeat_interleave(2, 2).repeat_interleave(2, 3)
-    frames = torch.stack([draw_dots(x, y, torch.zeros(count, 3)),
-                          draw_dots(x + 0.1, y, torch.zeros(count, 3))], dim=1)  # fmt: skip
-    shown = (frames.float() * 0.5 + pattern * 127).byte()
-    return {"frames": shown, "instance": torch.arange(count)}
+def _pairs(generator: torch.Generator, count: int = 16) -> Batch:
+    """Two frames of stripes, each row of a brightness of its own: three patches of 64 that are
+    visible tell little of the rows of the others."""
+    rows = torch.rand(count, 1, SIDE, 1, 1, generator=generator).expand(-1, 2, -1, SIDE, 3)
+    return {"frames": (rows * 255).byte(), "instance": torch.arange(count)}
 
 
 def test_it_finds_in_the_first_frame_what_is_hidden_of_the_second() -> None:
-    method = _method()
-    metrics = train(method, _pairs, steps=250)
-    assert metrics["relative_error"] < 0.75
-    # without the first picture there is little to go by: three of 64 patches are visible
+    method = _method(decoder_depth=1)
+    train(method, _pairs, steps=250, lr=1e-3)
     torch.manual_seed(5)
-    batch = method.augment(_pairs(torch.Generator().manual_seed(9), 32))
+    batch = method.augment(_pairs(torch.Generator().manual_seed(9), 64))
     with torch.no_grad():
         known = method(batch)["relative_error"]
         batch["first"] = batch["first"].roll(1, dims=0)
         strange = method(batch)["relative_error"]
-    assert strange > 1.2 * known
+    assert known < 0.2
+    assert strange > 1.0
 
 
 def test_the_decoder_s_blocks_are_those_of_their_definition() -> None:
@@ -88,8 +83,6 @@ def test_hidden_patches_change_nothing_but_the_target() -> None:
     patches = patchify(batch["second"].flatten(0, 1), method.patch)
     mask = batch["mask"].flatten(0, 1)[..., None]
     side = method.side * method.patch
-    from marey.models.encoders.patchify import unpatchify
-
     changed = torch.where(mask, torch.randn_like(patches), patches)
     again = {**batch, "second": unpatchify(changed, method.patch, side)[:, None]}
     method(again)
