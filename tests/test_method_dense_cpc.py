@@ -171,3 +171,16 @@ def test_wrong_settings_are_refused() -> None:
     for words in ({"embedding_dim": 8}, {"pool": "spatial_softmax"}, {"pool_norm": True}):
         with pytest.raises(SettingError, match="never be trained"):
             _method(encoder=words)
+
+
+def test_where_only_the_own_place_counts_nothing_but_time_is_to_be_told() -> None:
+    own = _method(places="own", negatives=["same_clip"]).eval()
+    batch = own.augment(_clips(torch.Generator().manual_seed(0)))
+    found = own(batch)
+    # of two predicted blocks one is the negative, in every place
+    assert own.chance["clip_top1"] == pytest.approx(1 / 2)
+    assert found["timeless_information"].item() == pytest.approx(0.0)
+    told = math.log(2) - found["loss"].item()
+    assert found["time_information"].item() == pytest.approx(told, abs=1e-5)
+    every = _method(negatives=["same_clip"]).eval()(batch)
+    assert every["timeless_information"].item() > 1.0

@@ -27,7 +27,7 @@ from tests.corpora import load
 ENOUGH = 0.8
 """Share of the way from chance to the ceiling."""
 LEARNED = (
-    "arrow_of_time", "clip_order", "colorization", "cpc", "jigsaw", "odd_one_out",
+    "arrow_of_time", "clip_order", "colorization", "cpc", "dense_cpc", "jigsaw", "odd_one_out",
     "playback_speed", "relative_position", "rotation", "shuffle_and_learn", "sort_frames", "st_dim",
     "tcc", "tcn_single",
 )  # fmt: skip

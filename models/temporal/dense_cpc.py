@@ -10,6 +10,7 @@ docs/methods/dense_cpc.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -52,6 +53,9 @@ class DenseCPCConfig(PredictionConfig):
     """Cells along each side of the map that is predicted."""
     dim: int = Field(default=256, ge=8, le=4096)
     """Channels of the map, of the context and of the prediction."""
+    places: Literal["all", "own"] = "all"
+    """Which places of other blocks are negatives: all (as in the paper), or the predicted one's own
+    alone, so that nothing but time, and with it clip and video, is to be told."""
     memory: int | None = Field(default=None, ge=2, le=65_536)
     """Slots of a learned memory of which predictions are convex mixtures (MemDPC, 1024 there);
     unset predicts freely."""
@@ -104,7 +108,8 @@ class DenseCPC(Method):
     def chance(self) -> Mapping[str, float]:
         """Predictions that say nothing: no information, and a guess among the clip's cells."""
         # the other cells of the very block are always negatives
-        blocks, cells = range(self.config.predicted), self.config.grid**2
+        blocks = range(self.config.predicted)
+        cells = self.config.grid**2 if self.config.places == "all" else 1
         guesses = [
             1 / (cells * (1 + self.config.negatives_in_clip(block, blocks))) for block in blocks
         ]
@@ -129,14 +134,18 @@ class DenseCPC(Method):
         if config.similarity == "cosine":
             rows, targets = functional.normalize(rows, dim=1), functional.normalize(targets, dim=1)
         origins = self._origins(batch)
+        own = origins.cell[:, None] == gather_rows(origins.cell)
+        negatives = negatives_of(batch, origins, origins, config)
+        if config.places == "own":
+            negatives = {kind: mask & own for kind, mask in negatives.items()}
         metrics = contrast_predictions(
             rows,
             gather_rows(targets),
             own_rows(targets),
-            negatives_of(batch, origins, origins, config),
+            negatives,
             config.temperature,
             wanted=self._textured(batch["images"]),
-            same_cell=origins.cell[:, None] == gather_rows(origins.cell),
+            same_cell=own,
         )
         return {**metrics, "feature_std": targets.detach().std(dim=0).mean()}
 
