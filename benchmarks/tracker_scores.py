@@ -75,17 +75,11 @@ def print_fit(
     reported: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """The weights as a line to paste, and the areas under the ROC on both halves."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
     coloured = bool(np.ptp(tuning[0][:, WITHOUT_COLOUR:]) > 0)
     use = len(EVIDENCE) if coloured else WITHOUT_COLOUR
-    x = tuning[0][:, :use]
-    mean, std = x.mean(0), x.std(0) + 1e-9
-    # both kinds of frame weigh the same: 0.5 then means as likely right as lost
-    fit = LogisticRegression(C=1.0, class_weight="balanced").fit((x - mean) / std, tuning[1])
-    weights = fit.coef_[0] / std
-    constant = float(fit.intercept_[0] - weights @ mean)
+    constant, weights = fit_weights(tuning[0][:, :use], tuning[1])
     print(f"{name}: calibration=({constant:.3f}, " + ", ".join(f"{w:.3f}" for w in weights) + "),")
     for half, (values, right) in (("tuning", tuning), ("reported", reported)):
         if not len(values):
@@ -99,6 +93,33 @@ def print_fit(
             f"{roc_auc_score(right, score):.3f}; each alone: {alone}",
             flush=True,
         )
+
+
+def fit_weights(values: np.ndarray, right: np.ndarray) -> tuple[float, np.ndarray]:
+    """Constant and weights of a logistic regression in which no weight is negative.
+
+    values: float64 [n, k]. right: bool [n]. All evidence is for the box being right; a negative
+    weight would fit the benchmark's own habits, and call a perfect match lost. Both kinds of frame
+    weigh the same: 0.5 then means as likely right as lost.
+    """
+    from scipy.optimize import minimize
+
+    mean, std = values.mean(0), values.std(0) + 1e-9
+    x = np.column_stack([np.ones(len(values)), (values - mean) / std])
+    sign = np.where(right, 1.0, -1.0)
+    share = np.where(right, 0.5 / max(right.sum(), 1), 0.5 / max((~right).sum(), 1))
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        margin = sign * (x @ w)
+        slope = -sign * share / (1.0 + np.exp(np.clip(margin, -50, 50)))
+        ridge = 1e-3 * np.append(0.0, w[1:])
+        value = float(share @ np.logaddexp(0.0, -margin) + 0.5 * ridge @ w)
+        return value, x.T @ slope + ridge
+
+    bounds = [(None, None)] + [(0.0, None)] * values.shape[1]
+    found = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    weights = found[1:] / std
+    return float(found[0] - weights @ mean), weights
 
 
 if __name__ == "__main__":

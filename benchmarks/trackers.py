@@ -25,7 +25,8 @@ import numpy as np
 
 from benchmarks.mining import texture
 from marey.configs.errors import DependencyError
-from marey.pipeline.evaluate.tracking import evaluate_otb, table
+from marey.pipeline.evaluate.bootstrap import video_interval
+from marey.pipeline.evaluate.tracking import Score, evaluate_otb, table
 from marey.pipeline.evaluate.tracking_truth import make_tracking_truth
 from marey.trackers import Tracker, build
 from marey.trackers.tracker import State
@@ -38,6 +39,7 @@ OURS = (
     "kcf-hog-scale",
     "dsst-hog",
     "dcf-colour",
+    "dcf-colour-scale",
     "staple",
     "strcf",
     "median-flow",
@@ -65,6 +67,9 @@ def main() -> None:
     accuracy.add_argument("--tracking", required=True, help="folder of sequences")
     accuracy.add_argument("--rows", help="file for a JSON line per tracker and sequence")
     accuracy.add_argument("--starts", type=int, default=1, help="1: one-pass evaluation; 20: TRE")
+    accuracy.add_argument("--first", type=int, help="only so many sequences, by name: a generated "
+                          "benchmark's names take its attributes in turn")  # fmt: skip
+    accuracy.add_argument("--against", default="opencv-csrt", help="print differences to it")
     for command in (speed, accuracy):
         command.add_argument("--trackers", nargs="+", default=[*OURS, *THEIRS])
         command.add_argument("--device", default="cpu", help="for correlation filters")
@@ -133,11 +138,32 @@ def measure_speed(options: argparse.Namespace) -> None:
 def measure_accuracy(options: argparse.Namespace) -> None:
     """Success AUC with intervals, precision, robustness and speed, and AUC by attribute."""
     trackers = built(options.trackers, options.device, persistent=True)
-    rows = evaluate_otb(options.tracking, trackers, starts=options.starts)
+    rows = evaluate_otb(options.tracking, trackers, starts=options.starts, first=options.first)
     print(table(rows))
+    if options.against in trackers:
+        print(differences(rows, options.against))
     if options.rows:
         lines = [json.dumps(asdict(row)) for row in rows if row.sequence != "mean"]
         Path(options.rows).write_text("\n".join(lines) + "\n")
+
+
+def differences(rows: list[Score], against: str) -> str:
+    """Success AUC and time of each tracker beside those of `against`, sequence by sequence."""
+    single = [row for row in rows if row.sequence != "mean"]
+    theirs = {row.sequence: row for row in single if row.tracker == against}
+    lines = ["", f"{'less ' + against:<20}{'AUC':>8}{'95 % interval':>18}{'time':>9}"]
+    for name in dict.fromkeys(row.tracker for row in single):
+        own = [row for row in single if row.tracker == name]
+        less = np.array([row.success_auc - theirs[row.sequence].success_auc for row in own])
+        low, high = video_interval(less, np.arange(len(less)).astype(object))
+        time_own, time_theirs = (
+            sum(1.0 / row.boxes_per_s for row in group) for group in (own, theirs.values())
+        )
+        lines.append(
+            f"{name:<20}{less.mean():>+8.3f}{f'{low:+.3f} {high:+.3f}':>18}"
+            f"{time_own / time_theirs:>8.3f}x"
+        )
+    return "\n".join(lines)
 
 
 def scene(num_frames: int, width: int = 640, height: int = 480) -> np.ndarray:

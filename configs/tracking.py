@@ -53,6 +53,8 @@ class CorrelationSettings(TrackerSettings):
     """Above 1: also search one size smaller and larger by this factor."""
     scale_penalty: float = Field(default=0.98, gt=0, le=1)
     """Factor on the response of the other sizes."""
+    scale_every: int = Field(default=1, ge=1, le=100)
+    """Frames from one search over the three sizes to the next."""
     scale_filter: bool = False
     """Estimate the size by a one-dimensional filter over scales (DSST)."""
     scales: int = Field(default=33, ge=3, le=101)
@@ -152,11 +154,13 @@ for _name, _settings in {
     "kcf-hog": CorrelationSettings(),
     "kcf-hog-scale": CorrelationSettings(scale_step=1.05),
     "dsst-hog": CorrelationSettings(kernel_sigma=0.0, scale_filter=True),
-    "dcf-colour": CorrelationSettings(kernel_sigma=0.0, colour_weight=0.3),
+    "dcf-colour": CorrelationSettings(kernel_sigma=0.0, colour_weight=0.3, min_score=0.1),
     "dcf-colour-scale": CorrelationSettings(
-        kernel_sigma=0.0, colour_weight=0.3, scale_step=1.03, scale_penalty=0.99
+        kernel_sigma=0.0, colour_weight=0.3, scale_step=1.03, scale_penalty=0.99, min_score=0.1
     ),
-    "staple": CorrelationSettings(kernel_sigma=0.0, colour_weight=0.3, scale_filter=True),
+    "staple": CorrelationSettings(
+        kernel_sigma=0.0, colour_weight=0.3, scale_filter=True, min_score=0.1
+    ),
     "strcf": CorrelationSettings(
         pixels=160, window=4.0, rate=0.01, target_sigma=1 / 16, temporal=1e4,
         colour_weight=0.3, scale_filter=True, min_score=0.1,

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.tracker_scores import fit_weights
 from marey.trackers import build, iou
 from marey.trackers.colour_response import BINS, ColourResponse
-from marey.trackers.evidence import likeness
+from marey.trackers.evidence import likeness, remember
 from marey.trackers.peaks import find_peaks
+from marey.trackers.variants import VARIANTS
 from tests.tracked_scenes import moving_square, texture
 
 CPU = torch.device("cpu")
@@ -56,17 +58,18 @@ def test_histograms_are_shares_of_inside_and_outside():
     assert model["outside"][0, 0] == pytest.approx(0.25, abs=1e-4)
 
 
-def test_likeness_is_the_correlation_of_the_maps():
+@pytest.mark.parametrize("cells", [20, 21])
+def test_likeness_is_the_correlation_of_the_maps(cells):
     torch.manual_seed(0)
-    maps = torch.rand(3, 4, 20, 20)
-    other = torch.rand(3, 4, 20, 20) + 0.5 * maps
-    got = likeness(torch.fft.rfft2(maps), torch.fft.rfft2(other)).numpy()
+    maps = torch.rand(3, 4, cells, cells)
+    other = torch.rand(3, 4, cells, cells) + 0.5 * maps
+    got = likeness(remember(torch.fft.rfft2(maps)), torch.fft.rfft2(other)).numpy()
     a = (maps - maps.mean((2, 3), keepdim=True)).flatten(1).numpy()
     b = (other - other.mean((2, 3), keepdim=True)).flatten(1).numpy()
     want = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
     np.testing.assert_allclose(got, want, atol=1e-4)
     spectra = torch.fft.rfft2(maps)
-    np.testing.assert_allclose(likeness(spectra, spectra).numpy(), 1.0, atol=1e-5)
+    np.testing.assert_allclose(likeness(remember(spectra), spectra).numpy(), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dcf-colour", "dcf-colour-scale", "staple"])
@@ -97,3 +100,38 @@ def test_a_red_thing_is_told_from_a_green_twin_of_the_same_brightness():
         truth[t] = x, 60, 40, 40
     track = build("dcf-colour").track(frames, truth[:1])
     assert iou(track.boxes[:, 0], truth).min() > 0.6
+
+
+@pytest.mark.parametrize("name", ["dcf-colour", "dcf-colour-scale", "staple", "strcf"])
+def test_the_score_falls_where_the_thing_is_gone_and_the_background_stays(name):
+    """Over eight drawn scenes: a filter left on the background finds a sharp peak there too."""
+    right, lost = [], []
+    for seed in range(8):
+        frames, truth = moving_square(20, (4, 1), seed=10 * seed)
+        frames[12:] = texture(200, 280, 10 * seed)  # the background alone
+        track = build(name, persistent=True).track(frames, truth[:1])
+        right.append(float(np.median(track.score[3:12, 0])))
+        lost.append(float(np.median(track.score[15:, 0])))
+    told = np.mean(np.array(right)[:, None] > np.array(lost)[None])
+    assert told >= 0.9
+    assert np.median(lost) < 0.5
+
+
+def test_no_evidence_counts_against_a_box():
+    """A negative weight would call a perfect match lost."""
+    for name, variant in VARIANTS.items():
+        assert min(variant.calibration[1:], default=0.0) >= 0.0, name
+    assert sum(bool(variant.calibration) for variant in VARIANTS.values()) >= 4
+
+
+def test_fitted_weights_are_never_negative_and_tell_the_halves_apart():
+    rng = np.random.default_rng(0)
+    right = rng.random(2000) < 0.8
+    signal = right + rng.normal(0, 0.5, 2000)
+    values = np.column_stack([signal, rng.normal(0, 1, 2000) - right, rng.normal(0, 1, 2000)])
+    constant, weights = fit_weights(values, right)
+    assert (weights >= 0).all()
+    assert weights[0] > 1.0
+    assert weights[1] == 0.0  # it would like to be negative
+    at_half = constant + weights[0] * 0.5
+    assert abs(at_half) < 0.6  # as likely right as lost, though four fifths are right

@@ -19,7 +19,7 @@ from marey.configs.load import check
 from marey.configs.tracking import CorrelationSettings, declared_tracker
 from marey.trackers.colour_response import ColourResponse
 from marey.trackers.crops import Crops, open_crops
-from marey.trackers.evidence import EVIDENCE, WITHOUT_COLOUR, likeness
+from marey.trackers.evidence import EVIDENCE, WITHOUT_COLOUR, likeness, remember
 from marey.trackers.filters import Filter, Kernelised, Mosse, SpatioTemporal, hann
 from marey.trackers.peaks import find_peaks, shift_spectra
 from marey.trackers.scale import ScaleFilter
@@ -27,6 +27,10 @@ from marey.trackers.slots import Slots, open_slots
 from marey.trackers.threads import one_thread
 from marey.trackers.tracker import Gate, Job, Tracker
 from marey.trackers.variants import VARIANTS, Variant
+
+GRID_PX = 2.0**-11
+"""Centres lie on a grid this fine. The sums of a batch and of a box alone differ in their last
+bits, and so would all that is cut from then on; on the grid the centres are the same bits."""
 
 Memory = dict[str, dict[str, Tensor]]
 """What is remembered of every slot: the models of the filter, of colours and of scales, and the
@@ -107,12 +111,8 @@ class CorrelationTracker(Tracker):
         memory: Memory,
     ) -> tuple[Slots, Memory]:
         rows = np.flatnonzero(slots.alive)
-        index = torch.from_numpy(rows).to(self.device)
         slots = slots.take(rows)
-        memory = {
-            part: {key: value[index] for key, value in model.items()}
-            for part, model in memory.items()
-        }
+        memory = _rows_of(memory, torch.from_numpy(rows).to(self.device))
         room = self.batch - len(rows)
         if not queue or not room:
             return slots, memory
@@ -142,7 +142,7 @@ class CorrelationTracker(Tracker):
         if self._colour is not None and index is not None:
             memory["colour"] = self._colour.start(index)
         if self._judges:
-            memory["first"] = {"x": x.clone()}
+            memory["first"] = remember(x)
         return slots, memory
 
     def _add_warps(
@@ -214,7 +214,8 @@ class CorrelationTracker(Tracker):
         )
         seen.moved[repeated], seen.factor[repeated] = 0.0, 1.0
         before, scale_before = slots.centre, slots.scale
-        slots.centre = search + seen.moved * window * seen.factor[:, None] / self.cells
+        moved = seen.moved * window * seen.factor[:, None] / self.cells
+        slots.centre = np.round((search + moved) / GRID_PX) * GRID_PX
         slots.scale = slots.scale * seen.factor
         x, index = self._align(crops, slots, seen)
         shares = None if self._colour is None or index is None else self._colour.shares(index)
@@ -248,28 +249,27 @@ class CorrelationTracker(Tracker):
         With several scales the filter's own peak chooses: colours prefer the smaller box.
         """
         s = self.settings
-        best = best_z = best_index = None
-        factors = (1.0,) if s.scale_step <= 1.0 else (1.0, 1.0 / s.scale_step, s.scale_step)
-        for factor in factors:
-            z, index = self._look(crops, slots, search, window * factor)
-            row = self._answer(memory, z, index)
+        z, index = self._look(crops, slots, search, window)
+        best = self._answer(memory, z, index)
+        best = torch.cat([best, torch.ones_like(best[:, :1])], dim=1)
+        due = slots.alive & ((slots.frame - slots.start) % s.scale_every == 0)
+        rows = np.flatnonzero(due) if s.scale_step > 1.0 else np.zeros(0, dtype=np.int64)
+        place = torch.from_numpy(rows).to(self.device)
+        own = memory if len(rows) == len(slots) or not len(rows) else _rows_of(memory, place)
+        for factor in (1.0 / s.scale_step, s.scale_step) if len(rows) else ():
+            other_z, other_index = self._look(crops, slots, search, window * factor, rows)
+            row = self._answer(own, other_z, other_index)
             row = torch.cat([row, torch.full_like(row[:, :1], factor)], dim=1)
-            if best is None or best_z is None:
-                best, best_z, best_index = row, z, index
-            else:
-                penalty = 1.0 if factor == 1.0 else s.scale_penalty
-                better = row[:, 0] * penalty > best[:, 0]
-                best = torch.where(better[:, None], row, best)
-                best_z = torch.where(better[:, None, None, None], z, best_z)
-                if index is not None and best_index is not None:
-                    best_index = torch.where(better[:, None, None], index, best_index)
-        assert best is not None
-        assert best_z is not None
+            better = row[:, 0] * s.scale_penalty > best[place, 0]
+            taken = place[better]
+            best[taken], z[taken] = row[better], other_z[better]
+            if index is not None and other_index is not None:
+                index[taken] = other_index[better]
         table = best.cpu().numpy().astype(np.float64)
         evidence = np.zeros((len(slots), len(EVIDENCE)))
         evidence[:, 0], evidence[:, 1] = table[:, 0], table[:, 3]
         evidence[:, 4:6] = table[:, 4:6]
-        return _Seen(best_z, best_index, table[:, 1:3].copy(), table[:, 6].copy(), evidence)
+        return _Seen(z, index, table[:, 1:3].copy(), table[:, 6].copy(), evidence)
 
     def _answer(self, memory: Memory, z: Tensor, index: Tensor | None) -> Tensor:
         """float32 [N, 6]: the filter's peak, displacement in cells (x, y), PSR, and the colours'
@@ -330,7 +330,7 @@ class CorrelationTracker(Tracker):
         table = seen.evidence
         table[:, 1] = np.log1p(np.maximum(table[:, 1], 0.0))
         table[:, 2] = np.log(peak / usual)
-        table[:, 3] = likeness(memory["first"]["x"], x).cpu().numpy()
+        table[:, 3] = likeness(memory["first"], x).cpu().numpy()
         if shares is not None:
             first = memory["colour"]["first"]
             table[:, 6] = (first * shares[0]).sqrt_().sum(dim=1).cpu().numpy()
@@ -371,6 +371,13 @@ class CorrelationTracker(Tracker):
                 elif not last:
                     continue
             slots.alive[n] = False
+
+
+def _rows_of(memory: Memory, rows: Tensor) -> Memory:
+    """What is remembered of these slots, int64 [n]."""
+    return {
+        part: {key: value[rows] for key, value in model.items()} for part, model in memory.items()
+    }
 
 
 def _repeated(frames: NDArray[np.uint8]) -> NDArray[np.bool_]:

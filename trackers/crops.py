@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MAX_LEVEL = 4
+FEW = 3
+"""With fewer windows than this a grey frame is not converted whole."""
 
 
 class Crops(Protocol):
@@ -53,6 +55,25 @@ class HostCrops:
         """clips: uint8 [T, H, W, 3] each. keep: how many converted frames stay in memory."""
         self._clips, self._colour, self._keep = clips, colour, keep
         self._frames: OrderedDict[tuple[int, int, int], NDArray[np.uint8]] = OrderedDict()
+
+    def _grey_around(
+        self, clip: int, frame: int, matrix: NDArray[np.float64], pixels: int
+    ) -> NDArray[np.uint8]:
+        """A grey frame of which only what this window reads is filled.
+
+        For one box, converting whole frames would be most of the work. The window keeps its place
+        in a picture of the frame's size: coordinates are rounded as in the whole one.
+        """
+        height, width = self._clips[clip].shape[1:3]
+        corners = matrix[:, :2] @ np.array([[0, 0, pixels, pixels], [0, pixels, 0, pixels]])
+        low = np.floor(corners.min(axis=1) + matrix[:, 2]).astype(int) - 2
+        high = np.ceil(corners.max(axis=1) + matrix[:, 2]).astype(int) + 3
+        left, top = low.clip(0, [width - 1, height - 1])
+        right, bottom = high.clip([left + 1, top + 1], [width, height])
+        grey = np.empty((height, width), np.uint8)
+        part = np.ascontiguousarray(self._clips[clip][frame, top:bottom, left:right])
+        grey[top:bottom, left:right] = cv2.cvtColor(part, cv2.COLOR_RGB2GRAY)
+        return grey
 
     def _level(self, clip: int, frame: int, level: int) -> NDArray[np.uint8]:
         key = (clip, frame, level)
@@ -93,8 +114,13 @@ class HostCrops:
         level = levels(size, pixels)
         matrix = window_matrix(centre, size, pixels, turn, level)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        few = num < FEW and not self._colour and bool(np.isfinite(matrix).all())
         for n in range(num):
-            image = self._level(int(clip[n]), int(frame[n]), int(level[n]))
+            where = int(clip[n]), int(frame[n]), int(level[n])
+            if few and not level[n] and where not in self._frames:
+                image = self._grey_around(*where[:2], matrix[n], pixels)
+            else:
+                image = self._level(*where)
             cv2.warpAffine(
                 image,
                 matrix[n],

@@ -7,6 +7,8 @@ of its surroundings. `python -m benchmarks.tracker_scores` fits weights on the t
 generated benchmark: a variant's `calibration`.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -19,19 +21,32 @@ WITHOUT_COLOUR = 4
 """Trackers without colour know the first four."""
 
 
-def likeness(first: Tensor, now: Tensor) -> Tensor:
+def remember(x: Tensor) -> dict[str, Tensor]:
+    """What `likeness` needs of the first windows, whose spectra are complex64 [N, C, S, S//2+1]."""
+    weight = _mirrored(x.shape[2], x.device)
+    weighted = (torch.view_as_real(x) * weight).flatten(1)
+    norm = torch.linalg.vecdot(weighted, torch.view_as_real(x).flatten(1))
+    return {"weighted": weighted, "norm": norm.clamp_min(1e-20).sqrt()}
+
+
+def likeness(first: dict[str, Tensor], now: Tensor) -> Tensor:
     """float32 [N]: correlation of S x S feature maps given by spectra complex64 [N, C, S, S//2+1].
 
-    A channel's mean says little, so its zero frequency is left out.
+    first: of the start, as `remember` gives it. A channel's mean says little, so its zero frequency
+    is left out.
     """
-    a, b = torch.view_as_real(first), torch.view_as_real(now)
+    values = torch.view_as_real(now)
+    product = torch.linalg.vecdot(first["weighted"], values.flatten(1))
+    energy = (values.square().sum(dim=1) * _mirrored(now.shape[2], now.device)).flatten(1).sum(1)
+    return product / (first["norm"] * energy.clamp_min(1e-20).sqrt())
 
-    def inner(x: Tensor, y: Tensor) -> Tensor:
-        both = (x * y).sum(dim=(1, 4))  # [N, S, S//2+1]
-        # all but the first column, and the last of an even S, stand for their mirror image too
-        whole = 2.0 * both.sum(dim=(1, 2)) - both[:, :, 0].sum(dim=1)
-        if both.shape[1] % 2 == 0:
-            whole = whole - both[:, :, -1].sum(dim=1)
-        return whole - both[:, 0, 0]
 
-    return inner(a, b) / (inner(a, a) * inner(b, b)).clamp_min(1e-20).sqrt()
+@lru_cache(maxsize=8)
+def _mirrored(cells: int, device: torch.device) -> Tensor:
+    """float32 [S, S//2+1, 1]: how many frequencies of the whole spectrum each one stands for."""
+    weight = torch.full((cells, cells // 2 + 1, 1), 2.0, device=device)
+    weight[:, 0] = 1.0
+    if cells % 2 == 0:
+        weight[:, -1] = 1.0
+    weight[0, 0] = 0.0
+    return weight

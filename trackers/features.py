@@ -20,7 +20,7 @@ ORIENTATIONS = 18  # signed directions of FHOG; the 9 unsigned ones are sums of 
 BLOCK_EPS = 1e-2
 CLIP = 0.2
 # About this many crops keep the intermediate maps inside a core's cache.
-CHUNK = 16
+CHUNK = 8
 
 
 class Features(Protocol):
@@ -61,9 +61,8 @@ class Grey:
         if not self.log:
             return (values / 255.0 - 0.5).unsqueeze(1)
         values = torch.log1p(values)
-        mean = values.mean(dim=(1, 2), keepdim=True)
-        std = values.std(dim=(1, 2), keepdim=True)
-        return ((values - mean) / (std + 1e-5)).unsqueeze(1)
+        std, mean = torch.std_mean(values, dim=(1, 2), keepdim=True)
+        return values.sub_(mean).div_(std + 1e-5).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -157,22 +156,23 @@ def _gradient(crops: Tensor) -> tuple[Tensor, Tensor]:
         return dx.div_(255.0), dy.div_(255.0)
     # colour: the channel with the largest gradient, the first of equal ones
     planes = crops.permute(3, 0, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    dx, dy = _differences(planes[0])
-    power = (dx * dx).addcmul_(dy, dy)
-    for plane in planes[1:]:
-        other_x, other_y = _differences(plane)
-        other = (other_x * other_x).addcmul_(other_y, other_y)
-        more = other > power
-        dx, dy = torch.where(more, other_x, dx), torch.where(more, other_y, dy)
+    all_x, all_y = _differences(planes)
+    powers = (all_x * all_x).addcmul_(all_y, all_y)
+    dx, dy, power = all_x[0], all_y[0], powers[0]
+    more = torch.empty_like(power)
+    for other_x, other_y, other in zip(all_x[1:], all_y[1:], powers[1:], strict=True):
+        # a weight of 0 or 1 chooses exactly, and is vectorised where `torch.where` is not
+        torch.gt(other, power, out=more)
+        dx, dy = torch.lerp(dx, other_x, more), torch.lerp(dy, other_y, more)
         power = torch.maximum(power, other)
     return dx.div_(255.0), dy.div_(255.0)
 
 
 def _differences(values: Tensor) -> tuple[Tensor, Tensor]:
-    """values: float32 [N, P, P] -> their differences across columns and rows, borders zero."""
+    """values: float32 [..., P, P] -> their differences across columns and rows, borders zero."""
     dx, dy = torch.zeros_like(values), torch.zeros_like(values)
-    torch.sub(values[:, :, 2:], values[:, :, :-2], out=dx[:, :, 1:-1])
-    torch.sub(values[:, 2:], values[:, :-2], out=dy[:, 1:-1])
+    torch.sub(values[..., 2:], values[..., :-2], out=dx[..., 1:-1])
+    torch.sub(values[..., 2:, :], values[..., :-2, :], out=dy[..., 1:-1, :])
     return dx, dy
 
 

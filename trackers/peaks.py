@@ -1,6 +1,7 @@
 """Where is the peak of a response, how sharp is it, and how is a window re-centred on it?"""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,18 +21,23 @@ def find_peaks(response: Tensor, *, with_psr: bool, merged: Tensor | None = None
     own = response.reshape(num, -1)
     flat = own if merged is None else merged.reshape(num, -1)
     height, place = flat.max(dim=1)
-    row = torch.div(place, cells, rounding_mode="floor")
-    column = place - row * cells
-
-    def at(r: Tensor, c: Tensor) -> Tensor:
-        return flat.gather(1, ((r % cells) * cells + c % cells).unsqueeze(1)).squeeze(1)
-
-    dy = _wrap(row, cells) + _parabola(at(row - 1, column), height, at(row + 1, column))
-    dx = _wrap(column, cells) + _parabola(at(row, column - 1), height, at(row, column + 1))
+    at = torch.stack([place % cells, torch.div(place, cells, rounding_mode="floor")], dim=1)
+    before, after = (at - 1) % cells, (at + 1) % cells  # [B, 2], as (column, row)
+    column, row = at.unbind(1)
+    around = torch.stack(
+        [
+            row * cells + before[:, 0], before[:, 1] * cells + column,
+            row * cells + after[:, 0], after[:, 1] * cells + column,
+        ],
+        dim=1,
+    )  # fmt: skip
+    near = flat.gather(1, around)
+    signed = torch.where(at > cells // 2, at - cells, at)
+    moved = signed + _parabola(near[:, :2], height[:, None], near[:, 2:])
     if merged is not None:
         height = own.gather(1, place[:, None]).squeeze(1)
     psr = _psr(own, height, row, column, cells) if with_psr else torch.zeros_like(height)
-    return torch.stack([height, dx, dy, psr], dim=1)
+    return torch.cat([height[:, None], moved, psr[:, None]], dim=1)
 
 
 def shift_spectra(z: Tensor, moved: Tensor, cells: int) -> Tensor:
@@ -40,17 +46,20 @@ def shift_spectra(z: Tensor, moved: Tensor, cells: int) -> Tensor:
     z: complex64 [B, C, S, S//2+1]. Exact for periodic content, near enough while `moved` is small
     against the Hann window.
     """
+    rows, columns = _turns(cells, z.device)
+    along, down = moved[:, :1] * columns, moved[:, 1:] * rows
+    across = torch.polar(torch.ones_like(along), along)[:, None, :]
+    return z * (torch.polar(torch.ones_like(down), down)[:, :, None] * across).unsqueeze(1)
+
+
+@lru_cache(maxsize=32)
+def _turns(cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """float32 [S], [S//2+1]: what a shift by one cell turns each row and column of a spectrum by,
+    in radians."""
     angle = 2.0 * math.pi / cells
-    row = torch.fft.fftfreq(cells, 1.0 / cells, device=z.device)
-    column = torch.arange(cells // 2 + 1, device=z.device, dtype=torch.float32)
-    turn = angle * (
-        moved[:, 1, None, None] * row[None, :, None] + moved[:, 0, None, None] * column[None, None]
-    )
-    return z * torch.polar(torch.ones_like(turn), turn).unsqueeze(1)
-
-
-def _wrap(index: Tensor, cells: int) -> Tensor:
-    return torch.where(index > cells // 2, index - cells, index).to(torch.float32)
+    rows = torch.fft.fftfreq(cells, 1.0 / cells, device=device)
+    columns = torch.arange(cells // 2 + 1, device=device, dtype=torch.float32)
+    return rows * angle, columns * angle
 
 
 def _parabola(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:

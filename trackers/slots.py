@@ -14,6 +14,7 @@ class Slots:
 
     job: NDArray[np.int64]
     box: NDArray[np.int64]
+    start: NDArray[np.int64]  # the frame in which the box was given
     frame: NDArray[np.int64]
     centre: NDArray[np.float64]  # [N, 2]
     size: NDArray[np.float64]  # [N, 2], of the first box
@@ -43,11 +44,13 @@ def open_slots(jobs: list[Job], taken: list[tuple[int, int]]) -> Slots:
     """Slots for boxes (job, number) at their start frames."""
     job = np.array([j for j, _ in taken], dtype=np.int64)
     given = np.array([jobs[j].boxes[jobs[j].start[b], b] for j, b in taken], dtype=np.float64)
+    start = np.array([jobs[j].start[b] for j, b in taken], dtype=np.int64)
     num = len(taken)
     return Slots(
         job=job,
         box=np.array([b for _, b in taken], dtype=np.int64),
-        frame=np.array([jobs[j].start[b] for j, b in taken], dtype=np.int64),
+        start=start,
+        frame=start.copy(),
         centre=given[:, :2] + given[:, 2:] / 2.0,
         size=given[:, 2:].copy(),
         scale=np.ones(num),

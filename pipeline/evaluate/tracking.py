@@ -66,20 +66,24 @@ class Summary:
 
 
 def evaluate_otb(
-    root: Path | str, trackers: Mapping[str, Tracker], *, starts: int = 1
+    root: Path | str,
+    trackers: Mapping[str, Tracker],
+    *,
+    starts: int = 1,
+    first: int | None = None,
 ) -> list[Score]:
     """Runs every tracker over every sequence at or below `root`; a tracker's last row is its mean.
 
     root: a benchmark's folder in any layout of `tracking_layouts`. Trackers should be built with
     `persistent=True`: a track that ends is scored with its last box. starts: from how many evenly
-    spaced frames each sequence is run (1: one-pass evaluation; 20: the benchmark's TRE).
-    Sequences are read one after the other. Raises InputError if there is none, SettingError for
-    `starts` below 1.
+    spaced frames each sequence is run (1: one-pass evaluation; 20: the benchmark's TRE). first:
+    only so many sequences, by name. Sequences are read one after the other. Raises InputError if
+    there is none, SettingError for `starts` below 1.
     """
     if starts < 1:
         raise SettingError(f"starts={starts} is out of range: at least 1")
     scores: dict[str, list[Score]] = {name: [] for name in trackers}
-    for file in each(truth_files(root), "track", "sequences"):
+    for file in each(truth_files(root)[:first], "track", "sequences"):
         sequence = read_sequence(file)
         for name, tracker in trackers.items():
             scores[name].append(score_sequence(name, tracker, sequence, starts))

@@ -197,6 +197,8 @@ class TrackMiner:
             span=video.span,
         )
         kept = thinned(video, times_s, self.settings.max_fps)
+        if len(kept) == len(times_s):  # an index would copy all frames
+            return RangeFrames(frames, times_s, lost)
         return RangeFrames(frames[kept], times_s[kept], lost)
 
     def clip(
