@@ -117,7 +117,6 @@ def measure(
     num_boxes = track.boxes.shape[1]
     appearance, travel = np.full(num_boxes, np.nan), np.full(num_boxes, np.nan)
     mean_score, low_share = np.full(num_boxes, np.nan), np.full(num_boxes, np.nan)
-    own, late = np.full(num_boxes, np.nan), np.full(num_boxes, np.nan)
     for b in np.flatnonzero(last > start):
         first, final = track.boxes[start, b], track.boxes[last[b], b]
         appearance[b] = crop_correlation(frames[start], first, frames[last[b]], final)
@@ -125,9 +124,21 @@ def measure(
         scores = track.score[start + 1 : last[b] + 1, b]
         mean_score[b] = scores.mean()
         low_share[b] = (scores < min_score).mean()
-        if camera is not None:
-            own[b], late[b] = own_travel(camera, track.boxes[start : last[b] + 1, b])
+    unknown = np.full(num_boxes, np.nan)
+    own, late = (unknown, unknown) if camera is None else own_travels(track, camera, start)
     return Quality(fb[0], fb[1], appearance, mean_score, low_share, travel, own, late)
+
+
+def own_travels(
+    track: Track, camera: CameraPath, start: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`Quality.own_travel` and `late_travel` of B tracks; camera: the path through
+    frames[start:]."""
+    last = last_tracked(track)
+    own, late = np.full(len(last), np.nan), np.full(len(last), np.nan)
+    for b in np.flatnonzero(last > start):
+        own[b], late[b] = own_travel(camera, track.boxes[start : last[b] + 1, b])
+    return own, late
 
 
 def judge(

@@ -38,6 +38,7 @@ from marey.trackers.consistency import (
     judge,
     last_tracked,
     measure,
+    own_travels,
 )
 from marey.trackers.proposals import PROPOSERS, Proposals, Proposer
 from marey.trackers.tracker import Request
@@ -304,11 +305,13 @@ class TrackMiner:
                 reasons["track: cut"] += num_boxes
                 return np.zeros(0, dtype=np.int64)
         perfect = np.ones(num_boxes), np.zeros(num_boxes)
-        verdicts = self._judge(track, measure(frames, track, perfect), frames, seconds)
+        quality = measure(frames, track, perfect)
+        verdicts = self._judge(track, quality, frames, seconds)
         if not all(verdicts):  # the camera's motion is only measured where tracks depend on it
             standing = np.array([not reason for reason in verdicts])
             path = camera_path(frames, track.boxes[:, standing])
-            quality = measure(frames, track, perfect, camera=path)
+            own, late = own_travels(track, path)
+            quality = replace(quality, own_travel=own, late_travel=late)
             verdicts = self._judge(track, quality, frames, seconds)
         for reason in verdicts:
             if reason:
