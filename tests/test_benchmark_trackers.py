@@ -59,7 +59,9 @@ def test_the_page_shows_the_best_the_median_and_the_worst(sequences, tmp_path, m
     monkeypatch.setattr("sys.argv", ["x", "--tracking", str(sequences), "--out", str(out),
                                      "--rows", str(tmp_path / "rows.jsonl")])  # fmt: skip
     tracker_page.main()
-    page = cv2.imread(str(out))[:, :, ::-1].astype(int)
+    page = cv2.imread(str(out))
+    assert page is not None
+    page = page[:, :, ::-1].astype(int)
     strip = len(page) // 3
     for n in range(3):
         red, green, blue = np.moveaxis(page[n * strip : (n + 1) * strip], 2, 0)

@@ -76,7 +76,7 @@ def test_likeness_is_the_correlation_of_the_maps(cells):
 def test_colour_trackers_follow_and_do_not_depend_on_their_neighbours(name):
     frames, truth = moving_square(10, (5, 2))
     tracker = build(name)
-    other = truth[:1] + np.float32([70, 20, 4, 6])
+    other = truth[:1] + np.array([70, 20, 4, 6], np.float32)
     together = tracker.track(frames, np.concatenate([truth[:1], other, other + 3]))
     alone = tracker.track(frames, truth[:1])
     np.testing.assert_allclose(together.boxes[:, 0], alone.boxes[:, 0], atol=1e-3)
