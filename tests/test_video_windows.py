@@ -27,7 +27,8 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def make(suffix: str, back_s: float = 0.0) -> Path:
         path = folder / f"long{back_s}{suffix}"
-        with av.open(str(piece)) as source, av.open(str(path), "w") as out:
+        live = {"live": "1"} if "live" in suffix else {}  # no length, no cues
+        with av.open(str(piece)) as source, av.open(str(path), "w", options=live) as out:
             stream = source.streams.video[0]
             copy = out.add_stream_from_template(stream)
             packets = [p for p in source.demux(stream) if p.size]
@@ -45,7 +46,10 @@ def repeated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-@pytest.mark.parametrize(("suffix", "sound"), [(".mp4", 0), (".mkv", 0), (".mkv", 1), (".ts", 1)])
+@pytest.mark.parametrize(
+    ("suffix", "sound"),
+    [(".mp4", 0), (".mkv", 0), (".mkv", 1), (".ts", 1), ("live.mkv", 1)],
+)
 def test_windows_show_what_a_whole_scan_shows(
     suffix: str, sound: int, repeated: Callable[..., Path]
 ) -> None:
@@ -72,8 +76,11 @@ def test_windows_show_what_a_whole_scan_shows(
         assert len(few) == size
 
 
-def test_a_transport_stream_that_nobody_scanned_is_scanned(repeated: Callable[..., Path]) -> None:
-    with open_video(str(repeated(".ts"))) as source:
+@pytest.mark.parametrize("suffix", [".ts", "live.mkv"])
+def test_a_file_without_a_table_that_nobody_scanned_is_scanned(
+    suffix: str, repeated: Callable[..., Path]
+) -> None:
+    with open_video(str(repeated(suffix))) as source:
         assert scan_near(source, np.array([50.0]), KEEP_BYTES) is None
         timeline, _ = scan(source)
     assert timeline.num_frames == 3000

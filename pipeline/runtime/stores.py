@@ -165,6 +165,12 @@ def clock() -> float:
     return time.monotonic() - waited_s()
 
 
+def is_past(deadline: float) -> bool:
+    """Whether `clock()` has passed a deadline; asked for every packet."""
+    # waits only hold the clock back: mostly there is no need to look them up
+    return time.monotonic() > deadline and clock() > deadline
+
+
 _waited: dict[int, float] = {}
 _waiting: dict[int, float] = {}
 

@@ -21,7 +21,7 @@ from av.video.frame import VideoFrame
 from marey.configs.errors import InputError
 from marey.pipeline.runtime.address import FrameFolder
 from marey.pipeline.runtime.storage import Folder, is_companion, is_remote, local_path
-from marey.pipeline.runtime.stores import clock
+from marey.pipeline.runtime.stores import is_past
 from marey.pipeline.video.container import MAX_PIXELS
 from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.display import UPRIGHT
@@ -138,7 +138,7 @@ class FrameFolderDecoder:
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, VideoFrame]]:
         """Yield (place in shown order, picture) for each of the wanted places that can be had."""
         for place in wanted.tolist():
-            if clock() > self._deadline:
+            if is_past(self._deadline):
                 self.timed_out = True
                 return
             self.stats.packets += 1

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from marey.configs.errors import DependencyError, InputError, SettingError
-from marey.pipeline.runtime.stores import clock
+from marey.pipeline.runtime.stores import is_past
 from marey.pipeline.video.container import VideoSource, is_remote, local_path, open_video
 from marey.pipeline.video.convert import Converter
 from marey.pipeline.video.display import UPRIGHT
@@ -85,7 +85,7 @@ class LibraryDecoder:
     def pictures(self, wanted: np.ndarray) -> Iterator[tuple[int, Any]]:
         """Yield (place in shown order, RGB picture) for each wanted place that can be had."""
         for start in range(0, len(wanted), CHUNK):
-            if clock() > self._deadline:
+            if is_past(self._deadline):
                 self.timed_out = True
                 return
             places = wanted[start : start + CHUNK].tolist()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from av.packet import Packet
 
-from marey.pipeline.runtime.stores import clock
+from marey.pipeline.runtime.stores import is_past
 from marey.pipeline.video import bitstream
 from marey.pipeline.video.container import VideoSource
 from marey.pipeline.video.decoder_state import DecoderState
@@ -128,7 +128,7 @@ def demux(source: VideoSource, deadline: float) -> Iterator[Packet]:
     """
     try:
         for packet in source.container.demux(source.stream):
-            if clock() > deadline:
+            if is_past(deadline):
                 raise VideoError(f"{source.uri}: its packets were not read in time", TIMEOUT)
             if packet.size:
                 yield packet

@@ -11,7 +11,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.packet import Packet
 
-from marey.pipeline.runtime.stores import clock
+from marey.pipeline.runtime.stores import is_past
 from marey.pipeline.video import av1
 from marey.pipeline.video.container import VideoSource, open_video
 from marey.pipeline.video.packet_log import MISSING
@@ -48,7 +48,7 @@ class PacketFeed:
 
     def late(self) -> bool:
         """Whether the deadline has passed."""
-        self.timed_out |= clock() > self._deadline
+        self.timed_out |= is_past(self._deadline)
         return self.timed_out
 
     def packets(self, run: Run, needed: np.ndarray | None = None) -> Iterator[tuple[int, Packet]]:

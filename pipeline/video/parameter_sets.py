@@ -142,6 +142,8 @@ class ParameterSets:
         self.seen = False
         self._units: dict[tuple[int, int], bytes] = {}
         self.sequences: dict[int, Sequence] = {}
+        self.fields = False
+        """Whether pictures of the stream may be coded as two fields."""
         self.pictures: dict[int, int] = {}
         """Number of a picture parameter set -> of the sequence parameter set that it names."""
         for unit in filter(None, self._stated):
@@ -153,6 +155,8 @@ class ParameterSets:
         self.seen = False
         # A packet offers Python's buffer protocol, which its type stub does not say.
         view = memoryview(cast(bytes, packet))
+        if self._begins_with_slice(view):  # most packets do: no set can stand before it
+            return False
         changed = False
         head = bytes(view if packet.is_keyframe else view[:HEAD_BYTES])
         for unit in nal_units(head, self.length_bytes):
@@ -165,6 +169,16 @@ class ParameterSets:
             elif (kind < 32) if self._hevc else kind in (1, 2, 5):
                 break
         return changed
+
+    def _begins_with_slice(self, view: memoryview) -> bool:
+        """Whether the first NAL unit of a packet whose units have lengths is one of a picture."""
+        size = self.length_bytes
+        if not size or len(view) <= size or not any(view[:size]):
+            return False
+        first = view[size]
+        if first & 128:
+            return False
+        return first >> 1 & 63 < 32 if self._hevc else first & 31 in (1, 2, 5)
 
     def prefix(self) -> bytes:
         """The sets in force that the container does not state, framed as the packets are."""
@@ -180,17 +194,13 @@ class ParameterSets:
         known = [sequence.reorder for sequence in self.sequences.values()]
         return max((n for n in known if n is not None), default=None) if None not in known else None
 
-    @property
-    def fields(self) -> bool:
-        """Whether pictures of the stream may be coded as two fields."""
-        return any(sequence.fields for sequence in self.sequences.values())
-
     def _learn(self, unit: bytes) -> bool:
         """Remember one set; returns whether it differs from what a decoder was told before."""
         if self._hevc:
             kind, number = unit[0] >> 1 & 63, self._learn_hevc(unit)
         else:
             kind, number = unit[0] & 31, self._learn_h264(unit)
+        self.fields = any(sequence.fields for sequence in self.sequences.values())
         before = self._units.get((kind, number))
         if before == unit or (before is None and unit in self._stated):
             return False

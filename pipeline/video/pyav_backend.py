@@ -71,7 +71,7 @@ class PyavDecoder:
                 near = scan_near(self.source, times_s, KEEP_BYTES, deadline, sound=sound)
                 # What is read again costs less than to hold all of a file for a few of its frames.
                 tabled = "mov" in self.source.container.format.name
-                keep = 0 if is_sparse(self.source, times_s) and not tabled else KEEP_BYTES
+                keep = 0 if is_sparse(self.source, times_s, sound) and not tabled else KEEP_BYTES
             self.partial = near is not None
             self.timeline, kept = near or scan(self.source, keep, deadline)
         except BaseException:

@@ -35,6 +35,10 @@ NEAR_S = 2.0
 FRAMES_A_WINDOW = 600
 """What a window is taken to cost in packets. Windows that cost more than the file are not used."""
 
+PIXELS_A_BYTE = 32
+"""Of a file that says nothing of its length, a byte is taken to hold so many pixels: a quarter of a
+bit each. Wrong guesses cost time, no frame."""
+
 FIRST_REACH_S, LAST_REACH_S = 1.0, 64.0
 """How far before a time a keyframe is looked for where no table says where it is."""
 
@@ -55,7 +59,7 @@ def scan_near(
     Returns None where a whole scan is better or safer: short files, many times, containers that
     give no hold, missing or repeated times, seeks that miss.
     """
-    if not is_sparse(source, times_s):
+    if not is_sparse(source, times_s, sound):
         return None
     kind = source.container.format.name
     if "mov" in kind:
@@ -72,12 +76,20 @@ def scan_near(
         return None
 
 
-def is_sparse(source: VideoSource, times_s: np.ndarray) -> bool:
-    """Whether times are so few for a file, by its header, that most of it is not needed."""
+def is_sparse(source: VideoSource, times_s: np.ndarray, sound: bool) -> bool:
+    """Whether times are so few for a file, by its header, that most of it is not needed.
+
+    sound: a file that was written as it was recorded (Matroska, WebM of a browser), without length
+    and cues, counts by its bytes.
+    """
     wanted = _wanted(times_s)
     frames = source.stream.frames
     if frames <= 0 and source.container.duration:
         frames = int(source.container.duration / 1e6 * (source.fps or 25.0))
+    elif frames <= 0 and sound:
+        context = source.stream.codec_context
+        pixels = context.width * context.height
+        frames = PIXELS_A_BYTE * source.container.size // pixels if pixels else 0
     windows = 1 + int((np.diff(wanted) > NEAR_S).sum())
     return len(wanted) > 0 and frames >= max(LONG_FRAMES, windows * FRAMES_A_WINDOW)
 
