@@ -40,11 +40,12 @@ def pyav(path: str, times_s: list[float]) -> list[np.ndarray]:
     import av
 
     frames: list[np.ndarray] = []
+    shown: Any = None
     with av.open(path) as container:
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         tick, first = float(stream.time_base), stream.start_time or 0
         container.seek(int(times_s[0] / tick) + first, stream=stream)
-        shown = None
+        frame: Any
         for frame in container.decode(stream):
             while len(frames) < len(times_s) and shown is not None:
                 if (frame.pts - first) * tick <= times_s[len(frames)] + 1e-6:
@@ -58,7 +59,7 @@ def pyav(path: str, times_s: list[float]) -> list[np.ndarray]:
 
 def torchcodec(path: str, times_s: list[float]) -> list[np.ndarray]:
     """Its decoder, one thread, by time."""
-    from torchcodec.decoders import VideoDecoder
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
 
     decoder = VideoDecoder(path, num_ffmpeg_threads=1, dimension_order="NHWC")
     last = decoder.metadata.end_stream_seconds - 1e-3
@@ -81,7 +82,7 @@ READERS: dict[str, Read] = {"pyav": pyav, "torchcodec": torchcodec, "decord": de
 def augmentation(size: int) -> Callable[[Any], Any]:
     """SimCLR's two crops of a PIL image, float32 [3, size, size] each."""
     if LIGHTLY:
-        from lightly.transforms import SimCLRTransform
+        from lightly.transforms import SimCLRTransform  # pyright: ignore[reportMissingImports]
 
         return SimCLRTransform(input_size=size, cj_strength=0.5, gaussian_blur=0.0)
     crop = transforms.Compose(
@@ -127,7 +128,7 @@ class Samples(Dataset):
         path, times_s = self.items[number]
         images = [Image.fromarray(frame) for frame in self.read(path, times_s)]
         if self.job == "embed":
-            cut = transforms.Compose(
+            cut: Any = transforms.Compose(
                 [
                     transforms.Resize(self.size),
                     transforms.CenterCrop(self.size),
@@ -173,7 +174,7 @@ def steps(options: argparse.Namespace, loader: DataLoader, encoder: Encoder) -> 
 def contrast(projected: Tensor) -> Tensor:
     """SimCLR's loss of [2N, D] projections, the first crops first."""
     if LIGHTLY:
-        from lightly.loss import NTXentLoss
+        from lightly.loss import NTXentLoss  # pyright: ignore[reportMissingImports]
 
         return NTXentLoss(temperature=0.5)(*projected.chunk(2))
     first, second = nn.functional.normalize(projected).chunk(2)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -57,7 +58,9 @@ def test_an_encoder_is_opened_once(index: str, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
-def test_optimisers_step_as_those_of_torch_and_load_their_state(name: str):
+def test_optimisers_step_as_those_of_torch_and_load_their_state(
+    name: Literal["adamw", "sgd", "lars"],
+):
     config = OptimizerConfig(name=name, nesterov=True)
 
     def weights() -> torch.nn.Linear:
