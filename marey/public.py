@@ -30,7 +30,7 @@ from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import ListOptions, Times
 from marey.pipeline.data.mixture_location import mixture_of
 from marey.pipeline.data.renew_index import Renewal
-from marey.pipeline.data.source import Source, open_source
+from marey.pipeline.data.source import Reopened, Source, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.run import Figures, run_eval
@@ -39,6 +39,7 @@ from marey.pipeline.stream.decode import DecodeStage
 from marey.pipeline.stream.plan import Plan, Position, make_plan
 from marey.pipeline.stream.samples import batches as in_batches
 from marey.pipeline.stream.samples import shuffled, split_rows
+from marey.pipeline.stream.supply import UnitSupply
 from marey.pipeline.training.collate import collate
 from marey.pipeline.training.launch import Watch, prepare, run_training
 from marey.pipeline.video.reader import read
@@ -205,11 +206,13 @@ class Samples(IterableDataset):
         if worker:
             plugins.adopt(self._plugins)  # it may be a new process
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        stage = DecodeStage(self.plan, open_source(self.data), self.config.data, Position())
+        source = open_source(self.data)
+        supply = UnitSupply(self.plan, Reopened(source))
+        stage = DecodeStage.of(self.plan, source, self.config.data)
         for number, unit in enumerate(self.plan.units()):
             if number % step != first:
                 continue
-            for rows in stage(unit):
+            for rows in stage(supply(unit)):
                 for sample in split_rows(rows):
                     if sample["refused"]:
                         self.refused[str(sample["refused"])] += 1

@@ -1,11 +1,17 @@
 """Small corpora and index rows for tests of the pipeline."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from marey.configs.schema import DataConfig
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.index import Event, Index, Video
+from marey.pipeline.data.source import Source
+from marey.pipeline.stream.decode import DecodeStage
+from marey.pipeline.stream.decode import Rows as DecodedRows
+from marey.pipeline.stream.plan import Plan, Position, Unit
 from tests.videos import encode_video
 
 VIEWS = r"(?P<event>e\d+)_v(?P<view>\d)"
@@ -61,6 +67,14 @@ class Rows:
     def labels(self) -> list[int] | None:
         """As a source gives them."""
         return self._labels
+
+
+def decoder(
+    plan: Plan, source: Source, data: DataConfig
+) -> Callable[[Unit], Iterator[DecodedRows]]:
+    """The decode stage on a plan's units, supplied from a source that is open here."""
+    stage = DecodeStage.of(plan, source, data)
+    return lambda unit: stage(plan.work(unit, source, Position()))
 
 
 def encode_corpus(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from marey.pipeline.data.build_index import make_index, write_index
-from marey.pipeline.data.index import LATER_COLUMNS, Index
-from marey.pipeline.embedding.frame_parts import frame_numbers, parts
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.index_files import LATER_COLUMNS
+from marey.pipeline.embedding.frame_parts import FrameParts, frame_numbers
 from marey.pipeline.embedding.read_part import ReadPart
 from marey.pipeline.video.frame_clock import FrameClock, knots_of
 from tests.videos import encode_video
@@ -64,8 +65,8 @@ def index(tmp_path: Path) -> Index:
 def test_every_frame_is_embedded_once_under_its_own_number(index: Index) -> None:
     from tests.test_video_cases import number_of
 
-    (part,) = parts(index, 0)
-    rows = ReadPart(index, 0, (48, 80)).columns(part)
+    (part,) = FrameParts(index, 0)
+    rows = ReadPart(index.reader, 0, (48, 80)).columns(part)
     screen = rows["video_id"] == CASE.name
     assert rows["frame"][screen].tolist() == list(range(32))
     assert [number_of(f) for f in rows["frames"][screen]] == list(range(32))

@@ -21,9 +21,9 @@ from marey.pipeline.data import row_groups
 from marey.pipeline.data.images import ImageFolder, ImageTable
 from marey.pipeline.data.row_groups import RowGroups
 from marey.pipeline.data.source import open_source
-from marey.pipeline.stream.decode import DecodeStage
-from marey.pipeline.stream.plan import Position, make_plan
+from marey.pipeline.stream.plan import make_plan
 from marey.pipeline.training.held_out import build_probe
+from tests.corpora import decoder
 
 MIB = 2**20
 
@@ -94,7 +94,7 @@ def test_neighbours_in_the_shuffled_order_read_a_group_once(tmp_path, monkeypatc
     monkeypatch.setattr(row_groups, "KEEP_BYTES", 0)
     source = open_source(path)
     plan = make_plan(source, FramesSampling(), seed=0, epochs=1)
-    stage = DecodeStage(plan, source, DataConfig(decode_size=32), Position())
+    stage = decoder(plan, source, DataConfig(decode_size=32))
     rows = [rows for unit in plan.units() for rows in stage(unit)]
     assert sum(len(r["sample"]) for r in rows) == 3000
     assert not any(r["refused"].any() for r in rows)
@@ -106,7 +106,7 @@ def test_a_row_without_an_image_is_refused_and_the_others_are_read(tmp_path):
     path = write(tmp_path / "t.parquet", pa.array([picture, None, picture], pa.binary()), 2)
     source = open_source(path)
     plan = make_plan(source, FramesSampling(), seed=0, epochs=1)
-    stage = DecodeStage(plan, source, DataConfig(decode_size=32), Position())
+    stage = decoder(plan, source, DataConfig(decode_size=32))
     (rows,) = [rows for unit in plan.units() for rows in stage(unit)]
     refused = dict(zip(rows["instance"].tolist(), rows["refused"].tolist(), strict=True))
     assert refused == {0: "", 1: "000000001: the row holds no image", 2: ""}
@@ -147,15 +147,9 @@ def test_files_that_are_no_image_are_refused_and_the_others_are_read(content, tm
     (tmp_path / "a.png").write_bytes(good)
     (tmp_path / "b.png").write_bytes(content)
     source = open_source(str(tmp_path))
-    stage = DecodeStage(
-        make_plan(source, FramesSampling(), seed=0, epochs=1),
-        source,
-        DataConfig(decode_size=32),
-        Position(),
-    )
-    refused = [
-        why for unit in stage.plan.units() for rows in stage(unit) for why in rows["refused"]
-    ]
+    plan = make_plan(source, FramesSampling(), seed=0, epochs=1)
+    stage = decoder(plan, source, DataConfig(decode_size=32))
+    refused = [why for unit in plan.units() for rows in stage(unit) for why in rows["refused"]]
     assert sum(why == "" for why in refused) == 1
     assert sum("b.png: " in why for why in refused) == 1
 

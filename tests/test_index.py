@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data import build_index as indexing
-from marey.pipeline.data import corpus, discover
+from marey.pipeline.data import corpus, discover, index_rows
 from marey.pipeline.data.build_index import (
     StoredParts,
     make_index,
@@ -22,7 +21,8 @@ from marey.pipeline.data.build_index import (
 )
 from marey.pipeline.data.discover import find_videos
 from marey.pipeline.data.grouping import group_views
-from marey.pipeline.data.index import LATER_COLUMNS, SCHEMA, Index
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.index_files import LATER_COLUMNS, SCHEMA
 from tests.corpora import make_video
 from tests.videos import encode_video, picture
 
@@ -355,16 +355,54 @@ def test_a_loaded_index_holds_what_videos_are_made_of_and_little_more(tmp_path):
     assert index.event(7).videos[0].motion.tolist() == [1.0] * 50
 
 
-def test_columns_are_looked_up_once_not_for_every_video(folder, monkeypatch):
-    index = Index(make_index([str(folder)]), "nowhere")
-    wanted = [event.event_id for event in index.events()]
-    column, asked = index.table.column, []
+def test_rows_are_read_together_not_one_by_one(folder, monkeypatch):
+    take, asked = index_rows.HeldRows.take, []
     monkeypatch.setattr(
-        index, "table", SimpleNamespace(column=lambda name: asked.append(name) or column(name))
+        index_rows.HeldRows, "take", lambda self, rows: asked.append(len(rows)) or take(self, rows)
     )
-    assert [event.event_id for event in index.events()] == wanted
-    assert len(wanted) > 1
-    assert len(asked) == len(set(asked))
+    index = Index(make_index([str(folder)]), "nowhere")
+    assert len(list(index.events())) == sum(asked) > 1
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("cameras", [1, 3])
+def test_rows_of_a_large_index_wait_in_a_file_and_are_the_same(cameras, tmp_path, monkeypatch):
+    """Null, empty and full cells, in all orders; more batches than are kept."""
+    rows = 600
+    numbers = np.random.default_rng(0).permutation(rows)
+    knots = [{"frame": 0, "time_s": 0.0}, {"frame": 9, "time_s": 0.4}]
+    table = made_up(
+        rows, event=[f"e{n // cameras}" for n in numbers], view=[f"{n % cameras}" for n in numbers],
+        motion=[[None, [], [0.5, float(n)]][n % 3] for n in numbers],
+        cuts=[[[], [1.0, float(n)]][n % 2] for n in numbers],
+        frame_times=[[None, knots][n % 2] for n in numbers],
+        start_s=[[None, float(n)][n % 2] for n in numbers],
+        end_s=[[None, n + 1.0][n % 2] for n in numbers],
+        split=[[None, "", "train"][n % 3] for n in numbers],
+    )  # fmt: skip
+    write_index(table, str(tmp_path / "i.parquet"))
+    monkeypatch.setattr("marey.pipeline.data.index_rows.KEPT_BATCHES", 2)
+    held = Index.load(str(tmp_path / "i.parquet"))
+    monkeypatch.setattr("marey.pipeline.data.index.HELD_BYTES", 0)
+    spooled = Index.load(str(tmp_path / "i.parquet"))
+    assert isinstance(spooled._rows, index_rows.SpooledRows)
+
+    def plain(video):
+        values = {name: getattr(video, name) for name in index_rows.VIDEO_COLUMNS}
+        clock = values.pop("frame_times")
+        lists = (
+            values.pop("motion").tolist(),
+            clock and (clock.numbers.tolist(), clock.times_s.tolist()),
+        )
+        return values, lists
+
+    for some in (np.arange(len(held)), np.random.default_rng(1).permutation(len(held))[:50]):
+        for one, other in zip(held.take(some), spooled.take(some), strict=True):
+            assert one.event_id == other.event_id
+            assert list(map(plain, one.videos)) == list(map(plain, other.videos))
+    assert (held.digest, held.labels()) == (spooled.digest, spooled.labels())
+    assert held.take(np.array([], np.int64)) == spooled.take(np.array([], np.int64)) == []
+    assert held.table.equals(spooled.table)
 
 
 def test_what_is_no_index_is_refused_by_what_it_lacks(tmp_path):

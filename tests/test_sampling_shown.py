@@ -20,12 +20,12 @@ from marey.configs.schema import DataConfig
 from marey.pipeline.data.build_index import make_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.source import open_source
-from marey.pipeline.embedding.frame_parts import parts
+from marey.pipeline.embedding.frame_parts import FrameParts
 from marey.pipeline.embedding.read_part import ReadPart
 from marey.pipeline.sampling.lookback import clip_times
 from marey.pipeline.sampling.shown import BLANK, REPEATED_FRAME, UNEVEN_SPACING, unlike_plan
-from marey.pipeline.stream.decode import DecodeStage
-from marey.pipeline.stream.plan import Position, make_plan
+from marey.pipeline.stream.plan import make_plan
+from tests.corpora import decoder
 from tests.videos import MS, encode_video, frame_number, picture
 
 DATA = DataConfig(decode_size=64)
@@ -44,7 +44,7 @@ CLIPS = ClipsSampling(num_frames=4, spacing_s=0.2, per_video=40)
 
 def rows_of(index: Index, sampling: Sampling) -> dict[str, np.ndarray]:
     plan = make_plan(index, sampling, seed=0, epochs=1)
-    stage = DecodeStage(plan, index, DATA, Position())
+    stage = decoder(plan, index, DATA)
     rows = [rows for unit in plan.units() for rows in stage(unit)]
     return {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
 
@@ -99,8 +99,8 @@ def test_clips_are_even_or_refused_where_the_rate_varies(tmp_path: Path) -> None
 
 def test_clips_that_would_repeat_frames_are_not_embedded(tmp_path: Path) -> None:
     index = slowing(tmp_path / "videos")
-    read = ReadPart(index, 0.0, (64, 64), clip=(4, 0.12))
-    (part,) = parts(index, 0.0)
+    read = ReadPart(index.reader, 0.0, (64, 64), clip=(4, 0.12))
+    (part,) = FrameParts(index, 0.0)
     rows = read.columns(part)
     assert reasons(rows) == {REPEATED_FRAME}
     (video,) = index.event(0).videos
@@ -112,7 +112,7 @@ def test_clips_that_would_repeat_frames_are_not_embedded(tmp_path: Path) -> None
         assert reason == (REPEATED_FRAME if (gaps == 0).any() else "")
     for clip in rows["frames"][rows["refused"] == ""]:
         assert len(set(numbers_of(clip))) == 4
-    frames = ReadPart(index, 0.0, (64, 64)).columns(part)
+    frames = ReadPart(index.reader, 0.0, (64, 64)).columns(part)
     assert not any(frames["refused"])
 
 
@@ -191,6 +191,6 @@ def test_frames_that_show_nothing_are_left_out(tmp_path: Path) -> None:
         cv2.imwrite(str(stills / f"{name}.png"), still)
     source = open_source(str(stills))
     plan = make_plan(source, FramesSampling(), seed=0, epochs=1)
-    stage = DecodeStage(plan, source, DATA, Position())
+    stage = decoder(plan, source, DATA)
     refused = [str(r) for unit in plan.units() for rows in stage(unit) for r in rows["refused"]]
     assert sorted(refused) == ["", f"one.png: {BLANK}"]

@@ -23,12 +23,11 @@ from marey.configs.schema import DataConfig
 from marey.pipeline.data.build_index import make_index, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.list_files import ListOptions
-from marey.pipeline.embedding.frame_parts import parts
+from marey.pipeline.embedding.frame_parts import FrameParts
 from marey.pipeline.embedding.read_part import ReadPart
 from marey.pipeline.mining.tracks import TrackMiner, TrackUnits
 from marey.pipeline.report.pictures import frame_of
-from marey.pipeline.stream.decode import DecodeStage
-from marey.pipeline.stream.plan import UNIT_FRAMES, Position, make_plan
+from marey.pipeline.stream.plan import UNIT_FRAMES, make_plan
 from marey.pipeline.video import (
     FrameRequest,
     Span,
@@ -44,6 +43,7 @@ from marey.pipeline.video.energy import motion_energy
 from marey.pipeline.video.probe import probe_spans
 from marey.pipeline.video.span import FrameSpan
 from marey.pipeline.video.stats import DecodeStats
+from tests.corpora import decoder
 from tests.videos import encode_video, frame_number
 
 FPS, FRAMES = 25, 400
@@ -108,7 +108,7 @@ def corpus(folder, seed):
 def test_no_sampler_shows_a_frame_outside_a_span(folder, sampling, seed):
     index, bounds = corpus(folder, seed)
     plan = make_plan(index, sampling, seed=seed, epochs=2)
-    stage = DecodeStage(plan, index, DataConfig(decode_size=SHAPE), Position())
+    stage = decoder(plan, index, DataConfig(decode_size=SHAPE))
     numbers = []
     for unit in plan.units():
         requests = {s.number: s.request for one in plan.samples(unit, index) for s in one}
@@ -160,7 +160,7 @@ def test_cuts_and_varying_rates_are_those_of_the_file(tmp_path):
     expected = [cut - start for cut in whole.cuts if start < cut < end]
     np.testing.assert_allclose(part.cuts, expected, atol=1e-9)
     index = listed(tmp_path, ["v.mkv,30,90"], columns="path,start_frame,end_frame")
-    rows = ReadPart(index, 0, SHAPE).columns(next(parts(index, 0)))
+    rows = ReadPart(index.reader, 0, SHAPE).columns(FrameParts(index, 0)[0])
     assert [frame_number(frame) for frame in rows["frames"]] == list(range(30, 90))
 
 
@@ -235,8 +235,8 @@ def test_a_span_of_a_long_file_is_found_by_seeking(tmp_path):
 def test_embeddings_show_every_frame_of_a_span_and_no_other(folder):
     index, bounds = corpus(folder, 3)
     seen = Counter()
-    for part in parts(index, 0):
-        rows = ReadPart(index, 0, SHAPE).columns(part)
+    for part in FrameParts(index, 0):
+        rows = ReadPart(index.reader, 0, SHAPE).columns(part)
         assert not any(rows["refused"])
         for event, view, frame, picture in zip(
             rows["event"], rows["view"], rows["frame"], rows["frames"], strict=True
@@ -285,7 +285,7 @@ def test_a_unit_holds_neighbours_opens_a_file_once_and_decodes_a_group_once(fold
         return real(decoder, runs, places)
 
     monkeypatch.setattr(pyav_backend.PyavDecoder, "_decode_planned", counting)
-    stage = DecodeStage(plan, index, DataConfig(decode_size=SHAPE), Position())
+    stage = decoder(plan, index, DataConfig(decode_size=SHAPE))
     for unit in units:
         opened.clear()
         decoded.clear()
@@ -361,7 +361,7 @@ def test_random_spans_of_real_videos_show_no_frame_outside(shared_data, tmp_path
     assert asserted > 40
     for sampling in SAMPLERS[:-1]:
         plan = make_plan(index, sampling, seed=0, epochs=1)
-        stage = DecodeStage(plan, index, DataConfig(decode_size=32), Position())
+        stage = decoder(plan, index, DataConfig(decode_size=32))
         for unit in plan.units():
             for r in stage(unit):
                 bad = [why for why in r["refused"] if "before_start" in why or "past_end" in why]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from marey.configs.errors import InputError, UnfinishedError
 from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job, LayoutOf
 from marey.pipeline.data.guess_views import Guess, guess_views
-from marey.pipeline.data.index import SCHEMA, completed
+from marey.pipeline.data.index_files import SCHEMA, completed
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
 from marey.pipeline.data.renew_index import Renewal, renew, summary_of

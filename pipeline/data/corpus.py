@@ -13,7 +13,7 @@ import numpy as np
 
 from marey.pipeline.data.discover import find_rows, roots_of
 from marey.pipeline.data.grouping import Placement, label_rule, place_rows
-from marey.pipeline.data.index import SCHEMA
+from marey.pipeline.data.index_files import SCHEMA
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
 from marey.pipeline.data.listing import Listed, Listing

@@ -8,62 +8,45 @@ unreadable ones with a reason. Rows that show one happening from several cameras
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
+from marey.pipeline.data.index_files import SCHEMA, SLICE, IndexFiles
+from marey.pipeline.data.index_rows import (
+    BATCH,
+    VIDEO_COLUMNS,
+    HeldRows,
+    Rows,
+    SpooledRows,
+    videos_of,
+)
 from marey.pipeline.data.reading import VideoReader
 from marey.pipeline.runtime.address import place_of
-from marey.pipeline.runtime.range_file import RangeFile
 from marey.pipeline.runtime.roots import Roots, of_index
 from marey.pipeline.runtime.storage import is_remote, local_path
-from marey.pipeline.video.frame_clock import FrameClock
 
-SCHEMA = pa.schema(
-    [
-        ("video_id", pa.string()),
-        ("uri", pa.string()),
-        ("event", pa.string()),
-        ("view", pa.string()),
-        ("label", pa.string()),
-        ("clock_offset_s", pa.float64()),
-        ("clock_rate", pa.float64()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("split", pa.string()),
-        ("extra", pa.string()),
-        ("duration_s", pa.float64()),
-        ("fps", pa.float64()),
-        ("frames", pa.int64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("rotation", pa.int32()),
-        ("codec", pa.string()),
-        ("stream", pa.int32()),
-        ("keyframes", pa.list_(pa.float64())),
-        ("motion", pa.list_(pa.float32())),
-        ("motion_hz", pa.float64()),
-        ("cuts", pa.list_(pa.float64())),
-        ("frame_times", pa.list_(pa.struct([("frame", pa.int64()), ("time_s", pa.float64())]))),
-        ("bytes", pa.int64()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-    ]
-)
+HELD_BYTES = 64 * 2**20
+"""The rows of an index are held in memory up to this size, encoded; those of larger ones wait in a
+file."""
+TOGETHER = 2048
+"""Events whose rows are read together, where all of an index are gone through."""
 
 
 class Index:
-    """A loaded index as a source: Arrow columns, events in a fixed order, rows made on demand.
+    """A loaded index as a source: events in a fixed order, rows made on demand.
 
-    Held by the driver and by actors that decode: see docs/cluster.md for what that takes.
+    Held whole where it is small. Of a large one the process holds the order of its rows, 8 bytes
+    a row, and reads columns when they are asked for. Only the process that plans, and the one that
+    makes units of work, opens an index: see docs/scaling.md for what that takes.
     """
 
     kind = "video"
@@ -71,17 +54,40 @@ class Index:
     sample_kind = None
     reader = VideoReader()
 
-    def __init__(self, table: pa.Table, location: str, roots: Roots | None = None) -> None:
-        """roots: below which the files of its rows must lie; None trusts the table."""
-        self.table = table
+    def __init__(
+        self, content: pa.Table | IndexFiles, location: str, roots: Roots | None = None
+    ) -> None:
+        """content: the rows, with the columns `VIDEO_COLUMNS` at least, or where they lie. roots:
+        below which the files of its rows must lie; None trusts the table."""
         self.location = location
+        self._content = content
         self._roots = roots
 
     @classmethod
     def load(cls, location: str) -> Index:
-        """Read what videos are made of (no keyframes). Raises InputError when it is no index."""
-        table = read_table(location, SCHEMA.names, list(_VIDEO_COLUMNS))
-        return cls(table, location, of_index(table.schema.metadata, location))
+        """Open an index; keyframes are not read. Raises InputError when it is no index."""
+        files = IndexFiles(location)
+        held = files.nbytes(VIDEO_COLUMNS) <= HELD_BYTES
+        content = files.table(VIDEO_COLUMNS) if held else files
+        return cls(content, location, of_index(files.metadata, location))
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows, in the order in which they are stored; those of a large index are read now."""
+        if isinstance(self._content, pa.Table):
+            return self._content
+        return self._content.table(VIDEO_COLUMNS)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        """A column in the order of the rows; of a large index it is read now."""
+        return self._content.column(name)
+
+    @cached_property
+    def _rows(self) -> Rows:
+        """What videos are made of."""
+        if isinstance(self._content, pa.Table):
+            return HeldRows(self._content)
+        return SpooledRows(self._content.batches(VIDEO_COLUMNS, BATCH))
 
     @classmethod
     def of(cls, videos: Iterable[Mapping[str, Any]], location: str) -> Self:
@@ -104,7 +110,7 @@ class Index:
                     "cuts": [], "status": "ok", "split": "", **video,
                 }
             )  # fmt: skip
-        schema = pa.schema([field for field in SCHEMA if field.name in _VIDEO_COLUMNS])
+        schema = pa.schema([field for field in SCHEMA if field.name in VIDEO_COLUMNS])
         return cls(pa.Table.from_pylist(rows, schema), location)
 
     @cached_property
@@ -115,17 +121,17 @@ class Index:
         Events are sorted by name. Where there are spans, by the file and the place in it of their
         first view, so that neighbours of a file are neighbours in the order.
         """
-        keys = [("event", "ascending"), ("view", "ascending")]
-        order = _sorted_rows(self.table, keys)
-        names = self.table.column("event").take(pa.array(order)).combine_chunks()
+        names = self._column("event")
+        order = _sorted_rows({"event": names, "view": self._column("view")})
+        names = names.take(pa.array(order)).combine_chunks()
         new = pc.call_function("not_equal", [names[1:], names[:-1]]).to_numpy(zero_copy_only=False)
         ends = [len(names)] if len(names) else []
         starts = np.concatenate([[0], np.flatnonzero(new) + 1, ends]).astype(np.int32)
         if not self.has_spans:
             return order, starts
-        columns = ["uri", "start_s", "event"]
-        firsts = self.table.select(columns).take(pa.array(order[starts[:-1]]))
-        events = _sorted_rows(firsts, [(name, "ascending") for name in columns])
+        firsts = pa.array(order[starts[:-1]])
+        columns = ("uri", "start_s", "event")
+        events = _sorted_rows({name: self._column(name).take(firsts) for name in columns})
         sizes = np.diff(starts)[events]
         begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
         within = np.arange(len(order)) - np.repeat(begins[:-1], sizes)
@@ -142,9 +148,9 @@ class Index:
     @cached_property
     def has_spans(self) -> bool:
         """Whether some video is a part of its file."""
-        if "start_s" not in self.table.column_names:
+        if isinstance(self._content, pa.Table) and "start_s" not in self._content.column_names:
             return False
-        column = self.table.column("start_s")
+        column = self._column("start_s")
         return column.null_count < len(column)
 
     def __len__(self) -> int:
@@ -152,17 +158,46 @@ class Index:
 
     def event(self, number: int) -> Event:
         """The event at a position of the fixed order."""
-        rows = self._order[self._starts[number] : self._starts[number + 1]]
-        videos = tuple(self._video(int(row)) for row in rows)
-        return Event(videos[0].event, videos)
+        return self.take(np.array([number]))[0]
+
+    def take(self, numbers: np.ndarray) -> list[Event]:
+        """The events at some positions, int64 [n], their rows read together."""
+        firsts, stops = self._starts[:-1][numbers], self._starts[1:][numbers]
+        ends = np.cumsum(stops - firsts, dtype=np.int64)
+        begins = np.concatenate([[0], ends])[:-1]
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            firsts - begins, stops - firsts
+        )
+        videos = videos_of(self._rows.take(self._order[places].astype(np.int64)), self._roots)
+        return [
+            Event(videos[start].event, tuple(videos[start:stop]))
+            for start, stop in zip(begins.tolist(), ends.tolist(), strict=True)
+        ]
 
     def events(self) -> Iterator[Event]:
         """All events in order."""
-        return (self.event(number) for number in range(len(self)))
+        in_files = isinstance(self._content, IndexFiles) and "_rows" not in self.__dict__
+        if in_files and np.array_equal(self._order, np.arange(len(self._order))):
+            yield from self._passing()
+            return
+        for start in range(0, len(self), TOGETHER):
+            yield from self.take(np.arange(start, min(start + TOGETHER, len(self))))
+
+    def _passing(self) -> Iterator[Event]:
+        """All events of files that have them in order: read once, and nothing of them is kept."""
+        assert isinstance(self._content, IndexFiles)
+        videos = chain.from_iterable(
+            videos_of(pa.Table.from_batches([batch]), self._roots)
+            for batch in self._content.batches(VIDEO_COLUMNS, TOGETHER)
+        )
+        for size in np.diff(self._starts).tolist():
+            views = tuple(islice(videos, size))
+            yield Event(views[0].event, views)
 
     def video(self, place: int) -> Video:
         """The video at a place of the fixed order, all events one after another."""
-        return self._video(int(self._order[place]))
+        row = self._order[place : place + 1].astype(np.int64)
+        return videos_of(self._rows.take(row), self._roots)[0]
 
     def durations_s(self) -> np.ndarray:
         """float64 [videos]: how long each is, in the fixed order; 0 for one without a frame."""
@@ -170,28 +205,12 @@ class Index:
 
     def column(self, name: str) -> np.ndarray:
         """A column of numbers, in the fixed order of the videos."""
-        return self.table.column(name).to_numpy()[self._order]
-
-    @cached_property
-    def _columns(self) -> dict[str, pa.ChunkedArray]:
-        """The columns of a video by name: a plan reads every row, and looking them up was half."""
-        return {name: self.table.column(name) for name in _VIDEO_COLUMNS}
-
-    def _video(self, row: int) -> Video:
-        value = {name: column[row] for name, column in self._columns.items()}
-        plain = {name: value[name].as_py() for name in _VIDEO_COLUMNS if name != "motion"}
-        motion = value["motion"].values
-        profile = motion.to_numpy(zero_copy_only=False) if motion is not None else np.empty(0)
-        plain["cuts"] = tuple(plain["cuts"] or ())
-        plain["split"] = plain["split"] or ""
-        knots = plain["frame_times"]
-        plain["frame_times"] = knots and FrameClock.of([(k["frame"], k["time_s"]) for k in knots])
-        return Video(motion=np.asarray(profile, dtype=np.float32), roots=self._roots, **plain)
+        return self._column(name).to_numpy()[self._order]
 
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes of the events, sorted; `labels` counts them from 0."""
-        return sorted(name for name in self.table.column("label").unique().to_pylist() if name)
+        return sorted(name for name in self._column("label").unique().to_pylist() if name)
 
     def labels(self) -> list[int] | None:
         """The class of each event, -1 where it has none; None for a corpus without labels."""
@@ -220,7 +239,7 @@ class Index:
             return None
         number = pc.call_function(
             "index_in",
-            [self.table.column("label")],
+            [self._column("label")],
             pc.SetLookupOptions(pa.array(self.classes)),
         )
         known = number.fill_null(-1).to_numpy()
@@ -234,21 +253,22 @@ class Index:
     @cached_property
     def _digest(self) -> str:
         digest = hashlib.blake2b(digest_size=8)
-        for name in (
-            "video_id", "event", "view", "label", "frames", "fps", "clock_offset_s", "clock_rate",
-        ):  # fmt: skip
-            for value in self._values(name):
-                digest.update(repr(value).encode())
-        for name in ("start_s", "end_s") if self.has_spans else ():
-            for value in self._values(name):
-                digest.update(repr(value).encode())
+        for name in (*_DIGESTED, *(("start_s", "end_s") if self.has_spans else ())):
+            for values in self._slices(name):
+                digest.update("".join(map(repr, values)).encode())
         return digest.hexdigest()
 
-    def _values(self, name: str) -> Iterator[Any]:
+    def _slices(self, name: str) -> Iterator[list[Any]]:
         """A column's values in the order of the rows, few of them objects at a time."""
-        column = self.table.column(name)
-        for start in range(0, len(column), _SLICE):
-            yield from column.slice(start, _SLICE).to_pylist()
+        if isinstance(self._content, pa.Table):
+            column = self._content.column(name)
+            starts = range(0, len(column), SLICE)
+            yield from (column.slice(start, SLICE).to_pylist() for start in starts)
+        else:
+            yield from (batch.column(0).to_pylist() for batch in self._content.batches([name]))
+
+    def _values(self, name: str) -> Iterator[Any]:
+        return chain.from_iterable(self._slices(name))
 
     def without_frames(self) -> Iterator[Video]:
         """The videos that no frame can be read from, in order."""
@@ -280,89 +300,17 @@ class Index:
         return gone
 
 
-def _sorted_rows(table: pa.Table, keys: list[tuple[str, str]]) -> np.ndarray:
-    """int32 [rows]: the rows of a table in the order of some columns; nulls are last."""
-    order = pc.call_function("sort_indices", [table], pc.SortOptions(keys))
+def _sorted_rows(columns: Mapping[str, pa.ChunkedArray]) -> np.ndarray:
+    """int32 [rows]: the order of rows by some columns, the first one first; nulls are last."""
+    keys = [(name, "ascending") for name in columns]
+    order = pc.call_function("sort_indices", [pa.table(dict(columns))], pc.SortOptions(keys))
     return order.to_numpy().astype(np.int32)
 
 
-LATER_COLUMNS = ("frame_times", "start_s", "end_s", "split", "extra")
-"""Columns that indexes of earlier versions lack: there a rate is taken as constant, and a video is
-a whole file."""
-
-
-def completed(table: pa.Table) -> pa.Table:
-    """An index, perhaps of an earlier version, with all columns in their order."""
-    for name in LATER_COLUMNS:
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
-    return table.select(SCHEMA.names)
-
-
-_SLICE = 10_000
-"""Values of a column that are Python objects, or read, at a time."""
-_CHUNK = 100_000
-"""Values of a column that lie together in memory."""
-_VIDEO_COLUMNS = tuple(name for name in Video.__slots__ if name != "roots")  # type: ignore[attr-defined]
-
-
-def read_table(
-    location: str, columns: Sequence[str], wanted: Sequence[str] | None = None
-) -> pa.Table:
-    """A Parquet table that must have these columns; of them, or of all, those that are wanted.
-
-    Of an index of an earlier version, `LATER_COLUMNS` that it lacks are null.
-    Raises InputError saying what is wrong.
-    """
-    path = location if is_remote(location) else local_path(location)
-    if not is_remote(location) and not local_path(location).is_file():
-        raise InputError(f"no such file: {location}")
-    try:
-        with _opened(path) as file:
-            names = file.schema_arrow.names
-        later = [name for name in LATER_COLUMNS if name in columns and name not in names]
-        absent = [name for name in columns if name not in names and name not in later]
-        if absent:
-            raise InputError(
-                f"{location} is not an index: it lacks {', '.join(absent)} "
-                f"(it has {', '.join(names[:12])})"
-            )
-        table = _read_columns(path, [name for name in wanted or names if name not in later])
-        for name in later if wanted is None else [name for name in later if name in wanted]:
-            table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
-        return table
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{location} is not a Parquet file: {error}") from error
-
-
-def _read_columns(path: str | Path, names: Sequence[str]) -> pa.Table:
-    """Columns of a Parquet file in little more memory than they need in the end.
-
-    Arrow's reader leaves twice the room that values take, and `pq.read_table` holds the buffers of
-    all columns at once; pieces that are copied together as they come are exact.
-    """
-    columns: dict[str, list[pa.Array]] = {name: [] for name in names}
-    pool = pa.default_memory_pool()
-    with _opened(path) as file:
-        for name in names:
-            pieces: list[pa.Array] = []
-            kind = file.schema_arrow.field(name).type
-            for batch in file.iter_batches(_SLICE, columns=[name], use_threads=False):
-                pieces.append(batch.column(0))
-                if sum(map(len, pieces)) >= _CHUNK:
-                    columns[name].append(pa.concat_arrays(pieces))
-                    pieces = []
-            columns[name].append(pa.concat_arrays([*pieces, pa.nulls(0, kind)]))
-            pool.release_unused()
-        metadata = file.schema_arrow.metadata
-    table = pa.table({name: pa.chunked_array(chunks) for name, chunks in columns.items()})
-    return table.replace_schema_metadata(metadata)
-
-
-def _opened(path: str | Path) -> pq.ParquetFile:
-    if isinstance(path, Path):
-        return pq.ParquetFile(path, buffer_size=2**20)
-    return pq.ParquetFile(RangeFile(path), buffer_size=2**20)
+_DIGESTED = (
+    "video_id", "event", "view", "label", "frames", "fps", "clock_offset_s", "clock_rate",
+)  # fmt: skip
+"""What samples depend on of every row."""
 
 
 def relative_name(path: Path, root: Path) -> str:

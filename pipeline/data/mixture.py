@@ -22,7 +22,7 @@ from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.mixture_location import MIXTURE, members_of
 from marey.pipeline.data.reading import Frames, Reader, Wanted, no_frames
-from marey.pipeline.data.source import Source, open_source, register_source
+from marey.pipeline.data.source import Source, events_at, in_order, open_source, register_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,28 @@ class Mixture:
 
     def event(self, number: int) -> Event:
         """The event at a position, named after its corpus."""
-        member = int(self.member_of(np.array(number)))
-        event = self.sources[member].event(number - int(self.starts[member]))
-        return replace(event, event_id=f"{self.names[member]}: {event.event_id}", member=member)
+        return self.take(np.array([number]))[0]
+
+    def take(self, numbers: np.ndarray) -> list[Event]:
+        """The events at some positions, int64 [n]: those of each corpus read together."""
+        of = self.member_of(numbers)
+        found: dict[int, Event] = {}
+        for member in np.unique(of).tolist():
+            places = np.flatnonzero(of == member)
+            events = events_at(self.sources[member], numbers[places] - self.starts[member])
+            for place, event in zip(places.tolist(), events, strict=True):
+                found[place] = self._named(event, member)
+        return [found[place] for place in range(len(numbers))]
 
     def events(self) -> Iterator[Event]:
         """All events in order."""
-        return (self.event(number) for number in range(len(self)))
+        for member, source in enumerate(self.sources):
+            for event in in_order(source):
+                yield self._named(event, member)
+
+    def _named(self, event: Event, member: int) -> Event:
+        name = f"{self.names[member]}: {event.event_id}"
+        return replace(event, event_id=name, member=member)
 
     @cached_property
     def _videos(self) -> np.ndarray:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.corpus import Corpus
-from marey.pipeline.data.index import SCHEMA, completed, read_table
+from marey.pipeline.data.index_files import completed, read_table
 from marey.pipeline.data.listing import Listed
 from marey.pipeline.runtime.address import place_of
 from marey.pipeline.runtime.roots import recorded
@@ -47,7 +47,7 @@ def renew(location: str, corpus: Corpus, how: Renewal) -> Renewed:
     at `location`, or an id would stand for two files; UsageError when two videos would be one view
     of one event.
     """
-    table = completed(read_table(location, SCHEMA.names))
+    table = completed(read_table(location))
     written_s = 0.0 if is_remote(location) else local_path(location).stat().st_mtime
     known = _Known(table)
     listed: dict[str, list[Listed]] = defaultdict(list)

@@ -138,6 +138,32 @@ def open_source(location: str) -> Source:
     raise InputError(f"no such file or folder: {location}{lost}")
 
 
+def events_at(source: Source, numbers: np.ndarray) -> list[Event]:
+    """The events at some positions, int64 [n]: read together where the source can (`take`)."""
+    take = getattr(source, "take", None)
+    return [source.event(n) for n in numbers.tolist()] if take is None else take(numbers)
+
+
+def in_order(source: Source) -> Iterator[Event]:
+    """All events of a source, in its order: as it goes through them itself, where it can."""
+    events = getattr(source, "events", None)
+    return map(source.event, range(len(source))) if events is None else events()
+
+
+class Reopened:
+    """A source for a process that it is sent to: what is sent is its location alone."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __reduce__(self) -> tuple[Callable[[str], Reopened], tuple[str]]:
+        return _reopened, (self.source.location,)
+
+
+def _reopened(location: str) -> Reopened:
+    return Reopened(open_source(location))
+
+
 def need_frames(source: Source) -> None:
     """Raises InputError for shards: they hold finished samples, not videos or images to read."""
     if source.sample_kind is not None:

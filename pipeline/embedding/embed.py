@@ -10,7 +10,7 @@ from functools import partial
 from typing import Literal
 
 from marey.configs.errors import InputError, UsageError
-from marey.pipeline.data.source import need_frames, open_source
+from marey.pipeline.data.source import Reopened, need_frames, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embed_part import EmbedPart, embed_part_at
 from marey.pipeline.embedding.folder_meta import (
@@ -19,8 +19,8 @@ from marey.pipeline.embedding.folder_meta import (
     read_meta,
     write_meta,
 )
-from marey.pipeline.embedding.frame_parts import PART_FRAMES, Part, parts
-from marey.pipeline.embedding.read_part import columns_of, read_part_at
+from marey.pipeline.embedding.frame_parts import PART_FRAMES, FrameParts, PartSupply, part_name
+from marey.pipeline.embedding.read_part import ReadPart, columns_of
 from marey.pipeline.runtime.claims import claimed
 from marey.pipeline.runtime.part_notes import damaged_parts, part_notes
 from marey.pipeline.runtime.storage import Folder, absolute
@@ -79,8 +79,9 @@ def embed(
             f"{encoder_run} embeds clips of {clip[0]} frames, and {data} holds single images: give "
             "an index of videos"
         )
-    todo = list(parts(source, rate, max(1, PART_FRAMES // (clip[0] * max(1, copies)))))
-    if not todo:
+    size = max(1, PART_FRAMES // (clip[0] * max(1, copies)))
+    todo = FrameParts(source, rate, size)
+    if not len(todo):
         raise InputError(f"{data} has no frame to embed: no video of it is readable")
     folder = Folder(out)
     key = {
@@ -92,9 +93,11 @@ def embed(
     side = architecture["image_size"]
     # here the encoder that is open serves; a billion weights are not sent to actors, which open it
     here = partial(EmbedPart, encoder, out, columns)
+    # 0. Supply: one process opens the corpus, and gives every part the rows of its videos.
+    supply = Stage(partial(PartSupply, Reopened(source), rate, size))
     stages = [
         # 1. Read: decoding is work for CPUs, so an actor for each that the encoders leave.
-        Stage(partial(read_part_at, data, rate, (side, side), copies, clip)),
+        Stage(partial(ReadPart, source.reader, rate, (side, side), copies, clip)),
         # 2. Embed and write: one encoder fills a GPU; without GPUs one may use a whole machine.
         Stage(
             here if engine == "local" else partial(embed_part_at, encoder_run, out, columns),
@@ -107,23 +110,19 @@ def embed(
         if not damaged_parts(folder, names):
             return Embedded(int(before["frames"]), dict(before["refused"]), made=False)
     with claimed(folder, key, things="embeddings", finished=meta_name(folder), said=before):
-        present = {f"parts/{name}" for name in folder.names("parts")}
-        left = [part for part in todo if part.name not in present]
-        lengths = {part.name: max(1, copies) * part.frames for part in todo}
-        total = sum(lengths.values())
-        frames, done = 0, total - sum(lengths[part.name] for part in left)
+        present = set(folder.names("parts"))
+        is_there = [part_name(n).partition("/")[2] in present for n in range(len(todo))]
+        left = [n for n, there in enumerate(is_there) if not there]
+        times = max(1, copies)
+        total = times * todo.frames
+        frames, done = 0, total - times * sum(map(todo.frames_of, left))
         empty = source.without_frames()
         refused = Counter(f"{v.video_id}: {v.status}, without a frame" for v in empty)
-        for note in part_notes(folder, [part.name for part in todo if part.name in present]):
+        for note in part_notes(folder, [part_name(n) for n, there in enumerate(is_there) if there]):
             frames += int(note[b"rows"])
             refused.update(json.loads(note[b"refused"]))
         progress(done, total)
-        numbered = {part.number: part for part in left}
-
-        def chosen(numbers: list[int]) -> list[Part]:
-            return [numbered[number] for number in numbers]
-
-        for counts in run_parts(list(numbered), chosen, stages, engine):
+        for counts in run_parts(left, lambda numbers: numbers, stages, engine, supply):
             for rows, reasons in zip(counts["rows"], counts["reasons"], strict=True):
                 frames += int(rows)
                 without = json.loads(reasons)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from marey.pipeline.embedding.baselines import open_encoder
-from marey.pipeline.embedding.frame_parts import Part
+from marey.pipeline.embedding.frame_parts import part_name
 from marey.pipeline.embedding.read_part import from_one_row
 from marey.pipeline.runtime.seal import sealed
 from marey.pipeline.runtime.storage import Folder
@@ -91,7 +91,7 @@ class EmbedPart:
         buffer = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(counts), buffer, compression="zstd")
         # under a temporary name, then renamed
-        self.out.write(Part(number, ()).name, sealed(buffer.getvalue()))
+        self.out.write(part_name(number), sealed(buffer.getvalue()))
         yield counts_row(number, len(table), counts["refused"])
 
     def _vectors(self, frames: np.ndarray, kind: pa.DataType) -> pa.Array:

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from marey.pipeline.data.events import Video
-from marey.pipeline.data.reading import Wanted
-from marey.pipeline.data.source import Source, open_source
+from marey.pipeline.data.reading import Reader, Wanted
+from marey.pipeline.data.source import Source
 from marey.pipeline.embedding.copies import strong_copy
 from marey.pipeline.embedding.frame_parts import Part, frame_numbers
-from marey.pipeline.runtime.storage import as_utf8, join
 from marey.pipeline.sampling.lookback import clip_times
 from marey.pipeline.sampling.shown import unlike_plan
 from marey.pipeline.stream.decode import OPEN
@@ -55,7 +53,7 @@ def columns_of(source: Source, copies: int, width: int, dtype: str) -> pa.Schema
 class ReadPart:
     """The first step of embedding: a part in, its frames and their keys out."""
 
-    source: Source
+    reader: Reader
     rate: float
     shape: tuple[int, int]
     copies: int = 0
@@ -76,16 +74,16 @@ class ReadPart:
         """
         columns: dict[str, list[Any]] = {name: [] for name in _READ}
         wanted: list[Wanted] = []
-        for event_number, view, start, stop in part.pieces:
-            event = self.source.event(event_number)
+        for piece in part.pieces:
+            event, view = piece.event, piece.view
             video = event.videos[view]
-            numbers = frame_numbers(video, self.rate)[start:stop]
+            numbers = frame_numbers(video, self.rate)[piece.start : piece.stop]
             times_s = video.frame_clock.middles(numbers)
             wanted_s, refused = clip_times(video, times_s, *self.clip)
             wanted += [Wanted(event, np.full(self.clip[0], view), clip_s) for clip_s in wanted_s]
             count = len(times_s)
             columns["video_id"] += [video.video_id] * count
-            columns["uri"] += [_location(self.source, video)] * count
+            columns["uri"] += [piece.location] * count
             columns["event"] += [video.event] * count
             columns["view"] += [video.view] * count
             for name in ("start_s", "end_s", "split", "extra"):
@@ -93,8 +91,7 @@ class ReadPart:
             columns["frame"] += numbers.tolist()
             starts_s = video.frame_clock.starts(numbers)
             columns["time_s"] += video.event_time(starts_s).tolist()
-            if self.source.labelled:
-                columns["label"] += [self.source.label_of(event_number)] * count
+            columns["label"] += [piece.label] * count
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
         frames, columns["refused"] = self._read(wanted, columns["refused"])
@@ -127,7 +124,7 @@ class ReadPart:
         frames = np.zeros((len(wanted), length, *self.shape, 3), dtype=np.uint8)
         if good:
             asked = [wanted[n] for n in good]
-            read = self.source.reader.read(asked, self.shape, suspected=self.suspicious)
+            read = self.reader.read(asked, self.shape, suspected=self.suspicious)
             for n, lack, shown_s in zip(good, read.lacks, read.shown_s, strict=True):
                 video = wanted[n].event.videos[int(wanted[n].views[0])]
                 if lack:
@@ -141,22 +138,6 @@ class ReadPart:
             else:
                 frames[good] = read.frames
         return (frames if length > 1 else frames[:, 0]), refused
-
-
-def _location(source: Source, video: Video) -> str:
-    """Where a video or image lies; `#` and its row for one in a table."""
-    if not source.stills:
-        return as_utf8(video.uri)
-    if source.location.endswith(".parquet"):
-        return f"{source.location}#{video.uri}"
-    return as_utf8(join(source.location, video.uri))
-
-
-def read_part_at(
-    location: str, rate: float, shape: tuple[int, int], copies: int, clip: tuple[int, float]
-) -> ReadPart:
-    """`ReadPart` over a source that is opened here."""
-    return ReadPart(open_source(location), rate, shape, copies, clip)
 
 
 def as_one_row(columns: Rows) -> Rows:

@@ -15,7 +15,7 @@ from marey.models.encoders.encoder import Encoder
 from marey.pipeline.data.source import need_frames, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
 from marey.pipeline.embedding.embeddings import Embeddings
-from marey.pipeline.embedding.frame_parts import parts
+from marey.pipeline.embedding.frame_parts import FrameParts
 from marey.pipeline.embedding.read_part import ReadPart
 from marey.pipeline.evaluate.attentive_probe import AttentiveProbe
 from marey.pipeline.evaluate.bootstrap import split_by_group
@@ -152,8 +152,8 @@ def _labelled_frames(
     need_frames(source)
     source.check_present()
     config = encoder.config
-    todo = list(parts(source, fps))
-    count = sum(stop - start for part in todo for _, _, start, stop in part.pieces)
+    todo = FrameParts(source, fps)
+    count = todo.frames
     size = count * config.clip_frames * config.image_size**2 * 3
     if size > MOST_BYTES:
         raise InputError(
@@ -161,7 +161,7 @@ def _labelled_frames(
             f"and at most {MOST_BYTES >> 30} GiB are held; lower fps={fps}"
         )
     side = config.image_size
-    read = ReadPart(source, fps, (side, side), clip=(config.clip_frames, config.clip_step_s))
+    read = ReadPart(source.reader, fps, (side, side), clip=(config.clip_frames, config.clip_step_s))
     reading = ahead(lambda part: [read.columns(part)], todo, default_workers())
     rows = list(each(reading, "read", "parts", len(todo)))
     good = np.concatenate([part["refused"] == "" for part in rows])

@@ -11,26 +11,28 @@ from typing import Any
 from marey.configs.errors import InputError, UsageError
 from marey.configs.mining import SamplesMining, TracksMining
 from marey.pipeline.data.shards import MANIFEST, Shards, finish, parts_left
-from marey.pipeline.data.source import Source, open_source
-from marey.pipeline.mining.sample_part import SamplePart, SampleWork
-from marey.pipeline.mining.track_part import TrackPart, TrackWork
+from marey.pipeline.data.source import Reopened, Source, open_source
+from marey.pipeline.mining.sample_part import SamplePart, SampleSupply
+from marey.pipeline.mining.track_part import TrackPart, TrackSupply
 from marey.pipeline.mining.tracks import TrackUnits
 from marey.pipeline.runtime.claims import claimed
 from marey.pipeline.runtime.storage import Folder, absolute
+from marey.pipeline.stream.decode import settings_of
 from marey.pipeline.stream.graph import Engine, Stage
 from marey.pipeline.stream.part_runs import run_parts
-from marey.pipeline.stream.plan import make_plan
+from marey.pipeline.stream.plan import Unit, make_plan
 from marey.pipeline.stream.resources import Needs
 from marey.pipeline.video.backends import check_backend, decodes_on_gpu
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What there is to mine: parts by number, and the stage that makes them."""
+    """What there is to mine: parts by number, and who supplies and who makes them."""
 
     parts: int
     units: Callable[[list[int]], Iterator[Any]]
-    """The units of work of parts with these ascending numbers."""
+    """The keys of the units of work of parts with these ascending numbers."""
+    supply: Stage
     stage: Stage
     refused: dict[str, int]
     """Reasons of what is in no part."""
@@ -43,37 +45,34 @@ def _of_tracks(source: Source, out: str, settings: TracksMining) -> Work:
         )
     units = TrackUnits(source, settings)
 
-    def chosen(numbers: list[int]) -> Iterator[TrackWork]:
-        for number in numbers:
-            unit = units[number]
-            yield TrackWork(unit, source.video(unit.row))
-
+    # One process opens the corpus, and gives every unit its row.
+    supply = Stage(partial(TrackSupply, Reopened(source), settings))
     gpus_for = "" if settings.device == "cpu" else f"device={settings.device}"
     # The one stage decodes, tracks and writes: an actor for each CPU that is left, or where the
     # tracker is to run on GPUs an even part of those.
     stage = Stage(partial(TrackPart, out, settings), Needs(gpus_for=gpus_for))
     refused = {"video: no_frames": units.refused} if units.refused else {}
-    return Work(len(units), chosen, stage, refused)
+    return Work(len(units), iter, supply, stage, refused)
 
 
 def _of_samples(source: Source, out: str, settings: SamplesMining) -> Work:
     check_backend(settings.data.backend)
     plan = make_plan(source, settings.sampling, seed=settings.seed, epochs=settings.epochs)
 
-    def chosen(numbers: list[int]) -> Iterator[SampleWork]:
+    def chosen(numbers: list[int]) -> Iterator[tuple[int, Unit]]:
         wanted = set(numbers)
-        for number, unit in enumerate(plan.units()):
-            if number in wanted:
-                yield SampleWork(number, unit)
+        return (key for key in enumerate(plan.units()) if key[0] in wanted)
 
     backend = settings.data.backend
     gpus_for = f"data.backend={backend}" if decodes_on_gpu(backend) else ""
-    make = partial(SamplePart, source.location, out, plan, settings.data, settings.image)
+    # One process opens the corpus, and gives every unit the rows of its events.
+    supply = Stage(partial(SampleSupply, plan.for_others(), Reopened(source)))
+    make = partial(SamplePart, out, settings.image, *settings_of(plan, source, settings.data))
     # The one stage decodes and writes: an actor for each CPU that is left, or where videos are
     # decoded on GPUs an even part of those.
     stage = Stage(make, Needs(gpus_for=gpus_for))
     refused = {f"event: {reason}": count for reason, count in plan.refused_by_name().items()}
-    return Work(sum(1 for _ in plan.units()), chosen, stage, refused)
+    return Work(sum(1 for _ in plan.units()), chosen, supply, stage, refused)
 
 
 def mine_corpus(
@@ -106,7 +105,7 @@ def mine_corpus(
         left = parts_left(folder, work.parts)
         done, rows = work.parts - len(left), 0
         progress(done, work.parts, rows)
-        for counts in run_parts(left, work.units, [work.stage], engine):
+        for counts in run_parts(left, work.units, [work.stage], engine, work.supply):
             done += len(counts["rows"])
             rows += int(counts["rows"].sum())
             progress(done, work.parts, rows)

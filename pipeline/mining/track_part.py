@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from marey.configs.mining import TracksMining
 from marey.pipeline.data.events import Video
 from marey.pipeline.data.shards import counts_row, open_part, write_part
-from marey.pipeline.mining.tracks import TrackMiner, TrackUnit, track_table
+from marey.pipeline.data.source import Reopened
+from marey.pipeline.mining.tracks import TrackMiner, TrackUnit, TrackUnits, track_table
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.runtime.stores import check_not_gone
 from marey.pipeline.stream.graph import Rows
@@ -21,6 +22,19 @@ class TrackWork:
 
     unit: TrackUnit
     video: Video
+
+
+class TrackSupply:
+    """Numbers of units in, units with their rows out: for the one process that knows the corpus."""
+
+    def __init__(self, corpus: Reopened, settings: TracksMining) -> None:
+        self._source = corpus.source
+        self._units = TrackUnits(self._source, settings)
+
+    def __call__(self, number: int) -> TrackWork:
+        """One unit with the row that it is of."""
+        unit = self._units[number]
+        return TrackWork(unit, self._source.video(unit.row))
 
 
 class TrackPart:

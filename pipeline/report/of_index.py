@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marey.configs.errors import MareyError
-from marey.pipeline.data.index import SCHEMA, Index, Video, read_table
+from marey.pipeline.data.events import Video
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.index_files import read_table
 from marey.pipeline.report.charts import bar_chart, sparkline
 from marey.pipeline.report.choose import spread
 from marey.pipeline.report.page import (
@@ -41,7 +43,7 @@ _PLATES = 6
 def index_sections(location: str) -> tuple[str, str, list[Section]]:
     """Title, subtitle and sections of an index."""
     index = Index.load(location)
-    rows = read_table(location, SCHEMA.names).to_pylist()
+    rows = read_table(location).to_pylist()
     refused = [row for row in rows if row["status"] != "ok" or row["error"]]
     sections = [Section("Corpus", _summary(rows))]
     look = _look(index)

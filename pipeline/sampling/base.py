@@ -109,8 +109,9 @@ def one_view(event: Event, view: int, times_s: np.ndarray, **targets: np.ndarray
 
 def usable(event: Event) -> str:
     """Empty when some video of the event can be sampled, else the reason code."""
-    if any(video.has_frames for video in event.videos):
-        return ""
+    for video in event.videos:
+        if video.has_frames:
+            return ""
     return event.videos[0].status if event.videos else "missing_view"
 
 

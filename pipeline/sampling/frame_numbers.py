@@ -22,9 +22,9 @@ def frame_time(video: Video, number: np.ndarray | int) -> np.ndarray:
 
 def shots(video: Video) -> list[tuple[int, int]]:
     """Runs of frames without a cut: [first, stop) frame numbers, in order, none empty."""
-    edges = [0, *sorted({round(cut * video.fps) for cut in video.cuts}), video.frames]
-    inside = [min(max(edge, 0), video.frames) for edge in edges]
-    return [(a, b) for a, b in pairwise(inside) if b > a]
+    fps, frames = video.fps, video.frames
+    cuts = sorted({edge for cut in video.cuts if 0 < (edge := round(cut * fps)) < frames})
+    return [(a, b) for a, b in pairwise([0, *cuts, frames]) if b > a]
 
 
 def spaced(video: Video, step_s: float) -> bool:

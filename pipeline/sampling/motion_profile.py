@@ -9,7 +9,7 @@ from marey.pipeline.data.events import Video
 
 def still(video: Video) -> bool:
     """Whether motion was measured and there is none: all frames are the same picture."""
-    return len(video.motion) > 0 and not np.any(video.motion)
+    return len(video.motion) > 0 and not video.motion.any()
 
 
 def frame_motion(video: Video) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import lgamma
 
 import numpy as np
@@ -40,7 +41,7 @@ class TimePairsSampler:
         for their stacks."""
         if not video.has_frames:
             return []
-        needed = max(self.config.pairs, int(np.ceil(self.config.negative_s * video.fps)) + 2)
+        needed = max(self.config.pairs, math.ceil(self.config.negative_s * video.fps) + 2)
         return stack_runs(video, self.config, needed)
 
     def _reach(self, video: Video) -> int:

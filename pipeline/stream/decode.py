@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from marey.configs.schema import DataConfig
-from marey.pipeline.data.reading import Frames, Wanted
+from marey.pipeline.data.reading import Frames, Reader, Wanted
 from marey.pipeline.data.source import Source
 from marey.pipeline.sampling.shown import unlike_plan, without_contrast
-from marey.pipeline.stream.plan import Plan, PlannedSample, Position, Unit, known_labels
+from marey.pipeline.stream.drawing import Drawing, PlannedSample, Visit, Work, drawing_of
+from marey.pipeline.stream.plan import Plan
 
 CHUNK_BYTES = 256 * 2**20
 """Frames of at most this size are decoded together, so that a long video needs no more memory."""
@@ -34,45 +35,47 @@ class DecodeStage:
     """Units of work in, decoded samples out, one batch of rows an event, or all that a unit has of
     spans.
 
-    Every planned sample comes out exactly once: with its frames, or with the reason why not.
+    Every planned sample comes out exactly once: with its frames, or with the reason why not. It
+    knows how samples are drawn and read, and of the corpus nothing but what a unit carries.
     """
 
-    plan: Plan
-    source: Source
+    drawing: Drawing
+    reader: Reader
     data: DataConfig
-    done: Position
+    together: bool = False
+    """Decode the events of a unit together: spans of one file."""
+    stills: bool = False
+    """Gather events of one frame each into batches worth transporting."""
     suspicious: bool = False
     """Read each video in a process of its own: one of them may have killed this one before."""
 
-    def __post_init__(self) -> None:
-        self._reader = self.source.reader
-        self._labels = known_labels(self.source, self.plan.sampling)
+    @classmethod
+    def of(cls, plan: Plan, source: Source, data: DataConfig) -> DecodeStage:
+        """The stage of a plan's units."""
+        return cls(*settings_of(plan, source, data))
 
-    def __call__(self, unit: Unit) -> Iterator[Rows]:
+    def __call__(self, work: Work) -> Iterator[Rows]:
         """The samples of a unit that are not done, in order."""
-        pending: list[PlannedSample] = []
-        for samples in self.plan.samples(unit, self.source):
-            pending += [sample for sample in samples if sample.number not in self.done]
-            # stills are one sample an event: gather them into batches worth transporting; spans of
-            # one file are decoded together
-            together = self.plan.files is not None or self.plan.stills
-            if not together or (self.plan.stills and len(pending) >= IMAGE_ROWS):
+        pending: list[tuple[Visit, PlannedSample]] = []
+        for visit, samples in self.drawing.samples(work):
+            pending += [(visit, sample) for sample in samples if sample.number not in work.done]
+            if not (self.together or self.stills) or (self.stills and len(pending) >= IMAGE_ROWS):
                 yield from self._chunks(pending)
                 pending = []
         yield from self._chunks(pending)
 
-    def _chunks(self, samples: list[PlannedSample]) -> Iterator[Rows]:
+    def _chunks(self, samples: list[tuple[Visit, PlannedSample]]) -> Iterator[Rows]:
         if samples:
             height, width = self.data.frame_shape
-            size = max(1, CHUNK_BYTES // (len(samples[0].request.times_s) * height * width * 3))
+            frames = len(samples[0][1].request.times_s)
+            size = max(1, CHUNK_BYTES // (frames * height * width * 3))
             for start in range(0, len(samples), size):
                 yield self._rows(samples[start : start + size])
 
-    def _rows(self, samples: list[PlannedSample]) -> Rows:
-        wanted = [
-            Wanted(self.source.event(s.event), s.request.views, s.request.times_s) for s in samples
-        ]
-        read = self._reader.read(
+    def _rows(self, chunk: list[tuple[Visit, PlannedSample]]) -> Rows:
+        visits, samples = zip(*chunk, strict=True)
+        wanted = [Wanted(visit.event, s.request.views, s.request.times_s) for visit, s in chunk]
+        read = self.reader.read(
             wanted, self.data.frame_shape, suspected=self.suspicious, backend=self.data.backend
         )
         rows: Rows = {
@@ -82,8 +85,8 @@ class DecodeStage:
             "frames": read.frames,
             "refused": np.array([self._refusal(w, read, n) for n, w in enumerate(wanted)]),
         }
-        if self._labels is not None:
-            rows["class_id"] = self._labels[[s.event for s in samples]]
+        if visits[0].class_id is not None:
+            rows["class_id"] = np.array([visit.class_id for visit in visits], dtype=np.int64)
         for name in samples[0].request.targets:
             rows[name] = np.stack([s.request.targets[name] for s in samples])
         return rows | read.columns
@@ -96,8 +99,8 @@ class DecodeStage:
                 detail = f" ({lack.error})" if lack.error else ""
                 return f"{OPEN if lack.passes else ''}{video.video_id}: {lack.reason}{detail}"
             slot = np.flatnonzero(wanted.views == view)
-            if self.source.sample_kind is None and len(slot):
-                sampling = self.plan.sampling
+            if not self.drawing.stored and len(slot):
+                sampling = self.drawing.sampling
                 shown_s, times_s = read.shown_s[number, slot], wanted.times_s[slot]
                 reason = unlike_plan(
                     times_s, shown_s, video.fps, sampling.frames_in_a_row,
@@ -109,3 +112,11 @@ class DecodeStage:
                 if reason:
                     return f"{video.video_id}: {reason}"
         return ""
+
+
+def settings_of(
+    plan: Plan, source: Source, data: DataConfig
+) -> tuple[Drawing, Reader, DataConfig, bool, bool]:
+    """What a `DecodeStage` is made of: small when pickled, whatever the corpus."""
+    drawing = drawing_of(source, plan.sampling, plan.seed)
+    return drawing, source.reader, data, plan.files is not None, plan.stills

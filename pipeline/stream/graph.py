@@ -1,6 +1,9 @@
 """The one stage graph: units of work in, rows out, in this process or as Ray Data actors.
 
-    units -> stage 1 (reads files) -> rows -> stage 2 (encodes) -> rows -> ...
+    keys -> supply (knows the corpus) -> units -> stage 1 (reads files) -> rows -> stage 2 -> ...
+
+A key is a number or two. One process turns keys into units, which carry all that the stages have to
+know of the corpus: what the others are given is of one size, whatever the corpus.
 
 Training, embedding and mining each list their stages and use this. A stage is a plain callable
 that knows nothing of Ray: how it is started and supplied, that a unit of work which killed its
@@ -40,9 +43,11 @@ if TYPE_CHECKING:
     import ray.data
 
 UNIT_BLOCKS = 16_384
-"""Input blocks that Ray Data gets at a time (docs/decisions/007-turns.md)."""
+"""Blocks of units that Ray Data decodes at a time (docs/decisions/007-turns.md)."""
 TURN_UNITS = 4 * UNIT_BLOCKS
 """Units that Ray Data gets at a time: what a block gives must fit in the store once an actor."""
+KEYS = 64
+"""Keys in a block: each costs a millisecond before anything is decoded."""
 WAITING = 16
 """Results of a graph of one stage that may wait, for each thread: they are counts, not frames."""
 Rows = dict[str, np.ndarray]
@@ -79,9 +84,12 @@ class Stage:
     """Below which its processes may read."""
 
 
-def run(units: Iterable[Any], stages: Sequence[Stage], engine: Engine) -> Iterator[Rows]:
+def run(
+    units: Iterable[Any], stages: Sequence[Stage], engine: Engine, supply: Stage | None = None
+) -> Iterator[Rows]:
     """Take all units through all stages; gives the rows of the last.
 
+    supply: makes a function that gives the unit of a key; `units` are keys then.
     engine: `ray` (actors on this machine or a cluster, see `ray_session`) or `local` (the first
     stage in threads of this process, one a core, the others in the caller's). Where there is no
     unit, nothing is started. A unit at which every process dies gives no row.
@@ -92,12 +100,12 @@ def run(units: Iterable[Any], stages: Sequence[Stage], engine: Engine) -> Iterat
         return
     left = itertools.chain([first], left)
     if engine == "ray":
-        yield from _run_on_ray(left, stages)
+        yield from _run_on_ray(left, stages, supply)
         return
     alone = len(stages) == 1
     # a thread a core is enough, unless a later stage computes while these wait
     with threads(1) if alone else nullcontext():
-        yield from run_here(left, stages, waiting=WAITING if alone else 1)
+        yield from run_here(left, stages, waiting=WAITING if alone else 1, supply=supply)
 
 
 def run_here(
@@ -105,11 +113,14 @@ def run_here(
     stages: Sequence[Stage],
     workers: int | None = None,
     waiting: int = 1,
+    supply: Stage | None = None,
 ) -> Iterator[Rows]:
     """`run` in this process, for a caller that has set the threads of its libraries.
 
     workers: threads of the first stage; one a core if unset. waiting: see `ahead`, for each.
     """
+    if supply is not None:
+        units = map(supply.make(), units)
     first, *rest = (stage.make() for stage in stages)
     workers = workers or default_workers()
     rows: Iterator[Rows] = ahead(first, units, workers, waiting * workers)
@@ -141,24 +152,46 @@ def ahead(
                 job.cancel()
 
 
-def _run_on_ray(units: Iterator[Any], stages: Sequence[Stage]) -> Iterator[Rows]:
+def _run_on_ray(
+    units: Iterator[Any], stages: Sequence[Stage], supply: Stage | None
+) -> Iterator[Rows]:
     """`run` as Ray Data actors, in turns of `TURN_UNITS` units."""
     with ray_session() as cpus:
         parts = shares(cpus, gpu_count(), [stage.needs for stage in stages])
         while turn := list(itertools.islice(units, TURN_UNITS)):
             # as one split, so that Ray runs the graph, and writes its log, in an actor of its own
-            rows: Any = dataset(turn, stages, parts).streaming_split(1, equal=False)[0]
+            rows: Any = dataset(turn, stages, parts, supply).streaming_split(1, equal=False)[0]
             yield from rows.iter_batches(batch_size=None, batch_format="numpy")
 
 
 def dataset(
-    units: Iterable[Any], stages: Sequence[Stage], parts: Sequence[Share]
+    units: Iterable[Any],
+    stages: Sequence[Stage],
+    parts: Sequence[Share],
+    supply: Stage | None = None,
 ) -> ray.data.Dataset:
-    """The rows of the last stage as a Ray Data dataset: made when they are asked for, in order."""
+    """The rows of the last stage as a Ray Data dataset: made when they are asked for, in order.
+
+    parts: what each stage is given of the cluster. supply: see `run`.
+    """
     import ray.data
 
+    todo = list(units)
+    together = -(-len(todo) // UNIT_BLOCKS) if todo else 1
     # blocks in the store: from_arrow would run a task for each, and wait for a CPU slot to do so
-    data = ray.data.from_blocks(unit_blocks(units))
+    blocks = unit_blocks(todo, UNIT_BLOCKS if supply is None else -(-len(todo) // KEYS))
+    data = ray.data.from_blocks(blocks)
+    if supply is not None:
+        data = data.map_batches(
+            SupplyActor,
+            fn_constructor_args=(supply,),
+            batch_size=KEYS,
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=0,  # it is idle most of the time, and takes no slot from those that decode
+            ray_remote_args_fn=actor_retries,
+        )
+        # done in the same actor: Ray fuses the two
+        data = data.repartition(target_num_rows_per_block=together)
     for number, (stage, part) in enumerate(zip(stages, parts, strict=True)):
         least = part.actors if part.fixed else 1
         data = data.map_batches(
@@ -173,17 +206,30 @@ def dataset(
     return data
 
 
-def unit_blocks(units: Iterable[Any]) -> list[pa.Table]:
-    """Units as input blocks: one a block, or evenly several where there are many.
+def unit_blocks(units: Iterable[Any], most: int | None = None) -> list[pa.Table]:
+    """Units as input blocks: one a block, or evenly several where there are more than `most`.
 
+    most: by default `UNIT_BLOCKS`.
     The blocks are data in the object store, not read tasks: no task ever needs a CPU slot.
     """
     rows = [pickle.dumps(unit) for unit in units]
-    ends = np.linspace(0, len(rows), min(len(rows), UNIT_BLOCKS) + 1).astype(int)
+    ends = np.linspace(0, len(rows), min(len(rows), most or UNIT_BLOCKS) + 1).astype(int)
     return [
         pa.table({"unit": pa.array(rows[start:stop], pa.binary())})
         for start, stop in itertools.pairwise(ends.tolist())
     ]
+
+
+class SupplyActor:
+    """The supply as a Ray Data actor: `unit` in (pickled keys), `unit` out (pickled units)."""
+
+    def __init__(self, supply: Stage) -> None:
+        self._unit_of = _made(supply)
+
+    def __call__(self, keys: Rows) -> Iterator[pa.Table]:
+        for key in keys["unit"]:
+            unit = pickle.dumps(self._unit_of(pickle.loads(key)))
+            yield pa.table({"unit": pa.array([unit], pa.binary())})
 
 
 class UnitActor:

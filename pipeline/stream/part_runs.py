@@ -22,10 +22,12 @@ def run_parts(
     units: Callable[[list[int]], Iterable[Any]],
     stages: Sequence[Stage],
     engine: Engine,
+    supply: Stage | None = None,
 ) -> Iterator[Rows]:
     """Make the parts with these numbers; gives the last stage's row of each part that is written.
 
-    units: the units of work of parts with these ascending numbers. The rows of the last stage have
+    units: the units of work of parts with these ascending numbers, or the keys for which `supply`
+    makes units (see `graph.run`). The rows of the last stage have
     `part` int64 [n] and `open` str [n]: empty, or why the part could not be made for now. Those are
     tried again when all others are made.
     Raises UnfinishedError when some are left open then.
@@ -34,7 +36,7 @@ def run_parts(
     why: dict[int, str] = {}
     for _ in range(ROUNDS):
         why = dict.fromkeys(left, DIED)
-        for rows in run(units(left), stages, engine):
+        for rows in run(units(left), stages, engine, supply):
             made = rows["open"] == ""
             for number, reason in zip(rows["part"].tolist(), rows["open"].tolist(), strict=True):
                 why[number] = reason

@@ -7,9 +7,10 @@ position is the set of numbers that it has trained on, so that resuming skips wi
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -17,12 +18,12 @@ import numpy as np
 
 from marey.configs.errors import InputError
 from marey.configs.sampling import Sampling
-from marey.pipeline.data.events import Event
 from marey.pipeline.data.mixture import Mixture, weighted_visits
-from marey.pipeline.data.source import Source
+from marey.pipeline.data.source import Source, events_at, in_order
 from marey.pipeline.runtime.progress import each
-from marey.pipeline.sampling import Sampler, SampleRequest, build_sampler, event_rng
+from marey.pipeline.sampling import event_rng
 from marey.pipeline.sampling.labelled import label_is_kept, visits
+from marey.pipeline.stream.drawing import PlannedSample, Visit, Work, drawing_of
 
 INSTEAD = {
     "missing_view": "; it takes events with two synchronised cameras (`marey index --views`); with "
@@ -50,17 +51,6 @@ class Unit:
     epoch: int
     start: int
     stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSample:
-    """A sample's number, the event it comes from, and the frames it needs."""
-
-    number: int
-    event: int
-    place: int
-    """The sample's number among those of any epoch, in the source's order."""
-    request: SampleRequest
 
 
 @dataclass
@@ -181,21 +171,39 @@ class Plan:
                 if done is None or not done.has_range(int(numbers[start]), int(numbers[stop])):
                     yield Unit(epoch, start, stop)
 
+    def work(
+        self, unit: Unit, source: Source, done: Position, labels: np.ndarray | None = None
+    ) -> Work:
+        """What the process that decodes a unit is told: the rows of its events, and more.
+
+        labels: of `known_labels`.
+        """
+        order, numbers, _ = self._visits(unit.epoch)
+        chosen = order[unit.start : unit.stop]
+        events = self.events[chosen]
+        firsts = numbers[unit.start : unit.stop + 1].tolist()
+        visits = map(
+            Visit,
+            events_at(source, events),
+            events.tolist(),
+            self.visit[chosen].tolist(),
+            firsts,
+            self.counts[chosen].tolist(),
+            self._places[chosen].tolist(),
+            [None] * len(chosen) if labels is None else labels[events].tolist(),
+        )
+        used = frozenset(done.within(firsts[0], firsts[-1]))
+        return Work(unit.epoch, tuple(visits), used)
+
     def samples(self, unit: Unit, source: Source) -> Iterator[list[PlannedSample]]:
         """The samples of a unit, one list an event, in the order of their numbers."""
-        sampler = _sampler(source, self.sampling)
-        order, numbers, _ = self._visits(unit.epoch)
-        for place in range(unit.start, unit.stop):
-            event = int(self.events[order[place]])
-            home = int(self._places[order[place]])
-            value = source.event(event)
-            visit = int(self.visit[order[place]])
-            name = f"{value.event_id} {visit}" if visit else value.event_id
-            requests = sampler.plan(value, event_rng(self.seed, unit.epoch, name))
-            first = int(numbers[place])
-            if len(requests) != int(numbers[place + 1]) - first:
-                raise RuntimeError(f"the sampler broke its count for {value.event_id}")
-            yield [PlannedSample(first + n, event, home + n, r) for n, r in enumerate(requests)]
+        drawing = drawing_of(source, self.sampling, self.seed)
+        for _, samples in drawing.samples(self.work(unit, source, Position())):
+            yield samples
+
+    def for_others(self) -> Plan:
+        """The plan as it is sent to other processes: without what can be worked out again."""
+        return replace(self, _latest=None)
 
 
 def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> Plan:
@@ -203,21 +211,19 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
 
     Raises InputError, naming the reasons, when no event gives a sample.
     """
-    sampler = _sampler(source, sampling)
-    events, counts, frames = [], [], []
-    files: list[int] = []
+    sampler = drawing_of(source, sampling, seed).sampler
+    events, counts, frames, files = (array("q") for _ in range(4))
     file, shared = "", False
     refused: Counter[str] = Counter()
     names: list[tuple[str, str]] = []
     weighted = sampling.follows_motion and not source.stills
     unweighted = 0
-    for number in each(range(len(source)), "plan", "events"):
-        event = source.event(number)
+    for number, event in enumerate(each(in_order(source), "plan", "events", len(source))):
         count, reason = sampler.count(event)
         if count:
             events.append(number)
             counts.append(count)
-            frames.append(sum(video.frames for video in event.videos))
+            frames.append(sum([video.frames for video in event.videos]))
             first = event.videos[0]
             same = first.start_s is not None and first.uri == file
             shared |= same
@@ -235,7 +241,9 @@ def make_plan(source: Source, sampling: Sampling, *, seed: int, epochs: int) -> 
             f"none of the {len(source)} events of {source.location} gives a sample of kind "
             f"{sampling.kind!r} ({reasons or 'the index is empty'}){instead}"
         )
-    columns = np.array([events, counts, frames, files], dtype=np.int64)
+    columns = np.stack(
+        [np.array(column, dtype=np.int64) for column in (events, counts, frames, files)]
+    )
     visit = np.zeros(len(events), dtype=np.int64)
     labels = known_labels(source, sampling)
     part = sampling.part_labelled if labels is not None else None
@@ -282,29 +290,6 @@ def known_labels(source: Source, sampling: Sampling) -> np.ndarray | None:
     return known
 
 
-class _Stored:
-    """The sampler of stored samples: each row is one."""
-
-    num_frames = 0
-
-    def count(self, event: Event) -> tuple[int, str]:
-        return 1, ""
-
-    def plan(self, event: Event, rng: np.random.Generator) -> list[SampleRequest]:
-        return [SampleRequest(np.zeros(1, np.int64), np.zeros(1), {})]
-
-
-def _sampler(source: Source, sampling: Sampling) -> Sampler:
-    if source.sample_kind is None:
-        return build_sampler(sampling)
-    if source.sample_kind != sampling.kind:
-        raise InputError(
-            f"{source.location} holds samples of kind {source.sample_kind!r}; this method trains "
-            f"on {sampling.kind!r} (mine those, or give an index)"
-        )
-    return _Stored()
-
-
 def _starts(counts: np.ndarray) -> np.ndarray:
     """int64 [E + 1]: where each of a row of runs begins, and the end of the last."""
     return np.concatenate([[0], np.cumsum(counts)])
@@ -339,6 +324,12 @@ class Position:
         return stop <= self.below or all(
             n in self.ahead for n in range(max(start, self.below), stop)
         )
+
+    def within(self, start: int, stop: int) -> Iterator[int]:
+        """The numbers of [start, stop) that are used."""
+        yield from range(start, min(stop, self.below))
+        if self.ahead:
+            yield from (n for n in range(max(start, self.below), stop) if n in self.ahead)
 
     def add(self, numbers: Iterable[int]) -> None:
         """Note samples as used. Raises RuntimeError when one is used twice."""

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marey.configs.schema import DataConfig
-from marey.pipeline.data.source import Source, open_source
-from marey.pipeline.stream.decode import DecodeStage, Rows
+from marey.pipeline.data.source import Reopened, Source, open_source
+from marey.pipeline.stream.decode import DecodeStage, Rows, settings_of
 from marey.pipeline.stream.graph import TURN_UNITS, Stage, ahead, dataset, run_here
 from marey.pipeline.stream.plan import Plan, Position
 from marey.pipeline.stream.resources import Budget
+from marey.pipeline.stream.supply import UnitSupply
 
 if TYPE_CHECKING:
     import ray.data
@@ -67,14 +68,10 @@ def stream_here(
     """The samples of a plan, decoded in threads of this process, in order."""
     stages = [
         # 1. Decode: a thread a core, or as many as were asked for.
-        Stage(partial(DecodeStage, plan, source, data, done or Position())),
+        Stage(partial(DecodeStage, *settings_of(plan, source, data))),
     ]
-    yield from _split_ahead(run_here(plan.units(done), stages, data.decode_actors))
-
-
-def decode_at(plan: Plan, location: str, data: DataConfig, done: Position) -> DecodeStage:
-    """The decode stage over a source that is opened here."""
-    return DecodeStage(plan, open_source(location), data, done)
+    supply = Stage(partial(UnitSupply, plan, Reopened(source), done))
+    yield from _split_ahead(run_here(plan.units(done), stages, data.decode_actors, supply=supply))
 
 
 def stream_ray(
@@ -89,12 +86,16 @@ def stream_ray(
 
     turn: units of work, of those that are not done, that it holds at most.
     """
+    source = open_source(location)
+    # 0. Supply: one actor opens the corpus, and gives every unit the rows of its events.
+    supply = Stage(partial(UnitSupply, plan.for_others(), Reopened(source), done))
     stages = [
         # 1. Decode: what the trainers leave of the CPUs, an actor each (or a quarter of the GPUs,
         #    where these decode): see `resources.budget`.
-        Stage(partial(decode_at, plan, location, data, done)),
+        Stage(partial(DecodeStage, *settings_of(plan, source, data))),
     ]
-    return dataset(itertools.islice(plan.units(done), turn), stages, [share.of_actors])
+    units = itertools.islice(plan.units(done), turn)
+    return dataset(units, stages, [share.of_actors], supply=supply)
 
 
 def rows_of_shard(shard: Any, prefetch: int) -> Iterator[Sample]:

@@ -12,9 +12,11 @@ import numpy as np
 from marey.configs.errors import InputError, SettingError
 from marey.configs.schema import RunConfig
 from marey.models.method import Corpus, find_method
-from marey.pipeline.data.index import SCHEMA, Index, read_table
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.index_files import read_table
 from marey.pipeline.data.reading import Wanted
 from marey.pipeline.data.source import Source, open_source
+from marey.pipeline.stream.drawing import drawing_of
 from marey.pipeline.stream.plan import Plan, Position, make_plan
 from marey.pipeline.training.fake_step import StepCost, augmented, skeleton, step_cost
 from marey.pipeline.training.job import Job
@@ -179,11 +181,11 @@ def _frames(plan: Plan, source: Source) -> int:
 def decode_rate(plan: Plan, source: Source, shape: tuple[int, int]) -> float | None:
     """Frames per CPU second, measured on the plan's first events; None where none can be read."""
     frames, begun, used = 0, time.monotonic(), time.process_time()
+    drawing = drawing_of(source, plan.sampling, plan.seed)
     for unit in plan.units(Position()):
-        for samples in plan.samples(unit, source):
+        for visit, samples in drawing.samples(plan.work(unit, source, Position())):
             wanted = [
-                Wanted(source.event(one.event), one.request.views, one.request.times_s)
-                for one in samples
+                Wanted(visit.event, one.request.views, one.request.times_s) for one in samples
             ]
             read = source.reader.read(wanted, shape)
             whole = sum(lack is None for lack in read.lacks)
@@ -198,7 +200,7 @@ def _corpus_bytes(source: Source) -> int | None:
     if not isinstance(source, Index):
         return None
     try:
-        table = read_table(source.location, SCHEMA.names, ["bytes"])
+        table = read_table(source.location, ["bytes"])
     except InputError:  # an index that lies in no file
         return None
     return int(np.nansum(table["bytes"].to_numpy().astype(np.float64)))

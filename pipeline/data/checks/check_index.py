@@ -22,7 +22,8 @@ from marey.pipeline.data.checks.finding import KEPT, KINDS, Finding
 from marey.pipeline.data.checks.glimpse import Glimpse, glimpse
 from marey.pipeline.data.checks.of_videos import faults_of_look, faults_of_row
 from marey.pipeline.data.events import Event
-from marey.pipeline.data.index import SCHEMA, Index, read_table
+from marey.pipeline.data.index import Index
+from marey.pipeline.data.index_files import read_table
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 
 LOOK_LIMIT_S = 600.0
@@ -124,12 +125,12 @@ def _each(
 
 def _column(location: str, name: str) -> dict[str, Any]:
     """A column of the index by video."""
-    table = read_table(location, SCHEMA.names, ["video_id", name])
+    table = read_table(location, ["video_id", name])
     return dict(zip(table["video_id"].to_pylist(), table[name].to_pylist(), strict=True))
 
 
 def clean_table(location: str, checked: Checked) -> pa.Table:
     """The rows of an index that are sound."""
-    table = read_table(location, SCHEMA.names)
+    table = read_table(location)
     bad = pa.array(sorted(checked.unsound), pa.string())
     return table.filter(pc.invert(pc.is_in(table["video_id"], bad)))  # type: ignore[attr-defined]
