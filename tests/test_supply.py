@@ -1,4 +1,4 @@
-"""Units carry what they need: what decodes knows no corpus, and is given as little for a large one."""
+"""Units carry what they need: what decodes knows no corpus, and is given no more of a large one."""
 
 import pickle
 
