@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, get_worker_info
 
 from marey.configs import plugins
-from marey.configs.errors import InputError, SettingError, UsageError
+from marey.configs.errors import InputError, SettingError
 from marey.configs.load import override, read_preset, run_config
 from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import find_method
-from marey.pipeline.data.build_index import Motion, probe_corpus, write_index
+from marey.pipeline.data.build_index import Motion, check_place, probe_corpus, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import ListOptions, Times
@@ -97,7 +97,7 @@ def index(
     """Describe a corpus without decoding it, as `marey index` does: one row per video or span.
 
     sources: folders, files, or lists of videos and spans. out: the Parquet file to write, its name
-    ending in `.parquet`.
+    ending in `.parquet`, or a folder for an index in parts, its name ending in `/`.
     views: regular expression with the groups `event` and `view` (and perhaps `label`).
     labels_from: `folder`, or a regular expression with the group `label`.
     columns, root, times, rows_at: how lists are read, see `ListOptions`.
@@ -106,10 +106,9 @@ def index(
     layout: how the videos lie in storage, where it shall not be recognised. frames_fps: the sources
     are folders of numbered images, so many per second.
     Returns the opened index; what could not be read has a row with `status` and `error`.
-    Raises InputError where a source does not exist, UsageError for another suffix.
+    Raises InputError where a source does not exist, UsageError for an `out` that ends in neither.
     """
-    if not str(out).endswith(".parquet"):
-        raise UsageError(f"out={out}: an index is one file whose name ends in .parquet")
+    check_place(str(out))
     listed = [sources] if isinstance(sources, str | Path) else list(sources)
     parts = probe_corpus(
         [str(source) for source in listed],

@@ -112,7 +112,12 @@ def _index(command: _Adds) -> None:
         "source", nargs="+",
         help="folder, file, glob, list file (.csv, .tsv, .json, .jsonl, .parquet, .txt) or URI",
     )  # fmt: skip
-    made.add_argument("-o", "--out", required=True, help="index to write (.parquet)")
+    made.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        help="index to write: a .parquet file, or FOLDER/ for one in parts",
+    )
     made.add_argument(
         "--views",
         help="regular expression with the groups event and view, or label, or a CSV of placements",

@@ -13,15 +13,13 @@ from marey.pipeline.cli.outcome import DONE, REFUSED, Result
 
 def index(options: argparse.Namespace) -> Result:
     """Describe a corpus: probe every file, write the index, name what is bad."""
-    from marey.pipeline.cli.locations import check_suffix
-
-    check_suffix(options.out, ".parquet", "an index")
-    from marey.pipeline.data.build_index import probe_corpus, summarise, write_index
+    from marey.pipeline.data.build_index import check_place, probe_corpus, summarise, write_index
     from marey.pipeline.data.layouts.known import layout_of
     from marey.pipeline.data.list_files import ListOptions, read_columns
     from marey.pipeline.runtime.cores import default_workers
     from marey.pipeline.runtime.progress import Progress, print_first
 
+    check_place(options.out)
     if options.sync and not options.views:
         raise UsageError("--sync needs --views, which says which videos show one event")
     for name in ("workers", "time_limit", "sync_within"):

@@ -18,10 +18,11 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marey.configs.errors import InputError, UnfinishedError
+from marey.configs.errors import InputError, UnfinishedError, UsageError
 from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job, LayoutOf
 from marey.pipeline.data.guess_views import Guess, guess_views
 from marey.pipeline.data.index_files import SCHEMA, completed
+from marey.pipeline.data.index_writer import file_content, write_parts
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
 from marey.pipeline.data.renew_index import Renewal, renew, summary_of
@@ -289,25 +290,39 @@ def summarise(tables: Iterable[pa.Table]) -> Summary:
     return summary
 
 
-def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
-    """Write an index whole, or not at all, in row groups of `PART_ROWS` rows.
+def check_place(location: str) -> None:
+    """Raises UsageError where an index cannot be written: see `write_index`."""
+    if not location.endswith((".parquet", "/")):
+        raise UsageError(
+            f"-o {location}: an index is a .parquet file, or a folder of parts, whose name ends in "
+            f"/; for example -o {location}.parquet or -o {location}/"
+        )
 
-    The roots that it records are those of the first table. Memory: one table of `tables`, and the
-    compressed file.
+
+def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
+    """Write an index whole, or not at all: as one file, in row groups of `PART_ROWS` rows, or in a
+    folder as parts (`index_writer`).
+
+    location: ends in `.parquet`, or in `/` for a folder. The roots that it records are those of the
+    first table. Memory: one table of `tables`, and the compressed file, or one part.
+    Raises UsageError for other locations.
     """
-    home, name = _split(location)
-    buffer = io.BytesIO()
+    check_place(location)
     left: Iterator[pa.Table] = iter([tables] if isinstance(tables, pa.Table) else tables)
     first: pa.Table = next(left, SCHEMA.empty_table())
     schema = SCHEMA.with_metadata(first.schema.metadata)
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
-        for table in itertools.chain([first], left):
-            whole = completed(table).replace_schema_metadata(schema.metadata)
-            writer.write_table(whole, row_group_size=PART_ROWS)
-    home.write(name, buffer.getvalue())
+    whole = (
+        completed(table).replace_schema_metadata(schema.metadata)
+        for table in itertools.chain([first], left)
+    )
+    if location.endswith("/"):
+        write_parts(whole, schema, location)
+        return
+    home, name = _split(location)
+    home.write(name, file_content(whole, schema, PART_ROWS))
 
 
 def _split(location: str) -> tuple[Folder, str]:
-    """The folder of a file, and its name there."""
-    folder, name = split(location)
+    """The folder in which a file, or a folder of parts, lies, and its name there."""
+    folder, name = split(location.rstrip("/"))
     return Folder(folder), name

@@ -1,17 +1,21 @@
-"""In which Parquet files does an index lie, and how are its columns read without holding all?"""
+"""In which Parquet files does an index lie, and how are its columns read without holding all?
+
+In one file, or in a folder of parts (`index_manifest`), whose rows follow each other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError
+from marey.pipeline.data.index_manifest import AGAIN, is_index_folder, read_manifest
 from marey.pipeline.runtime.range_file import RangeFile
-from marey.pipeline.runtime.storage import is_remote, local_path
+from marey.pipeline.runtime.storage import Folder, is_remote, local_path
 
 SCHEMA = pa.schema(
     [
@@ -49,6 +53,8 @@ LATER_COLUMNS = ("frame_times", "start_s", "end_s", "split", "extra")
 a whole file."""
 SLICE = 10_000
 """Values of a column that are Python objects, or read, at a time."""
+FEW = 4
+"""So many columns of a part are read by ranges; of more, the part is fetched whole."""
 _CHUNK = 100_000
 """Values of a column that lie together in memory."""
 
@@ -61,16 +67,20 @@ class IndexFiles:
     """
 
     def __init__(self, location: str) -> None:
-        """Reads the footer. Raises InputError where it is no index, saying what is wrong."""
+        """Reads the first footer. Raises InputError where it is no index, saying what is wrong."""
         self.location = location
-        self._paths = [location if is_remote(location) else local_path(location)]
-        if not is_remote(location) and not local_path(location).is_file():
-            raise InputError(f"no such file: {location}")
-        with self._faults(), _opened(self._paths[0]) as file:
+        parts = read_manifest(location) if is_index_folder(location) else []
+        self._files: list[tuple[str, int | None]] = [
+            (Folder(location).join(part.name), part.bytes) for part in parts
+        ] or [(location, None)]
+        with self._opened(0, whole=False) as file:
             there = file.schema_arrow.names
             self.metadata = file.schema_arrow.metadata
-            self.num_rows: int = file.metadata.num_rows
-            self._sizes = _sizes(file)
+            first = file.metadata.num_rows
+            sizes = _sizes(file)
+        self.num_rows: int = sum(part.rows for part in parts) or first
+        share = self.num_rows / max(1, first)
+        self._sizes = {name: int(size * share) for name, size in sizes.items()}
         self._absent = [name for name in LATER_COLUMNS if name not in there]
         lacking = [name for name in SCHEMA.names if name not in (*there, *self._absent)]
         if lacking:
@@ -81,23 +91,23 @@ class IndexFiles:
         self.names = [*there, *self._absent]
 
     def nbytes(self, names: Sequence[str]) -> int:
-        """What some columns take in memory, about: their encoded size before compression."""
+        """What some columns take in memory, about: their encoded size before compression, where
+        all parts are like the first."""
         return sum(self._sizes.get(name, 0) for name in names)
 
     def batches(self, names: Sequence[str], size: int = SLICE) -> Iterator[pa.RecordBatch]:
         """Some columns, so many rows at a time, in the order of the rows."""
         stored = [name for name in names if name not in self._absent]
-        with self._faults():
-            for path in self._paths:
-                with _opened(path) as file:
-                    for batch in file.iter_batches(size, columns=stored, use_threads=False):
-                        columns = {
-                            name: batch.column(name)
-                            if name in stored
-                            else pa.nulls(len(batch), SCHEMA.field(name).type)
-                            for name in names
-                        }
-                        yield pa.RecordBatch.from_pydict(columns)
+        for number in range(len(self._files)):
+            with self._opened(number, whole=len(names) > FEW) as file:
+                for batch in file.iter_batches(size, columns=stored, use_threads=False):
+                    columns = {
+                        name: batch.column(name)
+                        if name in stored
+                        else pa.nulls(len(batch), SCHEMA.field(name).type)
+                        for name in names
+                    }
+                    yield pa.RecordBatch.from_pydict(columns)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column, in little more memory than it needs in the end.
@@ -124,11 +134,27 @@ class IndexFiles:
         return table.replace_schema_metadata(self.metadata)
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _opened(self, number: int, *, whole: bool) -> Iterator[pq.ParquetFile]:
+        """One of the files. whole: most of it is going to be read, so that a part of an object
+        store is fetched at once. Raises InputError for one that is not there, or is damaged."""
+        path, size = self._files[number]
+        remote = is_remote(path)
+        if not remote and not local_path(path).is_file():
+            lost = f"; {self.location} names it: {AGAIN}" if size is not None else ""
+            raise InputError(f"no such file: {path}{lost}")
         try:
-            yield
+            target: Any = RangeFile(path) if remote else local_path(path)
+            found = target.size if remote else target.stat().st_size
+            if size is not None and found != size:
+                raise InputError(
+                    f"{path} is damaged: it has {found} bytes, {self.location} says {size}; {AGAIN}"
+                )
+            if remote and whole and size is not None:
+                target = pa.BufferReader(target.fetch(0, found))
+            with pq.ParquetFile(target, buffer_size=2**20) as file:
+                yield file
         except (OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"{self.location} is not a Parquet file: {error}") from error
+            raise InputError(f"{path} is not a Parquet file: {error}") from error
 
 
 def completed(table: pa.Table) -> pa.Table:
@@ -159,9 +185,3 @@ def _sizes(file: pq.ParquetFile) -> dict[str, int]:
             name = column.path_in_schema.partition(".")[0]
             sizes[name] = sizes.get(name, 0) + column.total_uncompressed_size
     return sizes
-
-
-def _opened(path: str | Path) -> pq.ParquetFile:
-    if isinstance(path, Path):
-        return pq.ParquetFile(path, buffer_size=2**20)
-    return pq.ParquetFile(RangeFile(path), buffer_size=2**20)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from marey.configs.errors import InputError, UsageError
 from marey.pipeline.data.corpus import Corpus
 from marey.pipeline.data.index_files import completed, read_table
+from marey.pipeline.data.index_manifest import MANIFEST
 from marey.pipeline.data.listing import Listed
 from marey.pipeline.runtime.address import place_of
 from marey.pipeline.runtime.roots import recorded
@@ -48,7 +49,7 @@ def renew(location: str, corpus: Corpus, how: Renewal) -> Renewed:
     of one event.
     """
     table = completed(read_table(location))
-    written_s = 0.0 if is_remote(location) else local_path(location).stat().st_mtime
+    written_s = 0.0 if is_remote(location) else _written_s(location)
     known = _Known(table)
     listed: dict[str, list[Listed]] = defaultdict(list)
     for row in corpus.rows:
@@ -78,6 +79,11 @@ def renew(location: str, corpus: Corpus, how: Renewal) -> Renewed:
     roots = corpus.roots.and_those_of(table.schema.metadata)
     kept = kept.replace_schema_metadata(recorded(roots))
     return Renewed(kept, replace(corpus, rows=rest, roots=roots), new, changed, gone)
+
+
+def _written_s(location: str) -> float:
+    path = local_path(location)
+    return (path / MANIFEST if path.is_dir() else path).stat().st_mtime
 
 
 class _Known:

@@ -17,6 +17,7 @@ from marey.configs.errors import InputError
 from marey.pipeline.data.events import Event, Video
 from marey.pipeline.data.images import ImageFolder, ImageTable, has_images, is_image_table
 from marey.pipeline.data.index import Index
+from marey.pipeline.data.index_manifest import is_index_folder
 from marey.pipeline.data.reading import Reader
 from marey.pipeline.data.recognised import Register
 from marey.pipeline.data.shards import MANIFEST, UNFINISHED
@@ -191,7 +192,9 @@ def _is_shards(location: str) -> bool:
     )
 
 
-register_source("index of videos", _is_file, Index.load)
+register_source(
+    "index of videos", lambda place: _is_file(place) or is_index_folder(place), Index.load
+)
 register_source("table of images", _is_image_table, ImageTable)
 register_source("folder of images", _is_image_folder, ImageFolder)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from marey.configs.errors import InputError
+from marey.pipeline.data.index_manifest import is_index_folder
 from marey.pipeline.data.shards import MANIFEST
 from marey.pipeline.embedding.folder_meta import is_whole
 from marey.pipeline.report.of_embeddings import embedding_sections
@@ -52,7 +53,7 @@ def write_report(
     folder = Folder(target)
     if not folder.exists():
         raise InputError(f"{target}: no such run, index or embeddings folder")
-    if target.endswith(".parquet"):
+    if target.endswith(".parquet") or is_index_folder(target):
         page = index_sections(target)
     elif folder.exists("metrics.jsonl"):
         page = run_sections(target)
@@ -62,7 +63,8 @@ def write_report(
         page = embedding_sections(target, baseline=baseline, labels=labels, fetch=fetch)
     else:
         raise InputError(
-            f"{target} is neither a run (metrics.jsonl), an index (.parquet), "
+            f"{target} is neither a run (metrics.jsonl), an index (.parquet, or "
+            "index.json), "
             "shards (manifest.json) nor a folder of embeddings (parts/*.parquet)"
         )
     write_page(str(out), *page)

@@ -45,8 +45,7 @@ class Roots:
 
     def and_those_of(self, metadata: Mapping[bytes, bytes] | None) -> Roots:
         """These and the roots that an index records."""
-        more = json.loads((metadata or {}).get(NOTE, b"[]"))
-        return Roots.of([*self.places, *more])
+        return Roots.of([*self.places, *places_of(metadata)])
 
     def check(self, uri: str) -> None:
         """Raise InputError for a file that does not lie below a root, its links followed.
@@ -125,6 +124,11 @@ def declare(places: Iterable[str]) -> None:
 def recorded(roots: Roots) -> dict[bytes, bytes]:
     """Roots as an index records them."""
     return {NOTE: json.dumps(roots.places).encode()}
+
+
+def places_of(metadata: Mapping[bytes, bytes] | None) -> list[str]:
+    """The roots that an index records; none where it records nothing."""
+    return json.loads((metadata or {}).get(NOTE, b"[]"))
 
 
 def of_index(metadata: Mapping[bytes, bytes] | None, location: str) -> Roots:
