@@ -24,7 +24,7 @@ from marey.configs.load import override, read_preset, run_config
 from marey.configs.schema import RunConfig
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import find_method
-from marey.pipeline.data.build_index import Motion, check_place, probe_corpus, write_index
+from marey.pipeline.data.build_index import Motion, Scan, check_place, probe_corpus, write_index
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import ListOptions, Times
@@ -89,6 +89,7 @@ def index(
     rows_at: str = "",
     renewal: Renewal | None = None,
     motion: Motion = "packets",
+    scan: Scan = "header",
     workers: int | None = None,
     time_limit_s: float = 600.0,
     layout: str | None = None,
@@ -102,6 +103,7 @@ def index(
     labels_from: `folder`, or a regular expression with the group `label`.
     columns, root, times, rows_at: how lists are read, see `ListOptions`.
     renewal: `append` to the index at `out`, or `refresh` it; None makes it anew.
+    scan: `header` describes MP4 and MOV files by their tables, `full` by all their packets.
     time_limit_s: timeout per file; a file that exceeds it is marked unreadable.
     layout: how the videos lie in storage, where it shall not be recognised. frames_fps: the sources
     are folders of numbered images, so many per second.
@@ -121,6 +123,7 @@ def index(
         workers=workers or default_workers(),
         limit_s=time_limit_s,
         layout=partial(layout_of, name=layout, fps=frames_fps),
+        scan=scan,
     )
     write_index(parts, str(out))
     parts.remove()

@@ -161,6 +161,11 @@ def _index(command: _Adds) -> None:
         help="how motion is measured (packets: without decoding; vectors and flow decode)",
     )  # fmt: skip
     made.add_argument(
+        "--scan", choices=("header", "full"), default="header",
+        help="header: MP4 and MOV files by their tables, a few reads each; full: read every file "
+        "to its end",
+    )  # fmt: skip
+    made.add_argument(
         "--sync", choices=("audio", "motion"),
         help="estimate the clock offsets of an event's views from their sound or their motion",
     )  # fmt: skip

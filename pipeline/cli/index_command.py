@@ -40,6 +40,7 @@ def index(options: argparse.Namespace) -> Result:
         labels_from=options.labels_from,
         lists=lists,
         layout=partial(layout_of, name=options.layout, fps=options.frames_fps),
+        scan=options.scan,
         renewal="append" if options.append else "refresh" if options.refresh else None,
         workers=workers,
         limit_s=options.time_limit,
@@ -64,6 +65,13 @@ def index(options: argparse.Namespace) -> Result:
         f"{options.out}",
         file=sys.stderr,
     )
+    if summary.requests:
+        print(
+            f"{summary.scans['header']} from their headers, {summary.scans['full']} read whole; "
+            f"{summary.read_bytes / 1e6:.1f} MB in {summary.requests} requests (those of local "
+            "files that were read whole are not counted)",
+            file=sys.stderr,
+        )
     figures = {
         "videos": summary.videos,
         "events": summary.events,
@@ -71,6 +79,9 @@ def index(options: argparse.Namespace) -> Result:
         "cut": len(summary.cut),
         "minutes": summary.minutes,
         "status": dict(summary.status),
+        "scans": dict(summary.scans),
+        "read_bytes": summary.read_bytes,
+        "requests": summary.requests,
     }
     if options.sync:
         figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}

@@ -34,7 +34,7 @@ from marey.pipeline.runtime.storage import Folder, split
 from marey.pipeline.runtime.stores import check_not_gone
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video import VideoInfo, probe
-from marey.pipeline.video.probe import Motion, probe_spans
+from marey.pipeline.video.probe import Motion, Scan, probe_spans
 
 LIMITS_S = {"packets": 600.0, "none": 600.0, "vectors": 3600.0, "flow": 3600.0}
 """Seconds that one file may take, by `motion`; the last two decode it."""
@@ -49,7 +49,9 @@ def _silent(done: int, total: int, seconds: float) -> None:
     pass
 
 
-def probe_file(job: Job, motion: Motion, limit_s: float, roots: Roots) -> list[VideoInfo]:
+def probe_file(
+    job: Job, motion: Motion, limit_s: float, roots: Roots, scan: Scan = "full"
+) -> list[VideoInfo]:
     """Describe the parts of a file, in their order, and its further streams where one is the whole.
 
     limit_s: seconds that each stream may take. roots: below which the file must lie.
@@ -61,11 +63,12 @@ def probe_file(job: Job, motion: Motion, limit_s: float, roots: Roots) -> list[V
         roots.check(uri)
     except InputError as error:
         return [VideoInfo(status="unreadable", error=str(error)) for _ in spans]
-    infos = probe_spans(uri, spans, motion=motion, time_limit_s=limit_s)
+    infos = probe_spans(uri, spans, motion=motion, time_limit_s=limit_s, scan=scan)
     if None in spans:
         streams = max(info.streams for info in infos)
         infos += [
-            probe(uri, stream=n, motion=motion, time_limit_s=limit_s) for n in range(1, streams)
+            probe(uri, stream=n, motion=motion, time_limit_s=limit_s, scan=scan)
+            for n in range(1, streams)
         ]
     return infos
 
@@ -90,7 +93,9 @@ def probe_parts(
     left = [(f, n) for n in range(corpus.parts) if n not in done for f in corpus.part(n)]
     jobs = [corpus.job(file) for file, _ in left]
     limit_s = LIMITS_S[corpus.motion] if limit_s is None else limit_s
-    describe = partial(probe_file, motion=corpus.motion, limit_s=limit_s, roots=corpus.roots)
+    describe = partial(
+        probe_file, motion=corpus.motion, limit_s=limit_s, roots=corpus.roots, scan=corpus.scan
+    )
     schema = SCHEMA.with_metadata(recorded(corpus.roots))
     results: Iterator[tuple[int, list[VideoInfo] | Lost]]
     if workers:
@@ -131,14 +136,15 @@ def make_index(
     labels_from: str | None = None,
     lists: ListOptions = USUAL,
     layout: LayoutOf = layout_of,
+    scan: Scan = "header",
     workers: int = 0,
     progress: Progress = _silent,
 ) -> pa.Table:
     """The index of a corpus that fits in memory: one row a video, files sorted by id.
 
-    workers: see `probe_parts`. layout: the layout of a source.
+    workers: see `probe_parts`. layout: the layout of a source. scan: see `probe`.
     """
-    corpus = Corpus.find(sources, views, motion, labels_from, lists, layout)
+    corpus = Corpus.find(sources, views, motion, labels_from, lists, layout, scan)
     parts: dict[int, pa.Table] = {}
     probe_parts(corpus, parts, parts.__setitem__, workers=workers, progress=progress)
     return pa.concat_tables([parts[number] for number in range(corpus.parts)]).combine_chunks()
@@ -210,6 +216,7 @@ def probe_corpus(
     labels_from: str | None = None,
     lists: ListOptions = USUAL,
     layout: LayoutOf = layout_of,
+    scan: Scan = "header",
     workers: int = 1,
     limit_s: float | None = None,
     renewal: Renewal | None = None,
@@ -218,12 +225,12 @@ def probe_corpus(
 ) -> StoredParts:
     """The parts of the index that will stand at `location`; those that are there are kept.
 
-    workers, limit_s: see `probe_parts`. layout: the layout of a source. renewal: what there is of
-    an index at `location` is kept where files did not change, see `renew`. say: called with what
-    was recognised at a source that is no folder of videos, and what stays of an index, before
-    anything is read. Raises UsageError while another process makes it.
+    workers, limit_s: see `probe_parts`. layout: the layout of a source. scan: see `probe`.
+    renewal: what there is of an index at `location` is kept where files did not change, see
+    `renew`. say: called with what was recognised at a source that is no folder of videos, and what
+    stays of an index, before anything is read. Raises UsageError while another process makes it.
     """
-    corpus = Corpus.find(sources, views, motion, labels_from, lists, layout)
+    corpus = Corpus.find(sources, views, motion, labels_from, lists, layout, scan)
     for line in corpus.layouts:
         say(line)
     kept = None
@@ -259,6 +266,12 @@ class Summary:
     """A few events and their views, those with most views first."""
     guess: Guess | None = None
     """Where every event has one view: how their names look as if several cameras had seen them."""
+    scans: Counter[str] = field(default_factory=Counter)
+    """How many videos were described from headers, and how many from all packets."""
+    read_bytes: int = 0
+    """Read from object stores, and of headers, with"""
+    requests: int = 0
+    """so many requests."""
     status: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[str, str, str]] = field(default_factory=list)
     """(status, video_id, error) of every row of a file that is damaged or unreadable."""
@@ -276,6 +289,16 @@ def summarise(tables: Iterable[pa.Table]) -> Summary:
         for event, view in zip(*(table[n].to_pylist() for n in ("event", "view")), strict=True):
             events.setdefault(event, []).append(view)
         summary.status.update(table["status"].to_pylist())
+        summary.scans.update(filter(None, table["scan"].to_pylist()))
+        # rows of one file say the same of it
+        costs = {
+            uri: (size or 0, asked or 0)
+            for uri, size, asked in zip(
+                *(table[n].to_pylist() for n in ("uri", "read_bytes", "requests")), strict=True
+            )
+        }
+        summary.read_bytes += sum(size for size, _ in costs.values())
+        summary.requests += sum(asked for _, asked in costs.values())
         rows = zip(*(table[n].to_pylist() for n in ("status", "video_id", "error")), strict=True)
         for status, video_id, error in rows:
             if error:

@@ -21,7 +21,7 @@ from marey.pipeline.runtime.roots import Roots, declared
 from marey.pipeline.runtime.storage import as_utf8
 from marey.pipeline.runtime.workers import Lost
 from marey.pipeline.video import VideoInfo
-from marey.pipeline.video.probe import Motion
+from marey.pipeline.video.probe import Motion, Scan
 from marey.pipeline.video.span import FrameSpan, Span
 
 LayoutOf = Callable[[str], Listing | None]
@@ -41,6 +41,7 @@ class Corpus:
     rows: list[Listed]
     placed: dict[str, Placement]
     motion: Motion
+    scan: Scan = "header"
     layouts: list[str] = field(default_factory=list)
     roots: Roots = field(default_factory=Roots)
     """Below which its files must lie: what links lead out of them is not read."""
@@ -54,6 +55,7 @@ class Corpus:
         labels_from: str | None = None,
         lists: ListOptions = USUAL,
         layout: LayoutOf = layout_of,
+        scan: Scan = "header",
     ) -> Corpus:
         """layout: the layout of a source, see `layouts.known`.
 
@@ -72,7 +74,7 @@ class Corpus:
             first.setdefault(row.uri, number)
         rows = sorted(listed, key=lambda row: (first[row.uri], row.span or (-1.0, 0.0)))
         named = [*roots_of(sources), *filter(None, [lists.root])]
-        return cls(rows, placed, motion, layouts, Roots.of(declared() or named))
+        return cls(rows, placed, motion, scan, layouts, Roots.of(declared() or named))
 
     @cached_property
     def files(self) -> list[range]:
@@ -104,7 +106,7 @@ class Corpus:
     def digest(self) -> str:
         """What its rows depend on, as a short hash: names, places, sizes, views and settings."""
         digest = hashlib.blake2b(
-            repr((self.motion, PART_ROWS, SCHEMA.names, self.roots.places)).encode()
+            repr((self.motion, self.scan, PART_ROWS, SCHEMA.names, self.roots.places)).encode()
         )
         for row in self.rows:
             digest.update(repr((astuple(row), astuple(self.placed[row.video_id]))).encode())

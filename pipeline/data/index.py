@@ -148,7 +148,8 @@ class Index:
     @cached_property
     def has_spans(self) -> bool:
         """Whether some video is a part of its file."""
-        if isinstance(self._content, pa.Table) and "start_s" not in self._content.column_names:
+        content = self._content
+        if isinstance(content, pa.Table) and "start_s" not in content.column_names:
             return False
         column = self._column("start_s")
         return column.null_count < len(column)

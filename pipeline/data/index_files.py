@@ -46,11 +46,16 @@ SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("status", pa.string()),
         ("error", pa.string()),
+        ("scan", pa.string()),
+        ("read_bytes", pa.int64()),
+        ("requests", pa.int64()),
     ]
 )
-LATER_COLUMNS = ("frame_times", "start_s", "end_s", "split", "extra")
-"""Columns that indexes of earlier versions lack: there a rate is taken as constant, and a video is
-a whole file."""
+LATER_COLUMNS = (
+    "frame_times", "start_s", "end_s", "split", "extra", "scan", "read_bytes", "requests",
+)  # fmt: skip
+"""Columns that indexes of earlier versions lack: there a rate is taken as constant, a video is a
+whole file, and nothing is said of how it was read."""
 SLICE = 10_000
 """Values of a column that are Python objects, or read, at a time."""
 FEW = 4

@@ -145,7 +145,12 @@ def is_remote(uri: str) -> bool:
 
 
 def open_video(
-    uri: str, stream: int = 0, *, quick: bool = False, max_pixels: int = MAX_PIXELS
+    uri: str,
+    stream: int = 0,
+    *,
+    quick: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    file: RemoteFile | None = None,
 ) -> VideoSource:
     """Open video stream number `stream` of a file; nothing is decoded for the caller.
 
@@ -157,6 +162,8 @@ def open_video(
         costs as much as several frames (15 to 20 ms at 768x576). Only for containers that say it
         themselves; pixel aspect and pixel format may then be known after the first decoded frame
         only. A file that cannot be opened so is opened once more at leisure.
+    file: how its bytes are read, where not as its place asks for. It is closed with the stream; if
+        there comes none, it is left open.
     Raises VideoError (`io_error`) if an object store does not answer, InputError if the file cannot
     be opened, has no such stream, no decoder is built for
     it, or its picture has more than `max_pixels` pixels; SettingError if `stream` is negative.
@@ -165,6 +172,8 @@ def open_video(
         raise SettingError(f"stream={stream}: streams count from 0")
     if frame_folder(uri):
         raise InputError(f"{uri}: is a folder of frames, which has neither packets nor sound")
+    if file is not None:
+        return _open(uri, stream, max_pixels, quick=quick, file=file)
     if quick and _is_explicit(uri):
         try:
             return _open(uri, stream, max_pixels, quick=True)
@@ -175,8 +184,17 @@ def open_video(
     return _open(uri, stream, max_pixels, quick=False)
 
 
-def _open(uri: str, stream: int, max_pixels: int, *, quick: bool) -> VideoSource:
-    file = open_stored(uri) if is_remote(uri) else None
+def _open(
+    uri: str,
+    stream: int,
+    max_pixels: int,
+    *,
+    quick: bool,
+    file: RemoteFile | PackedFile | None = None,
+) -> VideoSource:
+    given = file is not None
+    if not given and is_remote(uri):
+        file = open_stored(uri)
     container = None
     try:
         container = _open_container(uri, file, max_pixels, quick=quick)
@@ -184,7 +202,7 @@ def _open(uri: str, stream: int, max_pixels: int, *, quick: bool) -> VideoSource
     except BaseException:
         if container is not None:
             container.close()
-        if file is not None:
+        if file is not None and not given:
             file.close()
         raise
     return VideoSource(uri, container, video, file)

@@ -48,6 +48,21 @@ def read_edit_list(file: BinaryIO, track_id: int) -> EditList:
     return EditList()
 
 
+def sample_entries(file: BinaryIO) -> int:
+    """The largest number of sample entries (`stsd`) that a track has; 0 where there is no table."""
+    most = 0
+    try:
+        ranges = [(0, file.seek(0, 2))]
+        for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd"):
+            ranges = [found for a, b in ranges for found in _inside(file, a, b, kind)]
+        for start, _ in ranges:
+            file.seek(start)
+            most = max(most, int.from_bytes(file.read(8)[4:], "big"))
+    except (OSError, ValueError, struct.error):
+        return 0
+    return most
+
+
 def _edits_of_track(file: BinaryIO, start: int, stop: int, movie_scale: int) -> EditList:
     scale = 0
     for media_start, media_stop in _inside(file, start, stop, b"mdia"):

@@ -13,7 +13,7 @@ from marey.pipeline.video import bitstream
 from marey.pipeline.video.container import VideoSource
 from marey.pipeline.video.decoder_state import DecoderState
 from marey.pipeline.video.fields import fields_of
-from marey.pipeline.video.parameter_sets import ParameterSets
+from marey.pipeline.video.parameter_sets import ParameterSets, Sequence
 from marey.pipeline.video.reasons import TIMEOUT, VideoError
 
 MISSING = np.iinfo(np.int64).min
@@ -60,6 +60,11 @@ class PacketLog:
         return numbers, np.frombuffer(bytes(self._marks), dtype=np.uint8)
 
     @property
+    def sequences(self) -> list[Sequence]:
+        """The sequence parameter sets that are known so far."""
+        return list(self._sets.sequences.values()) if self._sets else []
+
+    @property
     def reorder(self) -> int | None:
         """So many frames at most are decoded before a frame and shown after it; None: unknown."""
         return self._sets.reorder if self._sets else REORDERED.get(self._codec)
@@ -89,6 +94,15 @@ class PacketLog:
         self.state.see(position, packet, self._sets)
         second = self._fields is not None and self._fields.is_second(packet)
         marks = SECOND if second else KEY * self._restarts(packet) | SHOWN * self._shows(packet)
+        self.note(packet, marks)
+        if self.packets is not None:
+            self.packets.append(packet)
+            self._room -= packet.size
+            if self._room < 0:
+                self.packets = None
+
+    def note(self, packet: Packet, marks: int) -> None:
+        """Note what the demuxer says of a packet, and what is known of it beside."""
         pts, dts, place = packet.pts, packet.dts, packet.pos
         self._marks.append(marks)
         self._numbers.extend(
@@ -100,11 +114,6 @@ class PacketLog:
                 -1 if place is None else place,
             )
         )
-        if self.packets is not None:
-            self.packets.append(packet)
-            self._room -= packet.size
-            if self._room < 0:
-                self.packets = None
 
     def _restarts(self, packet: Packet) -> bool:
         """Whether decoding can start at this packet, which the container may say too often."""

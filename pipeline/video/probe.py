@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,13 +13,19 @@ from marey.pipeline.runtime.address import FrameFolder, frame_folder
 from marey.pipeline.video import isolate
 from marey.pipeline.video.container import VideoSource, deadline_after, open_video
 from marey.pipeline.video.frame_clock import Knots, knots_of
+from marey.pipeline.video.header_file import NoTable
+from marey.pipeline.video.header_scan import may_have_table, scan_header
 from marey.pipeline.video.profile import find_cuts, packet_motion
 from marey.pipeline.video.reasons import PASSING, reason_of
+from marey.pipeline.video.remote import RemoteFile
 from marey.pipeline.video.span import FrameSpan, Span
-from marey.pipeline.video.timeline import Timeline, scan
+from marey.pipeline.video.timeline import Timeline
+from marey.pipeline.video.timeline import scan as scan_packets
 
 Motion = Literal["packets", "vectors", "flow", "none"]
 Status = Literal["ok", "damaged", "unreadable"]
+Scan = Literal["header", "full"]
+"""`header`: from the table of an MP4 or MOV file, where it has one; `full`: from its packets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,10 @@ class VideoInfo:
         frame follows, see `frame_clock`; empty where it is constant.
     cuts: estimated times at which a new shot begins.
     streams: video streams of the whole file, cover pictures left out.
+    scan: what it was described from. Of a header, keyframes are those of the file's table, and
+        damage inside of frames was not looked for.
+    read_bytes, requests: what was read of the whole file, as far as it is known: of files of object
+        stores, and where headers were read.
     status: "ok"; "damaged": the file is readable in part, `error` says what is wrong; "unreadable".
         Where a span was cut to its file, `error` says so, whatever the status.
     passes: whether the error may be gone when the file is read again (a store gave no answer).
@@ -67,10 +77,18 @@ class VideoInfo:
     error: str | None = None
     passes: bool = False
     streams: int = 1
+    scan: Scan = "full"
+    read_bytes: int | None = field(default=None, compare=False)
+    requests: int | None = field(default=None, compare=False)
 
 
 def probe(
-    uri: str, *, stream: int = 0, motion: Motion = "packets", time_limit_s: float | None = None
+    uri: str,
+    *,
+    stream: int = 0,
+    motion: Motion = "packets",
+    time_limit_s: float | None = None,
+    scan: Scan = "full",
 ) -> VideoInfo:
     """Describe one video stream of a file. Never raises for a bad file: `status` says so.
 
@@ -83,9 +101,13 @@ def probe(
             second; decodes the file at a short side of 128 pixels. The slowest and the surest.
         "none": no profile.
     time_limit_s: a file that takes longer is unreadable (default: `isolate.TIME_LIMIT_S`).
-    Raises SettingError for an unknown `motion` or a negative `stream`.
+    scan: `header` reads the table of an MP4 or MOV file alone, where it has one and `motion` does
+        not decode; other files are read whole.
+    Raises SettingError for an unknown `motion` or `scan`, or a negative `stream`.
     """
-    return probe_spans(uri, [None], stream=stream, motion=motion, time_limit_s=time_limit_s)[0]
+    return probe_spans(
+        uri, [None], stream=stream, motion=motion, time_limit_s=time_limit_s, scan=scan
+    )[0]
 
 
 def probe_spans(
@@ -95,6 +117,7 @@ def probe_spans(
     stream: int = 0,
     motion: Motion = "packets",
     time_limit_s: float | None = None,
+    scan: Scan = "full",
 ) -> list[VideoInfo]:
     """Describe parts of one file, in their order; None is the whole. The file is read once.
 
@@ -103,21 +126,43 @@ def probe_spans(
     """
     if motion not in get_args(Motion):
         raise SettingError(f"motion={motion!r}: allowed are {', '.join(get_args(Motion))}")
+    if scan not in get_args(Scan):
+        raise SettingError(f"scan={scan!r}: allowed are {', '.join(get_args(Scan))}")
     limit = isolate.TIME_LIMIT_S if time_limit_s is None else time_limit_s
+    by_header = scan == "header" and motion in ("packets", "none")
 
     def look() -> list[VideoInfo]:
         if place := frame_folder(uri):
             return _describe_images(place, spans, motion)
+        deadline = deadline_after(limit)
+        if by_header and may_have_table(uri):
+            try:
+                source, timeline = scan_header(uri, stream, deadline)
+            except NoTable:
+                pass  # its packets are read
+            else:
+                with source:
+                    infos = _describe(source, timeline, 0, spans, motion, stream)
+                    return [replace(info, scan="header", **_cost(source)) for info in infos]
         with open_video(uri, stream) as source:
             announced = _announced_packets(source)
-            timeline, _ = scan(source, deadline=deadline_after(limit))
-            return _describe(source, timeline, announced, spans, motion, stream)
+            timeline, _ = scan_packets(source, deadline=deadline)
+            infos = _describe(source, timeline, announced, spans, motion, stream)
+            return [replace(info, **_cost(source)) for info in infos]
 
     try:
         return isolate.within(limit + isolate.GRACE_S, look, uri)
     except InputError as error:
         passes = reason_of(error) in PASSING
         return [VideoInfo(status="unreadable", error=str(error), passes=passes) for _ in spans]
+
+
+def _cost(source: VideoSource) -> dict[str, int]:
+    """What was read of a file, as far as it was not libav that read it. To open it is a request."""
+    file = source.file
+    if not isinstance(file, RemoteFile):
+        return {}
+    return {"read_bytes": file.bytes_read, "requests": file.requests + 1}
 
 
 def _in_seconds(span: Span | FrameSpan | None, timeline: Timeline) -> Span | None:
