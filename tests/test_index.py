@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from marey.configs.errors import InputError, UsageError
+from marey.configs.errors import InputError, MareyError, UsageError
 from marey.pipeline.data import build_index as indexing
 from marey.pipeline.data import corpus, discover, index_rows
 from marey.pipeline.data.build_index import (
@@ -403,6 +403,16 @@ def test_rows_of_a_large_index_wait_in_a_file_and_are_the_same(cameras, tmp_path
     assert (held.digest, held.labels()) == (spooled.digest, spooled.labels())
     assert held.take(np.array([], np.int64)) == spooled.take(np.array([], np.int64)) == []
     assert held.table.equals(spooled.table)
+
+
+def test_a_full_temporary_folder_is_said_with_what_to_do(monkeypatch):
+    class Full:
+        def write(self, _):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(index_rows.tempfile, "TemporaryFile", lambda prefix: Full())
+    with pytest.raises(MareyError, match=r"\(No space left on device\); set TMPDIR"):
+        index_rows.SpooledRows(made_up(3).to_batches())
 
 
 def test_what_is_no_index_is_refused_by_what_it_lacks(tmp_path):

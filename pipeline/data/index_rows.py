@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from marey.configs.errors import MareyError
 from marey.pipeline.data.events import Video
 from marey.pipeline.runtime.roots import Roots
 from marey.pipeline.video.frame_clock import FrameClock
@@ -57,21 +58,35 @@ class SpooledRows:
     """
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
-        """batches: of `BATCH` rows each, but for the last of a file of the index."""
+        """batches: of `BATCH` rows each, but for the last of a file of the index.
+
+        Raises MareyError where the temporary folder has no room.
+        """
         self._file = tempfile.TemporaryFile(prefix="marey-rows-")  # noqa: SIM115
         self._schema: pa.Schema | None = None
         ends, places = [0], [0]
         for batch in batches:
             self._schema = batch.schema
             content = batch.serialize()
-            self._file.write(content)
+            self._write(content)
             ends.append(ends[-1] + len(batch))
             places.append(places[-1] + len(content))
-        self._file.flush()
+        self._write(b"")
         self._ends = np.array(ends, dtype=np.int64)
         self._places = np.array(places, dtype=np.int64)
         self._held: OrderedDict[int, pa.RecordBatch] = OrderedDict()
         self._lock = Lock()
+
+    def _write(self, content: Any) -> None:
+        try:
+            self._file.write(content)
+            if not len(content):
+                self._file.flush()
+        except OSError as error:
+            place, why = tempfile.gettempdir(), error.strerror
+            raise MareyError(
+                f"{place} has no room for the rows of the index ({why}); set TMPDIR to a folder that has"
+            ) from error
 
     def take(self, rows: np.ndarray) -> pa.Table:
         """See `Rows`."""
