@@ -1,6 +1,7 @@
 """An index in parts: a folder that reads as one file, whatever the sizes of its parts."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ from marey.configs.errors import InputError, UsageError
 from marey.configs.sampling import FramesSampling
 from marey.pipeline.cli.main import main
 from marey.pipeline.data import index_writer
-from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.build_index import make_index, probe_corpus, write_index
+from marey.pipeline.data.corpus import Corpus
 from marey.pipeline.data.index import Index
 from marey.pipeline.data.index_files import IndexFiles, read_table
 from marey.pipeline.data.index_manifest import MANIFEST, is_index_folder
 from marey.pipeline.data.source import Reopened, open_source
+from marey.pipeline.stream import index_stage
 from marey.pipeline.stream.plan import Position, make_plan
 from marey.pipeline.stream.supply import UnitSupply
 from tests.test_index import made_up
@@ -136,3 +139,53 @@ def test_the_command_writes_appends_and_refreshes_a_folder(tmp_path, capsys):
     assert "nothing.parquet or -o" in capsys.readouterr().err
     with pytest.raises(UsageError, match="a folder of parts"):
         write_index(shuffled_rows(2), str(tmp_path / "x.csv"))
+
+
+def test_actors_make_the_parts_of_an_index_and_go_on_where_they_were(tmp_path, monkeypatch):
+    """The stage of the cluster, in threads: the rows of one process, part by part, each once."""
+    monkeypatch.setattr("marey.pipeline.data.corpus.PART_ROWS", 2)
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name in "abcde":
+        encode_video(videos / f"{name}.mp4", 6, size=(32, 32))
+    (videos / "broken.mp4").write_bytes(b"no video")
+    made: list[int] = []
+    store = index_stage.store_part
+
+    def failing(folder, number, table):
+        if number == 1 and -1 not in made:
+            made.append(-1)
+            raise KeyboardInterrupt
+        made.append(number)
+        store(folder, number, table)
+
+    monkeypatch.setattr(index_stage, "store_part", failing)
+    out = str(tmp_path / "i.parquet")
+    here = partial(index_stage.index_parts, engine="local")
+    monkeypatch.setattr("marey.pipeline.runtime.cores.default_workers", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        probe_corpus([str(videos)], out, elsewhere=here)
+    before = set(made)
+    seen: list[tuple[int, int]] = []
+    parts = probe_corpus(
+        [str(videos)],
+        out,
+        elsewhere=here,
+        progress=lambda done, total, _: seen.append((done, total)),
+    )
+    assert sorted(made) == [-1, 0, 1, 2]
+    assert before - {-1} <= {0, 2}
+    assert seen[-1] == (6, 6)
+    assert parts.table().equals(make_index([str(videos)]))
+
+
+def test_a_part_of_a_corpus_alone_gives_the_rows_that_it_has_in_the_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("marey.pipeline.data.corpus.PART_ROWS", 3)
+    for name in "abcdefg":
+        (tmp_path / f"{name}.mp4").write_bytes(b"no video")
+    corpus = Corpus.find([str(tmp_path)], None, "packets")
+    alone = [corpus.alone(number) for number in range(corpus.parts)]
+    assert [len(one.rows) for one in alone] == [3, 3, 1]
+    assert all(one.parts == 1 for one in alone)
+    assert [row for one in alone for row in one.rows] == corpus.rows
+    assert [set(one.placed) for one in alone] == [{r.video_id for r in one.rows} for one in alone]

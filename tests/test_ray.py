@@ -18,12 +18,14 @@ import yaml
 from marey.configs.errors import InputError
 from marey.configs.sampling import TimePairsSampling
 from marey.configs.schema import DataConfig
+from marey.pipeline.data.build_index import make_index, probe_corpus
 from marey.pipeline.data.source import open_source
 from marey.pipeline.embedding.embed import embed
 from marey.pipeline.embedding.embeddings import load_embeddings
 from marey.pipeline.embedding.encoder_files import export_encoder
 from marey.pipeline.runtime.engine import ray_session
 from marey.pipeline.runtime.storage import Folder
+from marey.pipeline.stream.index_stage import index_parts
 from marey.pipeline.stream.plan import Position, make_plan
 from marey.pipeline.stream.resources import Budget
 from marey.pipeline.stream.samples import rows_of_shard, stream_here, stream_ray
@@ -106,6 +108,14 @@ def check_embeddings(corpus, folder, frames):
     assert np.array_equal(here.video_id, there.video_id)
     assert np.array_equal(here.frame, there.frame)
     assert np.array_equal(here.features, there.features)
+
+
+@pytest.mark.usefixtures("session")
+def test_an_index_from_ray_is_that_of_one_process(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("marey.pipeline.data.corpus.PART_ROWS", 5)  # 16 videos: four parts
+    folder = str(Path(corpus).parent)
+    parts = probe_corpus([folder], str(tmp_path / "i.parquet"), elsewhere=index_parts)
+    assert parts.table().equals(make_index([folder]))
 
 
 @pytest.mark.usefixtures("session")

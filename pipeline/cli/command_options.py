@@ -175,6 +175,11 @@ def _index(command: _Adds) -> None:
     )  # fmt: skip
     made.add_argument("--workers", type=int, help="number of processes (default: one per core)")
     made.add_argument(
+        "--engine", choices=("local", "ray"), default="local",
+        help="local: processes of this machine; ray: actors of the cluster, which all reach the "
+        "files and the folder of the index (default: local)",
+    )  # fmt: skip
+    made.add_argument(
         "--time-limit", type=float, metavar="SECONDS",
         help="timeout per file; a file that exceeds it is marked unreadable "
         "(default 600, or 3600 where --motion decodes)",

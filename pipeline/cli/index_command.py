@@ -41,6 +41,7 @@ def index(options: argparse.Namespace) -> Result:
         lists=lists,
         layout=partial(layout_of, name=options.layout, fps=options.frames_fps),
         scan=options.scan,
+        elsewhere=_on_ray() if options.engine == "ray" else None,
         renewal="append" if options.append else "refresh" if options.refresh else None,
         workers=workers,
         limit_s=options.time_limit,
@@ -86,6 +87,13 @@ def index(options: argparse.Namespace) -> Result:
     if options.sync:
         figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}
     return (REFUSED if summary.bad or unplaced else DONE), figures
+
+
+def _on_ray() -> Any:
+    """Who makes the parts of an index on a cluster."""
+    from marey.pipeline.stream.index_stage import index_parts
+
+    return index_parts
 
 
 def _print_events(summary: Any, views: str | None) -> None:

@@ -42,6 +42,13 @@ Progress = Callable[[int, int, float], None]
 """Called with (files done, files in all, seconds of video seen)."""
 
 
+Elsewhere = Callable[
+    [Corpus, Folder, Container[int], float | None, Progress, tuple[int, float]], None
+]
+"""Stores the parts of a corpus that are not done in a folder (`store_part`): called with the
+corpus, the folder, the parts that are done, and for the others as `probe_parts`."""
+
+
 _log = logging.getLogger("marey")
 
 
@@ -150,6 +157,17 @@ def make_index(
     return pa.concat_tables([parts[number] for number in range(corpus.parts)]).combine_chunks()
 
 
+def store_part(folder: Folder, number: int, table: pa.Table) -> None:
+    """Store one part of an unfinished index, whole."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    folder.write(_part_file(number), sealed(buffer.getvalue()))
+
+
+def _part_file(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
 class StoredParts:
     """The parts of an unfinished index, in a folder beside its place; iterates over all in order.
 
@@ -180,13 +198,11 @@ class StoredParts:
         return Folder(home.join(f"{name}.unfinished"))
 
     def _file(self, number: int) -> str:
-        return f"part-{number:06d}.parquet"
+        return _part_file(number)
 
     def put(self, number: int, table: pa.Table) -> None:
         """Store one part."""
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        self._folder.write(self._file(number), sealed(buffer.getvalue()))
+        store_part(self._folder, number, table)
         self.done.add(number)
 
     def get(self, number: int) -> pa.Table:
@@ -220,6 +236,7 @@ def probe_corpus(
     workers: int = 1,
     limit_s: float | None = None,
     renewal: Renewal | None = None,
+    elsewhere: Elsewhere | None = None,
     progress: Progress = _silent,
     say: Callable[[str], object] = lambda line: None,
 ) -> StoredParts:
@@ -228,7 +245,8 @@ def probe_corpus(
     workers, limit_s: see `probe_parts`. layout: the layout of a source. scan: see `probe`.
     renewal: what there is of an index at `location` is kept where files did not change, see
     `renew`. say: called with what was recognised at a source that is no folder of videos, and what
-    stays of an index, before anything is read. Raises UsageError while another process makes it.
+    stays of an index, before anything is read. elsewhere: makes the parts, where not processes of
+    this machine do. Raises UsageError while another process makes it.
     """
     corpus = Corpus.find(sources, views, motion, labels_from, lists, layout, scan)
     for line in corpus.layouts:
@@ -242,10 +260,14 @@ def probe_corpus(
         parts = StoredParts(location, corpus, kept)
         files = sum(len(corpus.part(number)) for number in parts.done)
         seconds = sum(sum(parts.get(n)["duration_s"].to_pylist()) for n in parts.done)
-        probe_parts(
-            corpus, frozenset(parts.done), parts.put, workers=workers, limit_s=limit_s,
-            progress=progress, seen=(files, seconds),
-        )  # fmt: skip
+        if elsewhere is not None:
+            elsewhere(corpus, StoredParts.folder(location), frozenset(parts.done), limit_s,
+                      progress, (files, seconds))  # fmt: skip
+        else:
+            probe_parts(
+                corpus, frozenset(parts.done), parts.put, workers=workers, limit_s=limit_s,
+                progress=progress, seen=(files, seconds),
+            )  # fmt: skip
     return parts
 
 

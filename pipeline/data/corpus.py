@@ -103,6 +103,14 @@ class Corpus:
         """The files of one part."""
         return self._parts[number]
 
+    def alone(self, number: int) -> Corpus:
+        """One part as a corpus of its own, for a process that knows nothing of the others."""
+        files = self.part(number)
+        places = range(self.files[files[0]].start, self.files[files[-1]].stop)
+        rows = self.rows[places.start : places.stop]
+        placed = {row.video_id: self.placed[row.video_id] for row in rows}
+        return replace(self, rows=rows, placed=placed)
+
     def digest(self) -> str:
         """What its rows depend on, as a short hash: names, places, sizes, views and settings."""
         digest = hashlib.blake2b(

@@ -85,7 +85,8 @@ class SpooledRows:
         except OSError as error:
             place, why = tempfile.gettempdir(), error.strerror
             raise MareyError(
-                f"{place} has no room for the rows of the index ({why}); set TMPDIR to a folder that has"
+                f"{place} has no room for the rows of the index ({why}); set TMPDIR to a folder "
+                "that has"
             ) from error
 
     def take(self, rows: np.ndarray) -> pa.Table:
