@@ -106,7 +106,7 @@ def write_rows(location: Path, rows: int, uri: str) -> None:
         "start_s": None, "end_s": None, "split": "", "extra": None, "duration_s": FRAMES / FPS,
         "fps": FPS, "frames": FRAMES, "width": 64, "height": 64, "rotation": 0, "codec": "h264",
         "stream": 0, "motion_hz": MOTION * FPS / FRAMES, "frame_times": None, "bytes": 1000,
-        "status": "ok", "error": None,
+        "status": "ok", "error": None, "scan": "header", "read_bytes": None, "requests": None,
     }  # fmt: skip
     with pq.ParquetWriter(location, SCHEMA, compression="zstd") as writer:
         for start in range(0, rows, BLOCK):
