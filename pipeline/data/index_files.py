@@ -105,7 +105,7 @@ class IndexFiles:
         stored = [name for name in names if name not in self._absent]
         for number in range(len(self._files)):
             with self._opened(number, whole=len(names) > FEW) as file:
-                for batch in file.iter_batches(size, columns=stored, use_threads=False):
+                for batch in _batches(file, stored, size):
                     columns = {
                         name: batch.column(name)
                         if name in stored
@@ -178,6 +178,12 @@ def read_table(location: str, wanted: Sequence[str] | None = None) -> pa.Table:
     """
     files = IndexFiles(location)
     return files.table(files.names if wanted is None else wanted)
+
+
+def _batches(file: pq.ParquetFile, names: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
+    """Row group by row group: asked for all at once, Arrow holds what it has read to the end."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(size, row_groups=[group], columns=names, use_threads=False)
 
 
 def _sizes(file: pq.ParquetFile) -> dict[str, int]:
