@@ -27,7 +27,7 @@ def stack_step_s(video: Video, config: StackSettings) -> float:
 
 def stack_reach(video: Video, config: StackSettings) -> int:
     """Frames before frame n that the stack ending at n needs."""
-    return (config.stack - 1) * whole_step(video, config.stack_s)
+    return (config.stack - 1) * whole_step(video, config.stack_s) if config.stack > 1 else 0
 
 
 def stack_runs(video: Video, config: StackSettings, least: int) -> list[tuple[int, int]]:
