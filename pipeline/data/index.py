@@ -149,7 +149,7 @@ class Index:
     def has_spans(self) -> bool:
         """Whether some video is a part of its file."""
         content = self._content
-        if isinstance(content, pa.Table) and "start_s" not in content.column_names:
+        if not isinstance(content, IndexFiles) and "start_s" not in content.column_names:
             return False
         column = self._column("start_s")
         return column.null_count < len(column)
