@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import PurePath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -338,9 +339,10 @@ def summarise(tables: Iterable[pa.Table]) -> Summary:
 def check_place(location: str) -> None:
     """Raises UsageError where an index cannot be written: see `write_index`."""
     if not location.endswith((".parquet", "/")):
+        stem = location.removesuffix(PurePath(location).suffix)
         raise UsageError(
-            f"-o {location}: an index is a .parquet file, or a folder of parts, whose name ends in "
-            f"/; for example -o {location}.parquet or -o {location}/"
+            f"{location}: the name of an index ends in .parquet (one file) or in / (a folder of "
+            f"parts); for example -o {stem}.parquet or -o {stem}/"
         )
 
 
