@@ -31,7 +31,7 @@ from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.part_notes import damaged_parts
 from marey.pipeline.runtime.roots import Roots, recorded
 from marey.pipeline.runtime.seal import sealed
-from marey.pipeline.runtime.storage import Folder, split
+from marey.pipeline.runtime.storage import Folder, split, without_options
 from marey.pipeline.runtime.stores import check_not_gone
 from marey.pipeline.runtime.workers import Lost, run_in_processes
 from marey.pipeline.video import VideoInfo, probe
@@ -338,10 +338,11 @@ def summarise(tables: Iterable[pa.Table]) -> Summary:
 
 def check_place(location: str) -> None:
     """Raises UsageError where an index cannot be written: see `write_index`."""
-    if not location.endswith((".parquet", "/")):
-        stem = location.removesuffix(PurePath(location).suffix)
+    path = without_options(location)
+    if not path.endswith((".parquet", "/")):
+        stem = path.removesuffix(PurePath(path).suffix)
         raise UsageError(
-            f"{location}: the name of an index ends in .parquet (one file) or in / (a folder of "
+            f"{path}: the name of an index ends in .parquet (one file) or in / (a folder of "
             f"parts); for example -o {stem}.parquet or -o {stem}/"
         )
 
@@ -362,7 +363,7 @@ def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
         completed(table).replace_schema_metadata(schema.metadata)
         for table in itertools.chain([first], left)
     )
-    if location.endswith("/"):
+    if without_options(location).endswith("/"):
         write_parts(whole, schema, location)
         return
     home, name = _split(location)
@@ -371,5 +372,6 @@ def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
 
 def _split(location: str) -> tuple[Folder, str]:
     """The folder in which a file, or a folder of parts, lies, and its name there."""
-    folder, name = split(location.rstrip("/"))
+    path = without_options(location)
+    folder, name = split(path.rstrip("/") + location.removeprefix(path))
     return Folder(folder), name

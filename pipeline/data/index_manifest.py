@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from marey.configs.errors import InputError
-from marey.pipeline.runtime.storage import Folder, is_remote, local_path
+from marey.pipeline.runtime.storage import Folder, is_remote, local_path, without_options
 
 MANIFEST = "index.json"
 FORMAT = 1
@@ -42,7 +42,7 @@ def part_of(number: int, content: bytes, rows: int, frames: int, seconds: float)
 
 def is_index_folder(location: str) -> bool:
     """Whether a finished index lies at a location as a folder. A look at one name."""
-    if location.endswith((".parquet", ".json")):
+    if without_options(location).endswith((".parquet", ".json")):
         return False
     if not is_remote(location) and not local_path(location).is_dir():
         return False

@@ -38,6 +38,8 @@ class Part:
 
     number: int
     pieces: tuple[Piece, ...]
+    labelled: bool = False
+    """Whether its source has labels."""
 
     @property
     def frames(self) -> int:
@@ -134,7 +136,7 @@ class FrameParts(Sequence[Part]):
                     else None,
                 )
             )
-        return Part(number, tuple(pieces))
+        return Part(number, tuple(pieces), self._source.labelled)
 
 
 def _location(source: Source, video: Video) -> str:

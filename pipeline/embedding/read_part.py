@@ -91,7 +91,8 @@ class ReadPart:
             columns["frame"] += numbers.tolist()
             starts_s = video.frame_clock.starts(numbers)
             columns["time_s"] += video.event_time(starts_s).tolist()
-            columns["label"] += [piece.label] * count
+            if part.labelled:
+                columns["label"] += [piece.label] * count
             columns["refused"] += refused
         columns["part"] = [part.number] * len(columns["frame"])
         frames, columns["refused"] = self._read(wanted, columns["refused"])

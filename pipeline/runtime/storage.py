@@ -63,6 +63,11 @@ def join(location: str, name: str) -> str:
     return f"{path.rstrip('/')}/{name}{mark}{options}"
 
 
+def without_options(location: str) -> str:
+    """A location without the options of a URI (`?endpoint_override=...`)."""
+    return location.partition("?")[0] if is_remote(location) else location
+
+
 def split(location: str | os.PathLike[str]) -> tuple[str, str]:
     """A file's location as (folder, name), each of which keeps its meaning."""
     path, mark, options = str(location), "", ""
