@@ -140,6 +140,8 @@ def test_a_remote_file_of_60_mb_costs_few_requests_and_bytes(front, tmp_path, se
     info = probe(server, scan="header")
     assert info == probe(str(path), scan="header")
     assert (info.scan, info.frames) == ("header", 65)
+    assert info.requests is not None
+    assert info.read_bytes is not None
     assert len(Ranges.sent) == info.requests <= 5
     # to learn the size, a request asks for one byte
     assert sum(Ranges.sent) == info.read_bytes + 1 < 2e6

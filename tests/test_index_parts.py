@@ -133,7 +133,7 @@ def test_the_command_writes_appends_and_refreshes_a_folder(tmp_path, capsys):
     assert Index.load(out).digest == Index(make_index([str(videos)]), "").digest
     (videos / "a.mp4").unlink()
     assert main(["index", str(videos), "-o", out, "--refresh", "--workers", "1"]) == 0
-    assert [event.event_id for event in open_source(out).events()] == ["b.mp4", "c.mp4"]
+    assert [event.event_id for event in Index.load(out).events()] == ["b.mp4", "c.mp4"]
     assert not list(tmp_path.glob("*.unfinished"))
     assert main(["index", str(videos), "-o", f"{tmp_path}/nothing", "--workers", "1"]) == 2
     assert "nothing.parquet or -o" in capsys.readouterr().err

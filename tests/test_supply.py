@@ -100,7 +100,7 @@ def test_parts_are_cut_as_one_by_one(rate, size):
         ]
         events.append(make_event(*videos))
     source = Labelled(*events)
-    parts = FrameParts(source, rate, size)
+    parts = FrameParts(source, rate, size)  # type: ignore[arg-type]
     wanted = cut(source, rate, size)
     got = [
         [(p.event.event_id, p.view, n) for p in part.pieces for n in range(p.start, p.stop)]
