@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from marey.configs import plugins
+from marey.pipeline.runtime import telling
 
 # Processes that test side by side share the cores: more threads would only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -33,6 +34,13 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the development data (../shared/data) is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def told_by_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine each command of a test would say what it does: most tests ask what else."""
+    monkeypatch.setattr(telling, "FIRST_S", float("inf"))
+    monkeypatch.setattr(telling, "SILENCE_S", float("inf"))
 
 
 @pytest.fixture(autouse=True)

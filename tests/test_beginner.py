@@ -128,6 +128,16 @@ MISTAKES = [
     (["methods", "tcnn"], 2, "did you mean tcn"),
     (["methods", "tcn", "simclr"], 2, "one word too many"),
     (["completion", "powershell"], 2, "it is one of bash, zsh, fish"),
+    # how far is it
+    (["status"], 2, "FOLDER is missing (for example: marey status runs/tcn)"),
+    (["status", "none"], 1, "give the -o of the command that you ask for"),
+    (["status", "videos"], 1, "videos has no status.json"),
+    (["status", "old_run", "--watch", "0"], 2, "--watch 0.0: a number of seconds"),
+    (["status", "old_run", "--refused-above", "5"], 2, "a share from 0 to 1"),
+    (["status", "old_run", "--resume"], 2, "status has no option --resume"),
+    # once more
+    (["train", "tcn", *RUN, "--force"], 2, "train has no option --force"),
+    (["train", "tcn", *RUN, "overwrite=true"], 2, "marey methods"),
 ]
 
 
@@ -181,7 +191,8 @@ def test_marey_alone_lists_the_commands(capsys):
 
 LIGHT = [[], ["--help"], ["--version"], ["methods"], ["methods", "tcn"], ["methods", "dino"],
          ["train", "tcn", "--help"], ["eval", "--help"], ["eval", "knn", "--help"],
-         ["mine", "--help"], ["track", "--help"], ["completion", "bash"]]  # fmt: skip
+         ["mine", "--help"], ["track", "--help"], ["completion", "bash"],
+         ["status", "--help"]]  # fmt: skip
 
 
 def test_neither_help_nor_refusals_import_torch_or_ray(desk):

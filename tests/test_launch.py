@@ -10,9 +10,10 @@ import torch
 from marey.configs.errors import SettingError
 from marey.configs.schema import TrainerConfig
 from marey.pipeline.runtime.cores import default_workers
-from marey.pipeline.training import launch
+from marey.pipeline.training import train_on_ray
 from marey.pipeline.training.job import Job
-from marey.pipeline.training.launch import Prepared, prepare, wants_gpus
+from marey.pipeline.training.launch import Prepared, prepare
+from marey.pipeline.training.train_on_ray import wants_gpus
 from tests.corpora import encode_corpus
 from tests.test_train import make_config
 
@@ -61,8 +62,8 @@ def test_only_a_trainer_on_the_cpu_takes_its_threads(device, threads, monkeypatc
     monkeypatch.setattr(ray.train, "get_dataset_shard", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(launch, "set_threads", set_to.append)
-    monkeypatch.setattr(launch, "train", lambda *given: trained.append(given))
-    launch._worker({"prepared": Prepared(job, "", None, 0)})
+    monkeypatch.setattr(train_on_ray, "set_threads", set_to.append)
+    monkeypatch.setattr(train_on_ray, "train", lambda *given: trained.append(given))
+    train_on_ray._worker({"prepared": Prepared(job, "", None, 0)})
     assert set_to == threads
     assert len(trained) == 1

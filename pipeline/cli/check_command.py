@@ -7,6 +7,7 @@ import sys
 
 from marey.configs.errors import UsageError
 from marey.pipeline.cli.outcome import DONE, REFUSED, Result
+from marey.pipeline.runtime.telling import now
 
 
 def check(options: argparse.Namespace) -> Result:
@@ -20,6 +21,7 @@ def check(options: argparse.Namespace) -> Result:
         check_suffix(options.page, ".html", "a page")
     if options.min_seconds < 0 or (options.workers is not None and options.workers < 1):
         raise UsageError("--min-seconds is 0 or more, --workers 1 or more")
+    now("reading the index")
     from marey.pipeline.data.build_index import write_index
     from marey.pipeline.data.checks.check_index import check_index, clean_table
     from marey.pipeline.data.checks.finding import KINDS

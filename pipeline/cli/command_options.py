@@ -20,6 +20,7 @@ from marey.pipeline.cli.mine_command import mine
 from marey.pipeline.cli.outcome import DONE, Result
 from marey.pipeline.cli.parser import EXAMPLES, Parser
 from marey.pipeline.cli.settable import help_of
+from marey.pipeline.cli.status_command import status
 from marey.pipeline.cli.track_command import track
 from marey.pipeline.cli.train_command import train
 
@@ -28,8 +29,14 @@ _Adds = Callable[[str, _Run, str], Parser]
 """Adds a command by name, what runs it, and what it does."""
 
 ENGINE_HELP = "Ray actors, here or on a cluster (default), or this one process"
-WITHOUT_PLUGINS = ("completion", "demo")
+WITHOUT_PLUGINS = ("completion", "demo", "status")
 """Commands that use no part that a plugin could bring."""
+
+WRITING = {
+    "index": "index", "mine": "shards", "train": "run", "embed": "embeddings", "export": "export",
+    "demo": "demo",
+}  # fmt: skip
+"""Commands that leave a finished result as it is, and what that is called."""
 
 READING = ("index", "check", "mine", "train", "embed", "eval", "report")
 """Commands that read the files that an index, or a folder, names."""
@@ -42,7 +49,7 @@ def build_parser() -> Parser:
         description="Temporal self-supervision from video: index, train, embed, evaluate.",
         epilog="`marey COMMAND --help` lists the options and settings of a command. "
         "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with some inputs refused, "
-        "4 unfinished: the same command goes on.",
+        "4 unfinished: the same command goes on, 130 interrupted by Ctrl-C, 143 by SIGTERM.",
     )
     parser.add_argument("--version", action="version", version=f"marey {marey.__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -67,6 +74,11 @@ def build_parser() -> Parser:
                 help="read videos and pictures only below this folder or URI, its links followed; "
                 "may be repeated (default: what was indexed; docs/threat_model.md)",
             )  # fmt: skip
+        if name in WRITING:
+            made.add_argument(
+                "--overwrite", action="store_true",
+                help=f"make the {WRITING[name]} anew where one is there already",
+            )  # fmt: skip
         made.add_argument("-h", "--help", action=_Help, help="show this help")
         made.add_argument(
             "--json", action="store_true", help="print the results as one line of JSON at the end"
@@ -75,7 +87,7 @@ def build_parser() -> Parser:
 
     for add in (
         _index, _check, _mine, _track, _train, _estimate, _embed, _eval, _report, _export,
-        _explore, _methods, _doctor, _completion, _demo,
+        _explore, _status, _methods, _doctor, _completion, _demo,
     ):  # fmt: skip
         add(command)
     return parser
@@ -349,6 +361,30 @@ def _explore(command: _Adds) -> None:
     made.add_argument(
         "--port", type=int, default=0, help="port of this machine (default: any free one)"
     )
+
+
+def _status(command: _Adds) -> None:
+    made = command("status", status, "Say how far a command is, while it runs and after.")
+    made.add_argument(
+        "run_folder", metavar="FOLDER",
+        help="the -o of a command: run folder, shards, embeddings, demo, or an index (.parquet)",
+    )  # fmt: skip
+    made.add_argument(
+        "--watch", type=float, metavar="SECONDS", help="again every so many seconds until it ends"
+    )
+    made.add_argument(
+        "--refused-above", type=float, metavar="SHARE",
+        help="alarm (exit code 5) where a larger share of what was read is refused, e.g. 0.05",
+    )  # fmt: skip
+    made.add_argument(
+        "--rate-below", type=float, metavar="SHARE",
+        help="alarm where the rate of the last minute is below this share of the highest so far",
+    )  # fmt: skip
+    made.add_argument(
+        "--on-alarm", metavar="COMMAND",
+        help="command to run at the first alarm, without a shell, with the status as JSON on its "
+        "input, e.g. 'curl -sd @- https://example.org/hook'",
+    )  # fmt: skip
 
 
 def _methods(command: _Adds) -> None:

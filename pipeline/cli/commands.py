@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from marey.pipeline.cli.outcome import DONE, FAILED, Result
+from marey.pipeline.runtime.telling import now
 
 
 def report(options: argparse.Namespace) -> Result:
@@ -15,6 +16,7 @@ def report(options: argparse.Namespace) -> Result:
     check_suffix(options.out, ".html", "a report")
     made = "train a run, index videos, mine shards or embed first (`marey` lists the commands)"
     check_there(options.target, "TARGET", made)
+    now("drawing the page")
     from marey.pipeline.report import write_report
 
     write_report(options.target, options.out, baseline=options.baseline, labels=options.labels)
@@ -49,4 +51,6 @@ def demo(options: argparse.Namespace) -> Result:
     """Run the whole job."""
     from marey.pipeline.cli.demo import run_demo
 
-    return DONE, run_demo(options.out, videos=options.videos, views=options.views)
+    return DONE, run_demo(
+        options.out, videos=options.videos, views=options.views, overwrite=options.overwrite
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
 from collections import Counter
@@ -26,14 +27,23 @@ from marey.pipeline.report import (
     task_section,
     write_page,
 )
+from marey.pipeline.runtime import telling
 from marey.pipeline.runtime.cores import default_workers
 from marey.pipeline.runtime.engine import ray_session
-from marey.pipeline.runtime.progress import Progress, print_first
+from marey.pipeline.runtime.progress import Progress, minutes, print_first, training_words
+from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.synthetic.arm_corpus import make_corpus
 from marey.pipeline.training.launch import prepare, run_training
 from marey.pipeline.training.pretext import Pretext, pretext
 from marey.pipeline.training.record import warnings_in
 
+STATE = "demo.json"
+"""What a demo is made of, and its figures once it is finished."""
+MADE = (
+    STATE, "index.parquet", "train.parquet", "test.parquet", "run", "embeddings-trained",
+    "embeddings-untrained", "report.html",
+)  # fmt: skip
+"""What a demo writes into its folder; `videos` beside, where it generates them."""
 VIEWS = r"(?P<event>fetch\d+)_view(?P<view>\d+)"
 """Grouping of the generated corpus."""
 EVENTS = 24
@@ -47,57 +57,111 @@ SINGLE_VIEW = {"kind": "time_pairs", "pairs": 16, "positive_s": 0.2, "negative_s
 """What the preset samples where no event has two views."""
 
 
-def run_demo(out: str, *, videos: str | None = None, views: str | None = None) -> dict[str, Any]:
+def run_demo(
+    out: str, *, videos: str | None = None, views: str | None = None, overwrite: bool = False
+) -> dict[str, Any]:
     """Run everything into the folder `out`; returns the figures of the evaluation.
 
     videos: a folder of one's own; without it a small corpus of two-view videos is generated.
-    Raises UsageError when `out` holds a demo already, InputError when the videos are unusable.
+    A demo that was interrupted goes on; one that is finished is left as it is, unless `overwrite`.
+    Raises UsageError when `out` holds a demo of other videos, InputError when the videos are
+    unusable.
     """
     home = Path(out)
-    if (home / "run").exists():
-        raise UsageError(f"{out} holds a demo already: remove it, or give another -o")
-    home.mkdir(parents=True, exist_ok=True)
+    given = {"videos": videos and str(Path(videos).absolute()), "views": views}
+    done = _begun(home, given, overwrite)
+    if "page" in done:
+        _say(f"nothing to do: this demo is finished; open {done['page']} (--overwrite: anew)")
+        return done
     start = time.monotonic()
     labels = None
     if videos is None:
-        _say("generating a corpus of two-view videos")
-        make_corpus(home / "videos", events=EVENTS)
+        if not (home / "index.parquet").exists():
+            _say("generating a corpus of two-view videos")
+            bar = Progress("render", "videos")
+            make_corpus(home / "videos", events=EVENTS, progress=bar.update)
+            bar.close()
         videos, views, labels = str(home / "videos"), VIEWS, str(home / "videos" / "labels")
     train, test = _index(home, videos, views)
     tree = read_preset("demo")
-    if not _has_views(train):
+    if _has_views(train):
+        _say("events that several cameras saw: what they show at one moment becomes alike (tcn)")
+    else:
+        _say("no event that two cameras saw: moments near each other become alike (tcn_single)")
         tree = override(tree, [f"method.sampling={SINGLE_VIEW}"])
     config = run_config(tree, find_method(tree["name"]).Config)
     probe = test if _has_views(test) else None
-    prepared = prepare(config, train, str(home / "run"), probe_data=probe)
+    prepared = prepare(config, train, str(home / "run"), resume=True, probe_data=probe)
     with ray_session():
-        _say(f"training {config.name} through Ray: {prepared.job.total_steps()} steps")
-        bar = Progress("train", "steps")
+        total = prepared.job.total_steps()
+        _say(f"training {config.name} through Ray: {total} steps")
+        bar = Progress("train", "steps", total)
         summary = run_training(prepared, watch=lambda lines: _show(bar, lines))
         bar.close()
         refused = prepared.job.plan.refused_by_name() + Counter(summary["refused"])
         print_first([f"refused: {why} ({n})" for why, n in refused.items()], str(home / "run"))
         for name, encoder in (("trained", "run"), ("untrained", "run/untrained")):
             _say(f"embedding the {'held-out ' if test != train else ''}videos, {name} encoder")
-            embed(str(home / encoder), test, str(home / f"embeddings-{name}"), rate=0)
+            bar = Progress("embed", "frames")
+            out_of = str(home / f"embeddings-{name}")
+            embed(str(home / encoder), test, out_of, rate=0, progress=bar.update)
+            bar.close()
+    _say("evaluating")
     figures = _evaluate(home, labels, paired=probe is not None)
     task = _task(home, test) if probe is None else None
     if task is not None:
         figures["pretext"] = {"trained": task.trained, "untrained": task.untrained}
     page = home / "report.html"
+    _say("drawing the page")
     _page(home, labels, task, page, held_out=test != train)
     _say(f"done in {time.monotonic() - start:.0f} s; open {page}")
-    return {"page": str(page), "seconds": round(time.monotonic() - start), **figures}
+    figures = {"page": str(page), "seconds": round(time.monotonic() - start), **figures}
+    Folder(home).write(STATE, json.dumps({"given": given, "done": figures}).encode())
+    return figures
+
+
+def _begun(home: Path, given: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """The figures of a finished demo; empty for one that begins or goes on.
+
+    Raises UsageError for a folder of other videos, or of anything else.
+    """
+    folder = Folder(home)
+    if folder.exists(STATE):
+        before = json.loads(folder.read(STATE))
+        if overwrite:
+            for name in MADE if before["given"]["videos"] else (*MADE, "videos"):
+                folder.remove(name)
+        elif before["given"] == given:
+            return before["done"]
+        else:
+            raise UsageError(
+                f"{home} holds a demo of {before['given']['videos'] or 'the generated videos'}, "
+                f"with --views {before['given']['views']}; --overwrite starts anew, or give "
+                "another -o"
+            )
+    elif any((home / name).exists() for name in MADE):
+        raise UsageError(f"{home} holds other things: give another -o")
+    folder.write(STATE, json.dumps({"given": given, "done": {}}).encode())
+    return {}
 
 
 def _index(home: Path, videos: str, views: str | None) -> tuple[str, str]:
-    """Index the corpus and part it by events: (training index, held-out index)."""
+    """Index the corpus and part it by events: (training index, held-out index).
+
+    What an interrupted demo has indexed stays: a run goes on with the data that it began with.
+    """
+    if (home / "index.parquet").exists():
+        parts = [home / "train.parquet", home / "test.parquet"]
+        if all(part.exists() for part in parts):
+            return str(parts[0]), str(parts[1])
+        if (home / "run").exists():  # too few events to part
+            return str(home / "index.parquet"), str(home / "index.parquet")
     bar = Progress("index", "videos")
     table = make_index(
         [videos],
         views=views,
         workers=default_workers(),
-        progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
+        progress=lambda done, total, seconds: bar.update(done, total, seen=minutes(seconds)),
     )
     bar.close()
     for row in table.select(["video_id", "status", "error"]).to_pylist():
@@ -186,9 +250,9 @@ def _page(
 
 
 def _show(bar: Progress, lines: list[dict[str, Any]]) -> None:
-    shown: dict[str, float] = {}
+    shown: dict[str, Any] = {}
     for line in lines:
-        shown |= {k: line[k] for k in ("loss", "data_wait") if k in line}
+        shown |= training_words(line)
         shown |= {k: v for k, v in line.get("probe", {}).items() if k.endswith("_error")}
     for warning in warnings_in(lines):
         bar.note(f"warning: {warning}")
@@ -196,4 +260,6 @@ def _show(bar: Progress, lines: list[dict[str, Any]]) -> None:
 
 
 def _say(text: str) -> None:
+    """Print what is done from now on; it is said again while it lasts."""
     print(text, file=sys.stderr, flush=True)
+    telling.moves(text, printed=True)

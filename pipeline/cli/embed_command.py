@@ -8,6 +8,7 @@ import sys
 
 from marey.configs.errors import UsageError
 from marey.pipeline.cli.outcome import DONE, REFUSED, Result
+from marey.pipeline.runtime.telling import now
 
 
 def embed(options: argparse.Namespace) -> Result:
@@ -18,6 +19,7 @@ def embed(options: argparse.Namespace) -> Result:
         raise UsageError(f"--fps {options.fps} is no rate; 0 embeds every frame, 1 one per second")
     if options.copies < 0:
         raise UsageError(f"--copies {options.copies}: a number of copies, or 0 for none")
+    now("reading the data and the encoder")
     check_encoder(options.encoder)
     check_data(options.data)
     from marey.pipeline.embedding.embed import embed
@@ -32,6 +34,7 @@ def embed(options: argparse.Namespace) -> Result:
         dtype=options.dtype,
         copies=options.copies,
         engine=options.engine,
+        overwrite=options.overwrite,
         progress=bar.update,
     )
     bar.close()
@@ -42,4 +45,4 @@ def embed(options: argparse.Namespace) -> Result:
     done = "" if result.made else "nothing to do: these embeddings are there already; "
     print(f"{done}{result.frames} frames -> {options.out}", file=sys.stderr)
     figures = {"frames": result.frames, "refused": result.refused}
-    return (REFUSED if result.refused else DONE), figures
+    return (REFUSED if result.made and result.refused else DONE), figures

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from marey.configs.errors import UsageError
 from marey.pipeline.cli.outcome import DONE, Result
+from marey.pipeline.runtime.telling import now
 
 
 def estimate(options: argparse.Namespace) -> Result:
@@ -20,6 +21,7 @@ def estimate(options: argparse.Namespace) -> Result:
         raise UsageError(f"--gpus {options.gpus}: a number of GPUs, or 0 for the CPU")
     if options.tflops is not None and not options.tflops > 0:
         raise UsageError(f"--tflops {options.tflops}: a positive number is needed")
+    now("reading the data and planning the samples")
     tree = preset_with(options.method, options.settings)
     check_run(tree)
     check_data(options.data)

@@ -8,6 +8,7 @@ import sys
 from marey.configs import plugins
 from marey.configs.errors import UsageError
 from marey.pipeline.cli.outcome import DONE, Result
+from marey.pipeline.runtime.telling import now
 
 
 def evaluate(options: argparse.Namespace) -> Result:
@@ -39,6 +40,7 @@ def evaluate(options: argparse.Namespace) -> Result:
     }
     if protocol.target != "encoder":
         check_there(options.embeddings, protocol.target.upper(), made[protocol.target])
+    now("reading the embeddings")
     from marey.pipeline.evaluate.run import run_eval
 
     with showing():

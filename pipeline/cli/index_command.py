@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from marey.configs.errors import UsageError
 from marey.pipeline.cli.outcome import DONE, REFUSED, Result
+from marey.pipeline.runtime.telling import now
+
+if TYPE_CHECKING:
+    from marey.pipeline.data.build_index import Summary
 
 
 def index(options: argparse.Namespace) -> Result:
     """Describe a corpus: probe every file, write the index, name what is bad."""
     from marey.pipeline.data.build_index import check_place, probe_corpus, summarise, write_index
+    from marey.pipeline.data.corpus import Corpus
+    from marey.pipeline.data.index_files import made_of
     from marey.pipeline.data.layouts.known import layout_of
     from marey.pipeline.data.list_files import ListOptions, read_columns
     from marey.pipeline.runtime.cores import default_workers
-    from marey.pipeline.runtime.progress import Progress, print_first
+    from marey.pipeline.runtime.progress import Progress, minutes, print_first
 
     check_place(options.out)
     if options.sync and not options.views:
@@ -31,30 +37,55 @@ def index(options: argparse.Namespace) -> Result:
     lists = ListOptions(
         read_columns(options.columns), options.root, options.times, options.rows_at or ""
     )
+    renewal = "append" if options.append else "refresh" if options.refresh else None
+    note: str | None = None
+
+    def compare(corpus: Corpus) -> None:
+        nonlocal note
+        # what is appended to holds more than these sources
+        if renewal != "append":
+            note = f"{corpus.digest()} {options.sync} {options.sync_within if options.sync else 0}"
+        before = None if renewal or options.overwrite else made_of(options.out)
+        if before == note:
+            raise _ThereAlready
+        if before is not None:
+            raise UsageError(
+                f"{options.out} is an index that was made of other files, or in another way: "
+                "--refresh takes over what has changed since, --append adds to it, --overwrite "
+                "makes it anew, or give another -o"
+            )
+
+    now("looking for videos")
     bar = Progress("index", "videos")
-    parts = probe_corpus(
-        options.source,
-        options.out,
-        views=options.views,
-        motion=options.motion,
-        labels_from=options.labels_from,
-        lists=lists,
-        layout=partial(layout_of, name=options.layout, fps=options.frames_fps),
-        scan=options.scan,
-        elsewhere=_on_ray() if options.engine == "ray" else None,
-        renewal="append" if options.append else "refresh" if options.refresh else None,
-        workers=workers,
-        limit_s=options.time_limit,
-        progress=lambda done, total, seconds: bar.update(done, total, minutes=seconds / 60),
-        say=lambda layout: print(layout, file=sys.stderr),
-    )
-    bar.close()
+    try:
+        parts = probe_corpus(
+            options.source,
+            options.out,
+            views=options.views,
+            motion=options.motion,
+            labels_from=options.labels_from,
+            lists=lists,
+            layout=partial(layout_of, name=options.layout, fps=options.frames_fps),
+            scan=options.scan,
+            elsewhere=_on_ray() if options.engine == "ray" else None,
+            renewal=renewal,
+            workers=workers,
+            limit_s=options.time_limit,
+            progress=lambda done, total, seconds: bar.update(done, total, seen=minutes(seconds)),
+            say=lambda layout: print(layout, file=sys.stderr),
+            found=compare,
+        )
+    except _ThereAlready:
+        return _there_already(options.out)
+    finally:
+        bar.close()
     tables: Any = parts
     unplaced = []
     if options.sync:
         table, unplaced = _synchronised(parts.table(), options.sync, options.sync_within, workers)
         tables = [table]
-    write_index(tables, options.out)
+    now("writing the index")
+    write_index(tables, options.out, note)
     summary = summarise(tables)
     parts.remove()
     bad = [f"{status}: {video_id}: {error}" for status, video_id, error in summary.bad]
@@ -73,7 +104,28 @@ def index(options: argparse.Namespace) -> Result:
             "files that were read whole are not counted)",
             file=sys.stderr,
         )
-    figures = {
+    figures = _figures(summary)
+    if options.sync:
+        figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}
+    return (REFUSED if summary.bad or unplaced else DONE), figures
+
+
+class _ThereAlready(Exception):
+    """The index that is asked for is there already."""
+
+
+def _there_already(location: str) -> Result:
+    from marey.pipeline.data.build_index import SUMMARISED, summarise
+    from marey.pipeline.data.index_files import read_table
+
+    summary = summarise([read_table(location, SUMMARISED)])
+    there = f"this index is there already; {summary.videos} videos"
+    print(f"nothing to do: {there} -> {location}", file=sys.stderr)
+    return DONE, _figures(summary)
+
+
+def _figures(summary: Summary) -> dict[str, Any]:
+    return {
         "videos": summary.videos,
         "events": summary.events,
         "views": {str(views): count for views, count in sorted(summary.views.items())},
@@ -84,9 +136,6 @@ def index(options: argparse.Namespace) -> Result:
         "read_bytes": summary.read_bytes,
         "requests": summary.requests,
     }
-    if options.sync:
-        figures["unsynchronised"] = {clock.video_id: clock.clock.reason for clock in unplaced}
-    return (REFUSED if summary.bad or unplaced else DONE), figures
 
 
 def _on_ray() -> Any:
@@ -96,7 +145,7 @@ def _on_ray() -> Any:
     return index_parts
 
 
-def _print_events(summary: Any, views: str | None) -> None:
+def _print_events(summary: Summary, views: str | None) -> None:
     """How many events have how many views, a few of them, and whether `--views` did anything."""
     counts = ", ".join(
         f"{count} with {n} view{'s' if n > 1 else ''}" for n, count in sorted(summary.views.items())

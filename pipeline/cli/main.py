@@ -5,21 +5,26 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NoReturn
 
 from marey.configs import plugins
 from marey.configs.errors import MareyError
 from marey.pipeline.cli.command_options import build_parser
+from marey.pipeline.cli.going_on import way_on
 from marey.pipeline.cli.outcome import DONE, FAILED
 from marey.pipeline.cli.read_words import read_words
+from marey.pipeline.runtime import stopping
 from marey.pipeline.runtime.cores import wait_asleep
+from marey.pipeline.runtime.json_lines import json_lines
 from marey.pipeline.runtime.roots import declaring
 from marey.pipeline.runtime.stores import refuse_secrets
+from marey.pipeline.runtime.telling import telling
+
+LOG = "MAREY_LOG"
+"""The variable that asks for lines of JSON in place of text: `json`."""
 
 
 def command() -> NoReturn:
@@ -47,6 +52,12 @@ def main(words: Sequence[str] | None = None) -> int:
     if not words:
         build_parser().print_help()
         return DONE
+    with json_lines(words[0], os.environ.get(LOG) == "json"):
+        return _run(words)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run the command of these words; returns its exit code, having said what went wrong."""
     said = f"marey {words[0]}" if not words[0].startswith("-") else "marey"
     wait_asleep()
     plugins.look_here()
@@ -55,17 +66,24 @@ def main(words: Sequence[str] | None = None) -> int:
         options = read_words(words)
         if hasattr(options, "imported"):
             plugins.use(*plugins.named())
-        with _ended_in_order(), declaring(getattr(options, "roots", None)):
+        with (
+            stopping.answering(),
+            telling(words),
+            declaring(getattr(options, "roots", None)),
+        ):
             code, figures = options.run(options)
         if options.json:
             print(json.dumps(figures))
         sys.stdout.flush()
+    except stopping.StoppedError as error:
+        print(f"{said}: {error}{way_on(words)}", file=sys.stderr)
+        return error.exit_code
     except MareyError as error:
         print(f"{said}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{said}: interrupted", file=sys.stderr)
-        return FAILED
+        print(f"{said}: interrupted{way_on(words)}", file=sys.stderr)
+        return stopping.exit_code()
     except BrokenPipeError:
         # nobody reads on: what is still to be written would fail again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,20 +92,3 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{said}: {error}", file=sys.stderr)
         return FAILED
     return code
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's) end a command as Ctrl-C does: processes of ours end with it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

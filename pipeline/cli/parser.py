@@ -22,6 +22,7 @@ EXAMPLES = {
     "report": "marey report runs/tcn -o report.html",
     "export": "marey export embeddings --to atlas -o frames.parquet",
     "explore": "marey explore embeddings --data index.parquet",
+    "status": "marey status runs/tcn",
     "methods": "marey methods tcn",
     "doctor": "marey doctor",
     "demo": "marey demo -o demo",

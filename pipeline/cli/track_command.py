@@ -9,6 +9,7 @@ from typing import Any
 from marey.configs import plugins
 from marey.configs.errors import UsageError
 from marey.pipeline.cli.outcome import DONE, Result
+from marey.pipeline.runtime.telling import now
 
 
 def track(options: argparse.Namespace) -> Result:
@@ -22,6 +23,7 @@ def track(options: argparse.Namespace) -> Result:
     settings = tracker_options(options.tracker, override({}, options.settings))
     check_suffix(options.out, ".mp4", "what `marey track` draws")
     check_there(options.video, "VIDEO", "give a video file or a URI")
+    now("reading the video")
     boxes = _boxes(options.box) if options.box else None
     from marey.pipeline.mining.follow import follow
 

@@ -11,6 +11,7 @@ from marey.configs.errors import UsageError
 from marey.pipeline.cli.estimate_command import recipe_line
 from marey.pipeline.cli.mine_command import mined
 from marey.pipeline.cli.outcome import DONE, REFUSED, Result
+from marey.pipeline.runtime.telling import now
 
 if TYPE_CHECKING:  # pydantic takes a quarter of a second, which `--help` has no need of
     from marey.configs.schema import RunConfig
@@ -25,6 +26,7 @@ def train(options: argparse.Namespace) -> Result:
     from marey.pipeline.cli.declared import check_run
     from marey.pipeline.cli.locations import check_data, check_views
 
+    now("reading the settings")
     mining = [word for word in options.settings if word.startswith(MINING)]
     tree = preset_with(options.method, [w for w in options.settings if w not in mining])
     preset = PurePath(options.method).stem
@@ -41,16 +43,22 @@ def train(options: argparse.Namespace) -> Result:
         check_views(preset, checked, location)
     data = _data_to_train_on(given, options, checked, mining)
     from marey.models.method import find_method
-    from marey.pipeline.runtime.progress import Progress, print_first, showing
+    from marey.pipeline.runtime.progress import Progress, print_first, showing, training_words
     from marey.pipeline.training.launch import prepare, run_training
     from marey.pipeline.training.online_probe import DETAILS
     from marey.pipeline.training.record import NOT_SAMPLED, SUMMARY, warnings_in
 
     config = run_config(tree, find_method(tree["name"]).Config)
+    now("reading the data and planning the samples")
     with showing():
         prepared = prepare(
-            config, data, options.out, resume=options.resume, probe_data=options.probe
-        )
+            config, data, options.out, resume=options.resume, probe_data=options.probe,
+            overwrite=options.overwrite,
+        )  # fmt: skip
+    if prepared.finished:
+        there = f"this run is finished, with {prepared.resumed_step} steps"
+        print(f"nothing to do: {there} -> {options.out}", file=sys.stderr)
+        return DONE, run_training(prepared)
     plan, total = prepared.job.plan, prepared.job.total_steps()
     print(recipe_line(preset), file=sys.stderr)
     for line in prepared.started:
@@ -73,20 +81,18 @@ def train(options: argparse.Namespace) -> Result:
             "sampled evenly over time, not where it moves",
             file=sys.stderr,
         )
-    for key, (before, now) in prepared.changed.items():
-        print(f"resumed with {key}={now} (was {before})", file=sys.stderr)
+    for key, (before, wanted) in prepared.changed.items():
+        print(f"resumed with {key}={wanted} (was {before})", file=sys.stderr)
     if options.resume and not prepared.resumed_step:
         print(f"{options.out} has no checkpoint to resume from: a new run", file=sys.stderr)
-    bar = Progress(preset, "steps", total, prepared.resumed_step)
+    bar = Progress(preset, "steps", total)
 
     def watch(lines: list[dict[str, Any]]) -> None:
         metrics = [line for line in lines if "loss" in line]
         probes = [line["probe"] for line in lines if "probe" in line]
         for warning in warnings_in(lines):
             bar.note(f"warning: {warning}")
-        shown = (
-            {"loss": metrics[-1]["loss"], "data_wait": metrics[-1]["data_wait"]} if metrics else {}
-        )
+        shown: dict[str, Any] = dict(training_words(metrics[-1])) if metrics else {}
         if probes:
             shown |= {name: v for name, v in probes[-1].items() if name not in DETAILS}
         bar.update(lines[-1]["step"], lines[-1]["total"], **shown)
@@ -129,8 +135,8 @@ def _data_to_train_on(
     from marey.pipeline.mining.mine import mined_before
 
     out = f"{options.out.rstrip('/')}/{tracks}"
-    if mined_before(data, out, settings) is None:
-        mined(data, out, settings, options.engine)
+    if options.overwrite or mined_before(data, out, settings) is None:
+        mined(data, out, settings, options.engine, options.overwrite)
     return out
 
 

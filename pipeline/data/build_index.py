@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from marey.configs.errors import InputError, UnfinishedError, UsageError
 from marey.pipeline.data.corpus import PART_ROWS, Corpus, Job, LayoutOf
 from marey.pipeline.data.guess_views import Guess, guess_views
-from marey.pipeline.data.index_files import SCHEMA, completed
+from marey.pipeline.data.index_files import MADE_OF, SCHEMA, completed
 from marey.pipeline.data.index_writer import file_content, write_parts
 from marey.pipeline.data.layouts.known import layout_of
 from marey.pipeline.data.list_files import USUAL, ListOptions
@@ -31,6 +31,7 @@ from marey.pipeline.runtime.parquet import read_parquet
 from marey.pipeline.runtime.part_notes import damaged_parts
 from marey.pipeline.runtime.roots import Roots, recorded
 from marey.pipeline.runtime.seal import sealed
+from marey.pipeline.runtime.status_file import report, reported
 from marey.pipeline.runtime.storage import Folder, split, without_options
 from marey.pipeline.runtime.stores import check_not_gone
 from marey.pipeline.runtime.workers import Lost, run_in_processes
@@ -240,16 +241,19 @@ def probe_corpus(
     elsewhere: Elsewhere | None = None,
     progress: Progress = _silent,
     say: Callable[[str], object] = lambda line: None,
+    found: Callable[[Corpus], object] = lambda corpus: None,
 ) -> StoredParts:
     """The parts of the index that will stand at `location`; those that are there are kept.
 
     workers, limit_s: see `probe_parts`. layout: the layout of a source. scan: see `probe`.
     renewal: what there is of an index at `location` is kept where files did not change, see
     `renew`. say: called with what was recognised at a source that is no folder of videos, and what
-    stays of an index, before anything is read. elsewhere: makes the parts, where not processes of
-    this machine do. Raises UsageError while another process makes it.
+    stays of an index, before anything is read; nor is it when `found` is called with the corpus
+    (and may raise). elsewhere: makes the parts, where not processes of this machine do. Raises
+    UsageError while another process makes it.
     """
     corpus = Corpus.find(sources, views, motion, labels_from, lists, layout, scan)
+    found(corpus)
     for line in corpus.layouts:
         say(line)
     kept = None
@@ -257,17 +261,22 @@ def probe_corpus(
         renewed = renew(location, corpus, renewal)
         say(f"{location}: {summary_of(renewed)}")
         kept, corpus = renewed.kept, renewed.corpus
-    with StoredParts.folder(location).held():
+
+    def told(done: int, total: int, seconds: float) -> None:
+        report(done=done, total=total, unit="videos", seen=done, seconds=round(seconds, 1))
+        progress(done, total, seconds)
+
+    folder = StoredParts.folder(location)
+    with folder.held(), reported(folder, "index", out=location):
         parts = StoredParts(location, corpus, kept)
         files = sum(len(corpus.part(number)) for number in parts.done)
         seconds = sum(sum(parts.get(n)["duration_s"].to_pylist()) for n in parts.done)
         if elsewhere is not None:
-            elsewhere(corpus, StoredParts.folder(location), frozenset(parts.done), limit_s,
-                      progress, (files, seconds))  # fmt: skip
+            elsewhere(corpus, folder, frozenset(parts.done), limit_s, told, (files, seconds))
         else:
             probe_parts(
                 corpus, frozenset(parts.done), parts.put, workers=workers, limit_s=limit_s,
-                progress=progress, seen=(files, seconds),
+                progress=told, seen=(files, seconds),
             )  # fmt: skip
     return parts
 
@@ -300,6 +309,13 @@ class Summary:
     """(status, video_id, error) of every row of a file that is damaged or unreadable."""
     cut: list[tuple[str, str, str]] = field(default_factory=list)
     """The same of every span that was cut because its file ends before it does."""
+
+
+SUMMARISED = (
+    "video_id", "uri", "event", "view", "duration_s", "status", "error", "scan", "read_bytes",
+    "requests",
+)  # fmt: skip
+"""The columns that a summary needs."""
 
 
 def summarise(tables: Iterable[pa.Table]) -> Summary:
@@ -347,24 +363,32 @@ def check_place(location: str) -> None:
         )
 
 
-def write_index(tables: pa.Table | Iterable[pa.Table], location: str) -> None:
+def write_index(
+    tables: pa.Table | Iterable[pa.Table], location: str, made_of: str | None = None
+) -> None:
     """Write an index whole, or not at all: as one file, in row groups of `PART_ROWS` rows, or in a
     folder as parts (`index_writer`).
 
-    location: ends in `.parquet`, or in `/` for a folder. The roots that it records are those of the
-    first table. Memory: one table of `tables`, and the compressed file, or one part.
+    location: ends in `.parquet`, or in `/` for a folder. made_of: what `index_files.made_of` is to
+    tell of it. The roots that it records are those of the first table. Memory: one table of
+    `tables`, and the compressed file, or one part.
     Raises UsageError for other locations.
     """
     check_place(location)
     left: Iterator[pa.Table] = iter([tables] if isinstance(tables, pa.Table) else tables)
     first: pa.Table = next(left, SCHEMA.empty_table())
-    schema = SCHEMA.with_metadata(first.schema.metadata)
+    notes = dict(first.schema.metadata or {})
+    notes.pop(MADE_OF, None)
+    folder = without_options(location).endswith("/")
+    if made_of is not None and not folder:
+        notes[MADE_OF] = made_of.encode()
+    schema = SCHEMA.with_metadata(notes or None)
     whole = (
         completed(table).replace_schema_metadata(schema.metadata)
         for table in itertools.chain([first], left)
     )
-    if without_options(location).endswith("/"):
-        write_parts(whole, schema, location)
+    if folder:
+        write_parts(whole, schema, location, made_of)
         return
     home, name = _split(location)
     home.write(name, file_content(whole, schema, PART_ROWS))

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marey.configs.errors import InputError
+from marey.pipeline.data import index_manifest
 from marey.pipeline.data.index_manifest import AGAIN, is_index_folder, read_manifest
 from marey.pipeline.runtime.range_file import RangeFile
-from marey.pipeline.runtime.storage import Folder, is_remote, local_path
+from marey.pipeline.runtime.storage import Folder, is_remote, local_path, split
 
 SCHEMA = pa.schema(
     [
@@ -160,6 +161,27 @@ class IndexFiles:
                 yield file
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{path} is not a Parquet file: {error}") from error
+
+
+MADE_OF = b"marey.made_of"
+"""Where an index of one file records what `marey index` made it of."""
+
+
+def made_of(location: str) -> str | None:
+    """What the index at a location records that it was made of; None where nothing is.
+
+    Empty where it does not say, as what is no index does not.
+    """
+    if is_index_folder(location):
+        return index_manifest.made_of(location)
+    folder, name = split(location)
+    if not name or not Folder(folder).exists(name):
+        return None
+    try:
+        metadata = IndexFiles(location).metadata or {}
+    except InputError:
+        return ""
+    return metadata.get(MADE_OF, b"").decode()
 
 
 def completed(table: pa.Table) -> pa.Table:

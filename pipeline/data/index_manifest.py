@@ -68,8 +68,20 @@ def read_manifest(location: str) -> list[IndexPart]:
     return parts
 
 
+def made_of(location: str) -> str:
+    """What the index in a folder was made of, as its manifest has it; empty where it has not."""
+    try:
+        return str(json.loads(Folder(location).read(MANIFEST)).get("made_of") or "")
+    except (ValueError, AttributeError):  # damaged: what reads its parts says so
+        return ""
+
+
 def write_manifest(
-    location: str, parts: Sequence[IndexPart], events: int, roots: Sequence[str]
+    location: str,
+    parts: Sequence[IndexPart],
+    events: int,
+    roots: Sequence[str],
+    made_of: str | None = None,
 ) -> None:
     """Name the parts of an index, and remove from its folder those that are no longer."""
     folder = Folder(location)
@@ -80,6 +92,7 @@ def write_manifest(
         "frames": sum(part.frames for part in parts),
         "seconds": sum(part.seconds for part in parts),
         "roots": list(roots),
+        "made_of": made_of,
         "parts": [asdict(part) for part in parts],
     }
     folder.write(MANIFEST, json.dumps(said, indent=1).encode())

@@ -18,10 +18,13 @@ ROWS = 10_000
 """Rows of a part: about 10 MB, one request to an object store."""
 
 
-def write_parts(tables: Iterable[pa.Table], schema: pa.Schema, location: str) -> None:
+def write_parts(
+    tables: Iterable[pa.Table], schema: pa.Schema, location: str, made_of: str | None = None
+) -> None:
     """Write an index into a folder, in parts of `ROWS` rows, its manifest last.
 
-    tables: with the columns of `SCHEMA`. Memory: one part, and 60 bytes an event. A part that is
+    tables: with the columns of `SCHEMA`. made_of: for the manifest, since parts are to stay as they
+    are when others come. Memory: one part, and 60 bytes an event. A part that is
     there already stays as it is; those of the index before go when the manifest stands.
     """
     folder = Folder(location)
@@ -37,7 +40,7 @@ def write_parts(tables: Iterable[pa.Table], schema: pa.Schema, location: str) ->
             folder.write(part.name, content)
         parts.append(part)
         events.update(map(hash, table["event"].to_pylist()))
-    write_manifest(location, parts, len(events), places_of(schema.metadata))
+    write_manifest(location, parts, len(events), places_of(schema.metadata), made_of)
 
 
 def _of_size(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:

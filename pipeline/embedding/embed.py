@@ -23,6 +23,7 @@ from marey.pipeline.embedding.frame_parts import PART_FRAMES, FrameParts, PartSu
 from marey.pipeline.embedding.read_part import ReadPart, columns_of
 from marey.pipeline.runtime.claims import claimed
 from marey.pipeline.runtime.part_notes import damaged_parts, part_notes
+from marey.pipeline.runtime.status_file import report
 from marey.pipeline.runtime.storage import Folder, absolute
 from marey.pipeline.stream.graph import Engine, Stage
 from marey.pipeline.stream.part_runs import run_parts
@@ -48,6 +49,7 @@ def embed(
     dtype: Literal["float32", "float16"] = "float32",
     copies: int = 0,
     engine: Engine = "ray",
+    overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Embedded:
     """Embed every video of an index (or every image of a table) at `rate` frames/s (0: all).
@@ -59,7 +61,8 @@ def embed(
     retrieval. An encoder of clips is given, for each time, the clip that ends there (see
     `sampling.lookback`); times in shots too short for a clip are refused. `encoder_run` is a run
     folder or a baseline (see `evaluate.baselines`). `progress` is told how many frames of how many
-    are done. Parts that a killed run left are kept. Raises UsageError for a negative rate or number
+    are done. Parts that a killed run left are kept; with `overwrite`, those of other work are
+    removed, and finished work is done again. Raises UsageError for a negative rate or number
     of copies, or when `out` belongs to other work (another encoder, rate, corpus), InputError when
     nothing can be embedded.
     """
@@ -105,11 +108,15 @@ def embed(
         ),
     ]
     before = read_meta(folder)
-    if before and all(before.get(name) == value for name, value in key.items()):
+    same = before and all(before.get(name) == value for name, value in key.items())
+    if before and same and not overwrite:
         names = [f"parts/{name}" for name in folder.names("parts", ".parquet")]
         if not damaged_parts(folder, names):
             return Embedded(int(before["frames"]), dict(before["refused"]), made=False)
-    with claimed(folder, key, things="embeddings", finished=meta_name(folder), said=before):
+    with claimed(
+        folder, key, things="embeddings", finished=meta_name(folder), said=before,
+        overwrite=overwrite,
+    ):  # fmt: skip
         present = set(folder.names("parts"))
         is_there = [part_name(n).partition("/")[2] in present for n in range(len(todo))]
         left = [n for n, there in enumerate(is_there) if not there]
@@ -121,6 +128,7 @@ def embed(
         for note in part_notes(folder, [part_name(n) for n, there in enumerate(is_there) if there]):
             frames += int(note[b"rows"])
             refused.update(json.loads(note[b"refused"]))
+        report(done=done, total=total, unit="frames", seen=done, refused=dict(refused))
         progress(done, total)
         for counts in run_parts(left, lambda numbers: numbers, stages, engine, supply):
             for rows, reasons in zip(counts["rows"], counts["reasons"], strict=True):
@@ -128,6 +136,7 @@ def embed(
                 without = json.loads(reasons)
                 refused.update(without)
                 done += int(rows) + sum(without.values())
+                report(done=done, seen=done, refused=dict(refused))
                 progress(done, total)
         meta = {**key, "kind": source.kind, "frames": frames, "parts": len(todo),
                 "refused": dict(refused), "preprocessing": about["preprocessing"]}  # fmt: skip

@@ -16,6 +16,8 @@ from marey.pipeline.mining.sample_part import SamplePart, SampleSupply
 from marey.pipeline.mining.track_part import TrackPart, TrackSupply
 from marey.pipeline.mining.tracks import TrackUnits
 from marey.pipeline.runtime.claims import claimed
+from marey.pipeline.runtime.part_notes import damaged_parts
+from marey.pipeline.runtime.status_file import report
 from marey.pipeline.runtime.storage import Folder, absolute
 from marey.pipeline.stream.decode import settings_of
 from marey.pipeline.stream.graph import Engine, Stage
@@ -81,13 +83,15 @@ def mine_corpus(
     settings: TracksMining | SamplesMining,
     *,
     engine: Engine = "ray",
+    overwrite: bool = False,
     progress: Callable[[int, int, int], None] = lambda done, total, rows: None,
 ) -> dict[str, Any]:
     """Mine an index (or images) into shards; returns the manifest.
 
     engine: parts are made by Ray Data actors, or in threads of this process; they are the same.
     A folder with an unfinished run of the same work is finished: parts that exist, and are whole,
-    are kept. Raises UsageError if `out` holds anything else, InputError if nothing can be mined,
+    are kept; with `overwrite`, shards of any other work are made anew. Raises UsageError if `out`
+    holds anything else, InputError if nothing can be mined,
     UnfinishedError where some parts could not be made for now.
     """
     data, out = absolute(data), absolute(out)
@@ -101,13 +105,15 @@ def mine_corpus(
     if not work.parts:
         raise InputError(f"{data} has no readable video")
     folder = Folder(out)
-    with claimed(folder, key, things="shards", finished=MANIFEST):
+    with claimed(folder, key, things="shards", finished=MANIFEST, overwrite=overwrite):
         left = parts_left(folder, work.parts)
         done, rows = work.parts - len(left), 0
+        report(done=done, total=work.parts, unit="parts")
         progress(done, work.parts, rows)
         for counts in run_parts(left, work.units, [work.stage], engine, work.supply):
             done += len(counts["rows"])
             rows += int(counts["rows"].sum())
+            report(done=done, samples=rows)
             progress(done, work.parts, rows)
         return finish(folder, key, work.parts, work.refused)
 
@@ -116,18 +122,23 @@ def mined_before(
     data: str, out: str, settings: TracksMining | SamplesMining
 ) -> dict[str, Any] | None:
     """The manifest of shards that `mine_corpus` with these arguments has finished; None if it has
-    not. Raises UsageError where `out` holds finished shards of other data or settings."""
+    not, or if parts of them are damaged. Raises UsageError where `out` holds finished shards of
+    other data or settings."""
     data, folder = absolute(data), Folder(absolute(out))
-    if not folder.exists(MANIFEST):
+    if not folder.exists(MANIFEST) or _damaged(folder):
         return None
     manifest = Shards(folder.location).manifest
     key = json.loads(json.dumps(_key(open_source(data), data, settings)))
     if differing := sorted(name for name in key if manifest.get(name) != key[name]):
         raise UsageError(
             f"{out} holds shards that were mined with another {', '.join(differing)}; give the "
-            "same data and mining.* settings, or another -o"
+            "same data and settings of mining, another -o, or --overwrite to mine anew"
         )
     return manifest
+
+
+def _damaged(folder: Folder) -> bool:
+    return bool(damaged_parts(folder, [f"parts/{name}" for name in folder.names("parts")]))
 
 
 def _key(source: Source, data: str, settings: TracksMining | SamplesMining) -> dict[str, Any]:

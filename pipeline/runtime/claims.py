@@ -10,6 +10,7 @@ from typing import Any
 
 from marey.configs.errors import UsageError
 from marey.pipeline.runtime.part_notes import damaged_parts
+from marey.pipeline.runtime.status_file import reported
 from marey.pipeline.runtime.storage import Folder
 
 UNFINISHED = "unfinished.json"
@@ -25,19 +26,24 @@ def claimed(
     things: str,
     finished: str,
     said: dict[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Iterator[None]:
     """Hold a folder that is empty, or has unfinished parts of exactly this work, to finish it.
 
     key: what the work is made of; things: what the parts are called in errors; finished: the file
     that says that all is there, written inside by the caller; said: what that file says, where it
-    is no JSON.
+    is no JSON; overwrite: parts of other work are removed.
     Parts that are cut or altered are removed, and named: they are made again, also those of work
     that is finished. Raises UsageError for a folder of anything else, and one that another process
     works in.
     """
     with folder.held():
+        if overwrite and (folder.exists(finished) or folder.exists(UNFINISHED)):
+            for name in ("parts", finished, UNFINISHED):
+                folder.remove(name)
         _check(folder, key, things, finished, said)
-        yield
+        with reported(folder, things, stays=False, data=key.get("data", "")):
+            yield
         folder.remove(UNFINISHED)
 
 
@@ -48,7 +54,12 @@ def _check(
         about = said or _read(folder, finished)
         same = all(about.get(name) == value for name, value in key.items())
         if not same or not _without_damaged(folder):
-            raise UsageError(f"{folder.location} holds finished {things} already; give another -o")
+            other = sorted(name for name, value in key.items() if about.get(name) != value)
+            raise UsageError(
+                f"{folder.location} holds finished {things} already"
+                f"{', made with another ' * bool(other)}{', '.join(other)}; "
+                "give another -o, or --overwrite to make them anew"
+            )
         folder.write(UNFINISHED, json.dumps(key, sort_keys=True).encode())
         folder.remove(finished)
     elif folder.exists(UNFINISHED):
@@ -57,7 +68,7 @@ def _check(
         if differing:
             raise UsageError(
                 f"{folder.location} holds unfinished {things} made with another "
-                f"{', '.join(differing)}; give another -o, or remove it"
+                f"{', '.join(differing)}; give another -o, or --overwrite to make them anew"
             )
         folder.sweep("parts")
         _without_damaged(folder)

@@ -12,13 +12,15 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from marey.configs import errors, plugins
 from marey.configs.errors import MareyError, error_named
+from marey.pipeline.runtime import messages, telling
 from marey.pipeline.runtime.cores import default_workers, wait_asleep
+from marey.pipeline.runtime.stopping import answers_kept
 
 NO_CODE = re.compile(r"No module named '([\w.]+)'")
 JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -52,15 +54,15 @@ def ray_session() -> Iterator[float]:
     stand: Ray Data waits for ever where there is none. A connection that stands already is used
     and left open. An error that an actor raised on purpose is raised as that error.
     """
-    # read by ray when it is imported: no usage report, no metrics agents, quiet workers
+    # read by ray when it is imported: no usage report, no metrics agents where nobody asks
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
     local_instance = "RAY_ADDRESS" not in os.environ
     if local_instance:
         wait_asleep()
         # each spares processes on a small machine; no node of it is preempted, and actors are
         # started when they are asked for, as there are no tasks that wait for a process
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         os.environ.setdefault("RAY_enable_worker_prestart", "0")
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
@@ -70,11 +72,14 @@ def ray_session() -> Iterator[float]:
 
     started = not ray.is_initialized()
     if started:
-        _start(**(_local_options() if local_instance else _cluster_options()))
+        telling.now("starting Ray" if local_instance else "connecting to the Ray cluster")
+        with answers_kept():
+            _start(**(_local_options() if local_instance else _cluster_options()))
     quiet_data()
     try:
         cpus = float(ray.cluster_resources().get("CPU", 1))
-        yield cpus / LOGICAL_PER_CORE if local_instance else cpus
+        with messages.heard() if started and telling.is_told() else nullcontext():
+            yield cpus / LOGICAL_PER_CORE if local_instance else cpus
     except Exception as error:
         # Ray's wrapper is also of the class of what it wraps
         ours = type(error).__module__ == errors.__name__
@@ -204,6 +209,7 @@ class Suspicion:
         import ray
 
         restarted = ray.get_runtime_context().was_current_actor_reconstructed
+        self.restarted = bool(restarted)
         self._left = SUSPECTED_CALLS if restarted else 0
 
     def next(self) -> bool:

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from marey.configs import plugins
+from marey.pipeline.runtime import counters, messages, telling
 from marey.pipeline.runtime.cores import default_workers, set_threads, threads
 from marey.pipeline.runtime.engine import (
     MAX_DEATHS,
@@ -157,6 +158,7 @@ def _run_on_ray(
 ) -> Iterator[Rows]:
     """`run` as Ray Data actors, in turns of `TURN_UNITS` units."""
     with ray_session() as cpus:
+        telling.now("starting the processes that read and compute")
         parts = shares(cpus, gpu_count(), [stage.needs for stage in stages])
         while turn := list(itertools.islice(units, TURN_UNITS)):
             # as one split, so that Ray runs the graph, and writes its log, in an actor of its own
@@ -238,6 +240,7 @@ class UnitActor:
     def __init__(self, stage: Stage) -> None:
         self._step: Reading = _made(stage)
         self._suspicion = Suspicion()
+        counters.count("marey_restarts", self._suspicion.restarted, stage="reading")
 
     def __call__(self, units: Rows) -> Iterator[Rows]:
         for unit in units["unit"]:
@@ -245,7 +248,10 @@ class UnitActor:
             if self._step.suspicious and self._suspicion.deaths(unit) > MAX_DEATHS:
                 _log.warning("a unit of work is left open: %d processes died at it", MAX_DEATHS)
                 continue
-            yield from self._step(pickle.loads(unit))
+            for rows in self._step(pickle.loads(unit)):
+                counters.count_rows(rows)
+                yield rows
+            counters.count("marey_units_read")
 
 
 class RowActor:
@@ -255,11 +261,15 @@ class RowActor:
         self._step = _made(stage)
 
     def __call__(self, row: Rows) -> Iterator[Rows]:
-        yield from self._step(row)
+        for rows in self._step(row):
+            counters.count_rows(rows)
+            yield rows
 
 
 def _made(stage: Stage) -> Any:
     """The step, with the threads that its actor's libraries may take."""
+    messages.send_here()
+    counters.export_here()
     plugins.adopt(stage.plugins)
     if stage.roots:
         declare(stage.roots)

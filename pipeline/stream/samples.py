@@ -14,6 +14,7 @@ import numpy as np
 
 from marey.configs.schema import DataConfig
 from marey.pipeline.data.source import Reopened, Source, open_source
+from marey.pipeline.runtime import counters
 from marey.pipeline.stream.decode import DecodeStage, Rows, settings_of
 from marey.pipeline.stream.graph import TURN_UNITS, Stage, ahead, dataset, run_here
 from marey.pipeline.stream.plan import Plan, Position
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 SHUFFLE_BYTES = 512 * 2**20
 """A shuffle buffer holds at most this many bytes of frames."""
+SHOWN_EVERY = 64
+"""Samples between two looks at the shuffle buffer, for metrics."""
 COPIERS = 2
 """Threads that copy samples out of blocks: one cannot fill a trainer on a large GPU."""
 Sample = dict[str, np.ndarray]
@@ -43,7 +46,9 @@ def shuffled(samples: Iterable[Sample], size: int, rng: np.random.Generator) -> 
     """Mix a stream through a buffer of `size` samples; a function of the stream and the seed."""
     buffer: list[Sample] = []
     room = size
-    for sample in samples:
+    for number, sample in enumerate(samples):
+        if number % SHOWN_EVERY == 0:
+            counters.show("marey_shuffle_buffer_samples", len(buffer))
         if len(buffer) >= room:
             place = int(rng.integers(len(buffer)))
             yield buffer[place]

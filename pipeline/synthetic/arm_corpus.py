@@ -12,7 +12,7 @@ known for every frame and lies beside the videos, for evaluation only:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +44,12 @@ def make_corpus(
     fps: int = 15,
     size: int = 128,
     seed: int = 0,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Path]:
     """Write `events * views` videos and their labels; the last quarter of the events is `test`.
 
-    The same arguments write the same bytes. Returns the videos' paths, event by event.
+    The same arguments write the same bytes. progress: called with (videos done, videos in all).
+    Returns the videos' paths, event by event.
     Raises SettingError when a number is out of range, InputError when the folder holds videos of
     another generated corpus.
     """
@@ -87,7 +89,7 @@ def make_corpus(
     for event in range(events):
         text = json.dumps(_labels(Event(seed, event, seconds), fps))
         (folder / "labels" / f"fetch{event:03d}.json").write_text(text)
-    _write_all(jobs)
+    _write_all(jobs, progress)
     return [job.path for job in jobs]
 
 
@@ -108,15 +110,18 @@ def _name(event: int, view: int) -> str:
     return f"fetch{event:03d}_view{view}.mp4"
 
 
-def _write_all(jobs: Sequence[_Video]) -> None:
+def _write_all(jobs: Sequence[_Video], progress: Callable[[int, int], object]) -> None:
     workers = min(len(jobs), default_workers())
     pixels = sum(job.seconds * job.fps * job.size**2 for job in jobs)
     if workers == 1 or pixels < _WORTH_A_POOL:
-        for job in jobs:
+        for done, job in enumerate(jobs, start=1):
             _write(job)
+            progress(done, len(jobs))
         return
     # drawing holds the interpreter's lock, so threads would not help
-    for _, written in run_in_processes(_write, jobs, workers=workers, limit_s=_LIMIT_S):
+    written_all = run_in_processes(_write, jobs, workers=workers, limit_s=_LIMIT_S)
+    for done, (_, written) in enumerate(written_all, start=1):
+        progress(done, len(jobs))
         if isinstance(written, Lost):
             raise MareyError(f"a video of the corpus was not written: {written.reason}")
 

@@ -118,6 +118,12 @@ class Work:
     """How many samples all processes train on together."""
     last: bool = False
     """Whether no step comes after this one."""
+    stopped: bool = False
+    """Whether that is since some process was asked to stop, in every process alike."""
+
+
+STOPPED = Work([], False, sys.maxsize, 0)
+"""In place of the next step, where some process was asked to stop."""
 
 
 def in_step(
@@ -126,25 +132,28 @@ def in_step(
     accumulate: int,
     wanted: int,
     waiting: Callable[[], AbstractContextManager[None]],
+    asked: Callable[[], object] = bool,
 ) -> Iterator[Work]:
     """What each optimiser step trains on, as many steps in every process.
 
-    They end when all processes together have had `wanted` samples, or no sample is left. One step
-    is prepared ahead, so that the last is known as such. A last sample that would be a step of its
-    own joins the step before it: batch norm cannot train on one sample.
+    They end when all processes together have had `wanted` samples, no sample is left, or one of
+    them was `asked` to stop (by default none ever is). One step is prepared ahead, so that the last
+    is known as such. A last sample that would be a step of its own joins the step before it: batch
+    norm cannot train on one sample.
 
     size: samples of a process in a round; accumulate: rounds of a step; waiting: entered while
     samples are waited for.
     """
-    works = _works(samples, size, accumulate, waiting)
+    works = _works(samples, size, accumulate, waiting, asked)
     work = next(works, None) if wanted > 0 else None
-    while work is not None:
+    while work is not None and work is not STOPPED:
         wanted -= work.samples
         after = next(works, None) if wanted > 0 else None
         if after is not None and after.samples == 1 and size > 1:
             work = _joined(work, after, size)
             after = next(works, None)
-        yield replace(work, last=after is None)
+        stopped = after is STOPPED
+        yield replace(work, last=stopped or after is None, stopped=stopped)
         work = after
 
 
@@ -153,8 +162,9 @@ def _works(
     size: int,
     accumulate: int,
     waiting: Callable[[], AbstractContextManager[None]],
+    asked: Callable[[], object],
 ) -> Iterator[Work]:
-    """The steps that all samples make.
+    """The steps that all samples make, or those until a process was asked to stop.
 
     When some process has no full step left, all of them train on the union of what is left, step
     by step, so that nothing is dropped and gradients are those of one process.
@@ -163,9 +173,14 @@ def _works(
     stepwise = batches(samples, size * accumulate)
     while True:
         with waiting():
-            mine = next(stepwise, [])
+            # a process that is alone waits for no further samples
+            mine = [] if world == 1 and asked() else next(stepwise, [])
         first = min((int(sample["sample"]) for sample in mine), default=sys.maxsize)
-        count, first = _all_reduced([len(mine), first], dist.ReduceOp.MIN)
+        wanted = [len(mine), first, int(not asked())]
+        count, first, going_on = _all_reduced(wanted, dist.ReduceOp.MIN)
+        if not going_on:
+            yield STOPPED
+            return
         shared = world > 1 and count < size * accumulate
         if shared:
             mine = [sample for part in _gather(mine) for sample in part]

@@ -14,6 +14,7 @@ import numpy as np
 from marey.models.encoders.encoder import Encoder
 from marey.models.method import Progress
 from marey.pipeline.embedding.encoder_files import export_encoder
+from marey.pipeline.runtime import counters
 from marey.pipeline.runtime.storage import Folder, is_remote
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.stream.samples import Sample
@@ -21,6 +22,8 @@ from marey.pipeline.training.loggers import open_loggers
 
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+REFUSED_SAMPLES = "refused_samples.json"
+"""Samples refused up to the last checkpoint, by reason."""
 NOT_SAMPLED = "not_sampled.json"
 """Events that yield no sample, by reason and name."""
 UNTRAINED = "untrained"
@@ -64,6 +67,7 @@ class Record:
         run.write("chance.json", json.dumps(dict(chance)).encode())
         run.remove(SUMMARY)
         self._warned = False
+        self._refused: dict[str, int] = {}
         self._waiting: list[str] = []
         self._written_s = 0.0
         self._loggers = open_loggers(loggers, run, step, settings or {})
@@ -90,6 +94,11 @@ class Record:
         rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         self._line(progress, {"epoch": progress.epoch, "lr": rate, **rounded})
         self._show("train", progress, values | {"lr": rate})
+        shown = values | {"step": progress.step, "steps_total": progress.total_steps}
+        shown["data_wait_share"] = values.get("data_wait", 0.0)
+        for name in ("step", "steps_total", "loss", "samples_per_s", "data_wait_share"):
+            if name in shown:
+                counters.show(f"marey_{name}", shown[name])
         valid = values.get("valid", 1.0)
         if valid < FEW_VALID and not self._warned:
             self._warned = True
@@ -103,6 +112,12 @@ class Record:
         """One line of the online probe."""
         self._line(progress, {"probe": dict(values)})
         self._show("probe", progress, values)
+
+    def refused(self, reasons: Mapping[str, int]) -> None:
+        """How many samples were refused so far, by reason: written where that has changed."""
+        if reasons and dict(reasons) != self._refused:
+            self._refused = dict(reasons)
+            self._run.write(REFUSED_SAMPLES, json.dumps(self._refused, indent=1).encode())
 
     def warn(self, progress: Progress, text: str) -> None:
         """A warning for the user, who sees no output of the workers."""

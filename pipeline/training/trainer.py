@@ -20,6 +20,7 @@ from marey.models.encoders.modes import evaluating
 from marey.models.method import Method, Progress
 from marey.models.objectives.distributed import alone, world_size
 from marey.models.objectives.distributed import rank as own_rank
+from marey.pipeline.runtime import counters, stopping, telling
 from marey.pipeline.runtime.storage import Folder
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.stream.samples import Sample, shuffled
@@ -27,7 +28,7 @@ from marey.pipeline.training.collate import Room, collate
 from marey.pipeline.training.gradient_exchange import exchanging
 from marey.pipeline.training.guard import Guard
 from marey.pipeline.training.job import Job
-from marey.pipeline.training.lockstep import Work, accepted, in_step
+from marey.pipeline.training.lockstep import Work, accepted, agreed, in_step
 from marey.pipeline.training.meter import Meter
 from marey.pipeline.training.optim import clip_gradients, set_schedule
 from marey.pipeline.training.record import UNTRAINED, Record
@@ -43,8 +44,9 @@ def train(
 ) -> None:
     """Train from the latest checkpoint, or from scratch, to the end of the plan or of the stream.
 
-    A run whose plan is not used up then has no summary, and goes on from its checkpoint. Weights
-    that are not finite are never written: the last good checkpoint and encoder stay.
+    A run whose plan is not used up then has no summary, and goes on from its checkpoint; so has one
+    that was asked to stop (see `stopping`), after the step in hand and the one that is prepared.
+    Weights that are not finite are never written: the last good checkpoint and encoder stay.
 
     stream: gives this process's next samples, without those that a position holds.
     probe: an evaluation of the encoder, run by rank 0 every `trainer.probe_every` steps.
@@ -53,6 +55,8 @@ def train(
     are left could not be read for now.
     """
     trainer = job.config.trainer
+    if own_rank() == 0:
+        telling.now("building the networks")
     run = RunState(job)
     record = _begin(run, probe)
     probe_every = trainer.probe_every or math.ceil(job.total_steps() / 10)
@@ -65,7 +69,10 @@ def train(
     meter, guard = Meter(), Guard(trainer.skip_spikes)
     epoch, logged = -1, run.step
     left = job.samples - run.trained
-    for work in in_step(mixed, per_round, trainer.accumulate, left, meter.waiting):
+    if record:
+        telling.now("waiting for the first batch")
+    steps = in_step(mixed, per_round, trainer.accumulate, left, meter.waiting, stopping.asked)
+    for work in steps:
         if run.step == 0:
             with run.whole() as (method, _):
                 if record:
@@ -79,6 +86,8 @@ def train(
         if rate is None:
             break
         progress = Progress(run.step, run.total_steps(), epoch)
+        if record and run.step < trainer.log_every:
+            telling.now(f"step {run.step} of {progress.total_steps}")
         if run.step % trainer.log_every == 0 or work.last:
             values = meter.take(world_size()) | {"refused": float(run.used.count_refused())}
             if guard.factor is not None:
@@ -91,13 +100,16 @@ def train(
             elif record:
                 record.warn(progress, f"a loss was not finite{_since(meter, trainer, logged)}")
             logged = run.step
-        if run.step % probe_every == 0 or work.last:
+        if run.step % probe_every == 0 or (work.last and not work.stopped):
             with run.whole() as (method, encoder):
                 if record:
                     show(record, method, run)
                     _probe(record, encoder, progress, probe)
         if run.step % trainer.checkpoint_every == 0 and not work.last:
             run.checkpoint(record)
+            _tell_refused(record, run)
+    if not agreed(not stopping.asked()) and run.step == run.saved:
+        return  # stopped before a step: all is as it was
     left_open = run.used.count_open()
     if run.step == 0 and left_open:
         raise _unfinished(run, left_open)
@@ -105,6 +117,7 @@ def train(
         run.used.merge()
         raise InputError(f"no sample could be trained on ({run.used.main_reasons()})")
     run.checkpoint(record, wait=True)
+    _tell_refused(record, run)
     over = run.trained >= job.samples or len(run.used.position) == job.plan.total
     if not over and len(run.used.position) == begun and left_open:
         raise _unfinished(run, left_open)
@@ -119,6 +132,11 @@ def _since(meter: Meter, trainer: TrainerConfig, logged: int) -> str:
     if meter.first_bad < 0:
         return ""
     return f" (since step {logged + meter.first_bad // trainer.accumulate + 1})"
+
+
+def _tell_refused(record: Record | None, run: RunState) -> None:
+    if record:
+        record.refused(run.used.refused)
 
 
 def _unfinished(run: RunState, left_open: int) -> UnfinishedError:
@@ -168,6 +186,7 @@ def train_step(run: RunState, work: Work, epoch: int, meter: Meter, guard: Guard
         run.average.update(run.method.exported, run.step)
     if rank == 0 or not work.shared:
         run.used.train(sample for batch in work.batches for sample in batch)
+        counters.count("marey_samples_trained", sum(map(len, work.batches)))
     return rate
 
 
