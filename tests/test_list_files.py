@@ -179,7 +179,7 @@ def test_index_says_what_was_listed_and_how_it_was_grouped(tmp_path, capsys):
     assert "ep1 (views cam0, cam1)" in said.err
     assert "grouped nothing" not in said.err
     assert json.loads(said.out.splitlines()[-1])["views"] == {"1": 1, "2": 1}
-    assert main([*words, "--views", r"(?P<event>cam\d/ep\d)(?P<view>\.)"]) == 0
+    assert main([*words, "--views", r"(?P<event>cam\d/ep\d)(?P<view>\.)", "--overwrite"]) == 0
     assert "grouped nothing: every event has one view" in capsys.readouterr().err
     assert main([*words, "--labels-from", "folder"]) == 0
     assert Index.load(out).classes == ["cam0", "cam1"]

@@ -46,14 +46,15 @@ def index(options: argparse.Namespace) -> Result:
         if renewal != "append":
             note = f"{corpus.digest()} {options.sync} {options.sync_within if options.sync else 0}"
         before = None if renewal or options.overwrite else made_of(options.out)
+        if before is None:
+            return
         if before == note:
             raise _ThereAlready
-        if before is not None:
-            raise UsageError(
-                f"{options.out} is an index that was made of other files, or in another way: "
-                "--refresh takes over what has changed since, --append adds to it, --overwrite "
-                "makes it anew, or give another -o"
-            )
+        raise UsageError(
+            f"{options.out} is an index that was made of other files, or in another way: "
+            "--refresh takes over what has changed since, --append adds to it, --overwrite "
+            "makes it anew, or give another -o"
+        )
 
     now("looking for videos")
     bar = Progress("index", "videos")
@@ -156,7 +157,7 @@ def _print_events(summary: Summary, views: str | None) -> None:
     if views is None and (guess := summary.guess) and guess.named:
         print(
             f"their names look like {guess.events} events with the views {', '.join(guess.views)}; "
-            f"to group them, add --views '{guess.expression}'",
+            f"to group them, add --overwrite --views '{guess.expression}'",
             file=sys.stderr,
         )
     grouping = views is not None and (views.lower().endswith(".csv") or "?P<view>" in views)

@@ -106,7 +106,7 @@ def check_views(preset: str, config: RunConfig, data: str) -> None:
     raise InputError(
         f"{preset} pairs two cameras that saw one event, and all {len(names)} videos of {data} are "
         f"events of their own (e.g. {', '.join(names[:3])}). Group them: "
-        f"marey index FOLDER -o {data} --views '{example}'{own}{single}"
+        f"marey index FOLDER -o {data} --overwrite --views '{example}'{own}{single}"
     )
 
 
