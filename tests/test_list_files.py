@@ -172,14 +172,14 @@ def test_index_says_what_was_listed_and_how_it_was_grouped(tmp_path, capsys):
         (tmp_path / "v" / name).parent.mkdir(parents=True, exist_ok=True)
         encode_video(tmp_path / "v" / name, 6)
     out = str(tmp_path / "i.parquet")
-    words = ["index", str(tmp_path / "v"), "-o", out, "--workers", "1"]
+    words = ["index", str(tmp_path / "v"), "-o", out, "--workers", "1", "--overwrite"]
     assert main([*words, "--views", r"(?P<view>cam\d)/(?P<event>ep\d)", "--json"]) == 0
     said = capsys.readouterr()
     assert "events: 1 with 1 view, 1 with 2 views" in said.err
     assert "ep1 (views cam0, cam1)" in said.err
     assert "grouped nothing" not in said.err
     assert json.loads(said.out.splitlines()[-1])["views"] == {"1": 1, "2": 1}
-    assert main([*words, "--views", r"(?P<event>cam\d/ep\d)(?P<view>\.)", "--overwrite"]) == 0
+    assert main([*words, "--views", r"(?P<event>cam\d/ep\d)(?P<view>\.)"]) == 0
     assert "grouped nothing: every event has one view" in capsys.readouterr().err
     assert main([*words, "--labels-from", "folder"]) == 0
     assert Index.load(out).classes == ["cam0", "cam1"]
