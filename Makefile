@@ -12,7 +12,7 @@ VIEWS ?=
 OUT ?= demo
 # A test file to a process; each holds torch and, in some files, a Ray of its own: about 2 GB.
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
-OPTIONS = $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(VIEWS),--views '$(VIEWS)')
+OPTIONS = $(if $(VIDEOS),--videos "$(VIDEOS)") $(if $(VIEWS),--views '$(value VIEWS)')
 
 define NO_PYTHON
 marey needs CPython 3.11, 3.12, 3.13 or 3.14 (not a free-threaded one) that has the modules venv

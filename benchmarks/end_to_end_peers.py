@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,16 @@ def decord(path: str, times_s: list[float]) -> list[np.ndarray]:
 READERS: dict[str, Read] = {"pyav": pyav, "torchcodec": torchcodec, "decord": decord}
 
 
+@dataclass(frozen=True)
+class TwoCrops:
+    """Two crops of a picture. Not a lambda: from Python 3.14 on workers get it pickled."""
+
+    crop: Callable[[Any], Any]
+
+    def __call__(self, image: Any) -> list[Any]:
+        return [self.crop(image), self.crop(image)]
+
+
 def augmentation(size: int) -> Callable[[Any], Any]:
     """SimCLR's two crops of a PIL image, float32 [3, size, size] each."""
     if LIGHTLY:
@@ -95,7 +106,7 @@ def augmentation(size: int) -> Callable[[Any], Any]:
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    return lambda image: [crop(image), crop(image)]
+    return TwoCrops(crop)
 
 
 class Samples(Dataset):

@@ -183,6 +183,22 @@ class _Autocast(torch.autocast):
         super().__init__(device_type.replace("cuda", "cpu"), *args, **kwargs)
 
 
+class _Event:
+    """A moment of the device's time, which stands still."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.timed = enable_timing
+
+    def record(self) -> None:
+        """Nothing is under way."""
+
+    def synchronize(self) -> None:
+        """Nor is anything waited for."""
+
+    def elapsed_time(self, other: _Event) -> float:
+        return 0.0
+
+
 @contextlib.contextmanager
 def far_device() -> Iterator[Counter[str]]:
     """Inside, torch has a GPU; gives how often each line of marey waited for it."""
@@ -200,6 +216,7 @@ def far_device() -> Iterator[Counter[str]]:
                 torch.cuda,
                 is_available=lambda: True,
                 current_device=lambda: 0,
+                Event=_Event,
                 # the one generator there is
                 get_rng_state=lambda device: torch.get_rng_state(),
                 set_rng_state=lambda state, device: torch.set_rng_state(state),

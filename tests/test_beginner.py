@@ -64,7 +64,11 @@ MISTAKES = [
     (["train", "tcn", *RUN, "--probe", "x.mp4"], 2, "--probe x.mp4"),
     (["train", "tcn", "--dta", "videos", "-o", "r"], 2, "no option --dta; did you mean --data?"),
     (["train", "tcn", *RUN, "--ouput", "r"], 2, "no option --ouput; did you mean --out?"),
-    (["train", "tcn", *RUN], 1, r"marey index FOLDER -o index.parquet --overwrite --views '(?P<event>"),
+    (
+        ["train", "tcn", *RUN],
+        1,
+        r"marey index FOLDER -o index.parquet --overwrite --views '(?P<event>",
+    ),
     (["train", "tcn", *RUN], 1, "or train tcn_single, for one camera"),
     # train: the settings
     (["train", "tcn", *RUN, "batch_size=32"], 2, "did you mean trainer.batch_size?"),

@@ -17,7 +17,9 @@ from marey.configs.errors import InputError, UsageError
 from marey.configs.load import override, read_preset, run_config
 from marey.models.method import find_method
 from marey.pipeline.data.build_index import make_index, write_index
+from marey.pipeline.data.guess_views import guess_views
 from marey.pipeline.data.index import Index
+from marey.pipeline.data.index_files import read_table
 from marey.pipeline.embedding.embed import embed
 from marey.pipeline.evaluate.run import render, run_eval
 from marey.pipeline.report import (
@@ -88,6 +90,7 @@ def run_demo(
         _say("events that several cameras saw: what they show at one moment becomes alike (tcn)")
     else:
         _say("no event that two cameras saw: moments near each other become alike (tcn_single)")
+        _propose_views(home, videos)
         tree = override(tree, [f"method.sampling={SINGLE_VIEW}"])
     config = run_config(tree, find_method(tree["name"]).Config)
     probe = test if _has_views(test) else None
@@ -192,6 +195,18 @@ def _held_out(events: Sequence[str]) -> set[str]:
         return set()
     by_hash = sorted(events, key=lambda event: hashlib.blake2b(event.encode()).digest())
     return set(by_hash[: max(1, round(HELD_OUT * len(events)))])
+
+
+def _propose_views(home: Path, videos: str) -> None:
+    """Say how the videos might be grouped, where their names look as if cameras had made them."""
+    names = read_table(str(home / "index.parquet"), ["video_id"])["video_id"].to_pylist()
+    guess = guess_views(names)
+    if guess and guess.named:
+        _say(
+            f"their names look like {guess.events} events with the views {', '.join(guess.views)}; "
+            f"to learn across cameras: make demo VIDEOS={videos} OUT={home}-views "
+            f"VIEWS='{guess.expression}'"
+        )
 
 
 def _has_views(index: str) -> bool:

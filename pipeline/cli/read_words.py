@@ -20,10 +20,12 @@ def read_words(words: Sequence[str]) -> argparse.Namespace:
         options, rest = parser.parse_known_args(words)
     except UsageError as error:
         raise UsageError(_misspelt(words, parser) or str(error)) from None
-    # argparse takes positional words only in one run; settings may stand anywhere
-    wrong = [word for word in rest if word.startswith("-") or "=" not in word]
+    # argparse takes positional words only in one run; settings may stand anywhere. A word behind an
+    # unknown option is left over up to Python 3.13, and a setting from 3.14 on.
+    strays = [word for word in getattr(options, "settings", ()) if "=" not in word]
+    wrong = [word for word in rest if word.startswith("-") or "=" not in word] + strays
     if wrong or (rest and not hasattr(options, "settings")):
-        raise UsageError(_unread(wrong or rest, rest, parser, options))
+        raise UsageError(_unread(wrong or rest, words, parser, options))
     if rest:
         options.settings += rest
     return options
@@ -47,7 +49,9 @@ def _surely(name: str, known: Sequence[str]) -> str:
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), "")
 
 
-def _unread(wrong: list[str], rest: list[str], parser: Parser, options: argparse.Namespace) -> str:
+def _unread(
+    wrong: list[str], words: Sequence[str], parser: Parser, options: argparse.Namespace
+) -> str:
     """What to type in place of a word that no command line has."""
     own = parser.commands[options.command]
     word = wrong[0]
@@ -56,7 +60,7 @@ def _unread(wrong: list[str], rest: list[str], parser: Parser, options: argparse
         known = [option for option in own._option_string_actions if len(option) > 2]
         near = suggest(name, known, otherwise="")
         as_setting = setting_for(name.lstrip("-"), options)
-        after = rest[rest.index(word) + 1 :][:1]
+        after = words[words.index(word) + 1 :][:1]
         value = value or (after[0] if after and not after[0].startswith("-") else "VALUE")
         if as_setting and not _surely(name, known):
             return f"{options.command} has no option {name}; the setting is {as_setting}={value}"

@@ -86,7 +86,7 @@ class _Teller:
         late = now - self._last > SILENCE_S and lasts > BEAT_S
         if not self._doing or not (due or (new and late)):
             return
-        for_s = "" if new else f", for {lasts:.0f} s"
+        for_s = "" if new or lasts < FIRST_S else f", for {lasts:.0f} s"
         tqdm.write(f"{self._command}: {self._doing}{for_s}", file=sys.stderr)
         sys.stderr.flush()
         if not new and not sys.stderr.isatty():
