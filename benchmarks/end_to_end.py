@@ -25,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,14 +198,32 @@ def steady(long: Cost, short: Cost | None) -> Cost:
     )  # fmt: skip
 
 
-def prepare(folder: Path, data: str | None, rate: float, tiny: bool) -> Place:
-    """Index, list of files and encoder of the jobs; without data, a rendered corpus."""
+def prepare(
+    folder: Path, data: str | None, rate: float, tiny: bool, peers: Sequence[str]
+) -> tuple[Place, list[str]]:
+    """Index, list of files and encoder of the jobs, and the peers that work here.
+
+    Without data, a rendered corpus. Files that one of these peers cannot read are left out: a
+    program of a few lines would end there.
+    """
     if data is None:
         make_corpus(folder / "videos", events=2 if tiny else 8, views=1, seconds=4)
         data = str(folder / "videos")
     table = make_index([data])
     table = table.filter([s == "ok" and d >= 2.5 for s, d in zip(
         table["status"].to_pylist(), table["duration_s"].to_pylist(), strict=True)])  # fmt: skip
+    paths = [uri.removeprefix("file://") for uri in table["uri"].to_pylist()]
+    lengths = table["duration_s"].to_pylist()
+    reads = {
+        peer: [_reads(peer, path, s) for path, s in zip(paths, lengths, strict=True)]
+        for peer in peers
+    }
+    working = [peer for peer in peers if any(reads[peer])]
+    kept = [all(reads[peer][n] for peer in working) for n in range(len(paths))]
+    for path, keep in zip(paths, kept, strict=True):
+        if not keep:
+            print(f"left out, since a peer cannot read it: {Path(path).name}")
+    table = table.filter(kept)
     index = folder / "index.parquet"
     write_index(table, str(index))
     files = [
@@ -222,7 +241,15 @@ def prepare(folder: Path, data: str | None, rate: float, tiny: bool) -> Place:
          f"encoder.backbone={job.backbone}", f"encoder.image_size={job.size}"],
         check=False, capture_output=True,
     )  # fmt: skip
-    return Place(index, folder / "files.json", str(encoder), rate)
+    return Place(index, folder / "files.json", str(encoder), rate), working
+
+
+def _reads(peer: str, path: str, seconds: float) -> bool:
+    """Whether a peer gives frames of all of a file; libraries raise what they like."""
+    try:
+        return all(READERS[peer](path, [seconds * part / 8])[0].size for part in range(1, 8))
+    except Exception:
+        return False
 
 
 def main(words: list[str] | None = None) -> dict[str, dict[str, Cost]]:
@@ -242,13 +269,17 @@ def main(words: list[str] | None = None) -> dict[str, dict[str, Cost]]:
     programs = options.programs or [
         "marey", *(["marey (Ray)"] if options.ray else []), *_installed()
     ]  # fmt: skip
+    peers = [program for program in programs if program in READERS]
     print(f"{default_workers()} cores; lightly: {LIGHTLY}; samples of `mine` are video seconds")
     print(f"{'job':<11}{'program':<13}{'per CPU s':>10}{'per s':>9}{'wait':>7}{'MiB':>7}"
           f"{'ratio':>7}{'cores':>7}")  # fmt: skip
     found: dict[str, dict[str, Cost]] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        where = prepare(folder, options.data, options.rate, options.tiny)
+        where, working = prepare(folder, options.data, options.rate, options.tiny, peers)
+        for peer in set(peers) - set(working):
+            print(f"{peer} reads none of the files here, and is left out")
+        programs = [program for program in programs if program not in peers or program in working]
         for job in jobs(options.tiny):
             if options.jobs and job.name not in options.jobs:
                 continue
