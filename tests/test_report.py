@@ -370,6 +370,10 @@ def test_a_task_is_shown_beside_its_start_and_chance_and_says_whose_videos_they_
     cells = re.findall(r"<td[^>]*>([^<]*)</td>", section.body)
     assert cells == ["accuracy", "0.75", "0.5", "0.25", "loss", "1.5", "2.5", ""]
     assert "not trained on" in section.intro
+    (first,) = re.findall(r'<p class="answer">([^<]*)</p>', section.body)
+    assert first == "Accuracy 0.75 against 0.5 untrained and 0.25 by chance: better than both."
+    lost = task_section(start, figures, {"accuracy": 0.25}, held_out=True)
+    assert "not better: train longer" in lost.body
     known = task_section(figures, start, {}, held_out=False)
     assert "not trained on" not in known.intro
     assert "held out" not in known.title

@@ -260,7 +260,7 @@ def _page(
     _, _, index = index_sections(str(home / "index.parquet"))
     if task is not None:
         section = task_section(task.trained, task.untrained, task.chance, held_out=held_out)
-        embeddings.insert(1, section)
+        embeddings.insert(0, section)  # it has the answer, where no two views are compared
     write_page(str(page), title, subtitle, [*embeddings, *run, *index])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,6 +12,7 @@ from marey.configs.errors import InputError, MareyError
 from marey.pipeline.data.source import Source
 from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
 from marey.pipeline.evaluate.run import run_eval
+from marey.pipeline.report.answer import answer
 from marey.pipeline.report.choose import paired_events
 from marey.pipeline.report.maps import map_section, matrix_section
 from marey.pipeline.report.matches import across_views_section, elsewhere_section
@@ -81,8 +81,8 @@ def embedding_sections(
         sides.append(("untrained", matched(load_embeddings(baseline), trained)))
     if fetch is None:
         fetch = _own_fetch(trained)
-    answer, figures = _figures(location, baseline, labels)
-    sections = [Section("Figures", answer + _headline(trained) + figures)]
+    first, figures = _figures(location, baseline, labels)
+    sections = [Section("Figures", first + _headline(trained) + figures)]
     timed = len(np.unique(trained.video_id)) < len(trained)
     sections.append(map_section(sides, timed, _source(trained)))
     paired = timed and paired_events(trained)
@@ -174,24 +174,11 @@ def _answer(results: dict[str, dict[str, Any]], compared: bool) -> str:
         figures = results[row.protocol]["figures"]
         if row.chance not in figures or row.figure not in figures:
             continue
-        sign = 1 if row.higher_is_better else -1
-        own, chance = figures[row.figure], figures[row.chance]
-        others = [("by chance", chance)]
-        if compared:
-            others.insert(0, ("untrained", results[row.protocol]["baseline"][row.figure]))
-        beaten = [sign * (own - value) > 0 for _, value in others]
-        against = " and ".join(f"{number(value)} {name}" for name, value in others)
-        if not all(beaten):
-            verdict = "not better: train longer, or with another method (`marey methods`)"
-        elif compared:
-            verdict = "better than both"
-        else:
-            verdict = (
-                "better than chance; whether training did it, the untrained encoder tells "
-                "(--baseline)"
-            )
-        text = f"{row.title.capitalize()} {number(own)} against {against}: {verdict}."
-        return f'<p class="answer">{escape(text)}</p>'
+        before = results[row.protocol]["baseline"][row.figure] if compared else None
+        return answer(
+            row.title, figures[row.figure], figures[row.chance], before,
+            higher_is_better=bool(row.higher_is_better),
+        )  # fmt: skip
     return ""
 
 
