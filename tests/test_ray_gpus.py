@@ -20,7 +20,7 @@ from marey.pipeline.stream import graph
 from marey.pipeline.stream.plan import Position
 from marey.pipeline.stream.resources import Needs, budget_on_gpus
 from marey.pipeline.stream.samples import rows_of_shard, stream_here, stream_ray
-from marey.pipeline.training import launch
+from marey.pipeline.training import launch, prepared
 from marey.pipeline.training.launch import prepare
 from tests.corpora import encode_corpus
 from tests.test_ray import DATA, check_embeddings, make, same
@@ -106,7 +106,7 @@ def test_trainers_leave_room_on_their_gpus_for_decoders_alone(
             Folder(tmp_path / "run").write("summary.json", json.dumps({}).encode())
 
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
-    monkeypatch.setattr(launch, "check_backend", lambda name: None)
+    monkeypatch.setattr(prepared, "check_backend", lambda name: None)
     config = make_config(f"data.backend={backend}", "trainer.workers=2")
     launch.run_training(prepare(config, corpus, str(tmp_path / "run")))
     scaling = asked["scaling_config"]
