@@ -154,12 +154,12 @@ for _name, _settings in {
     "kcf-hog": CorrelationSettings(),
     "kcf-hog-scale": CorrelationSettings(scale_step=1.05),
     "dsst-hog": CorrelationSettings(kernel_sigma=0.0, scale_filter=True),
-    "dcf-colour": CorrelationSettings(kernel_sigma=0.0, colour_weight=0.3, min_score=0.1),
+    "dcf-colour": CorrelationSettings(kernel_sigma=0.0, colour_weight=0.3, min_score=0.02),
     "dcf-colour-scale": CorrelationSettings(
-        kernel_sigma=0.0, colour_weight=0.3, scale_step=1.03, scale_penalty=0.99, min_score=0.1
+        kernel_sigma=0.0, colour_weight=0.3, scale_step=1.03, scale_penalty=0.99, min_score=0.02
     ),
     "staple": CorrelationSettings(
-        kernel_sigma=0.0, colour_weight=0.3, scale_filter=True, min_score=0.1
+        kernel_sigma=0.0, colour_weight=0.3, scale_filter=True, min_score=0.02
     ),
     "strcf": CorrelationSettings(
         pixels=160, window=4.0, rate=0.01, target_sigma=1 / 16, temporal=1e4,

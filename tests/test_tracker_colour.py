@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from benchmarks.tracker_scores import fit_weights
-from marey.trackers import build, iou
+from benchmarks.trackers import boxes, scene
+from marey.trackers import State, build, iou
 from marey.trackers.colour_response import BINS, ColourResponse
 from marey.trackers.evidence import likeness, remember
 from marey.trackers.peaks import find_peaks
@@ -135,3 +136,11 @@ def test_fitted_weights_are_never_negative_and_tell_the_halves_apart():
     assert weights[1] == 0.0  # it would like to be negative
     at_half = constant + weights[0] * 0.5
     assert abs(at_half) < 0.6  # as likely right as lost, though four fifths are right
+
+
+@pytest.mark.parametrize("name", ["dcf-colour", "dcf-colour-scale", "staple", "strcf"])
+def test_a_thing_of_its_surroundings_colours_is_not_given_up(name):
+    """Pieces of one textured plane under a moving camera: their colours tell nothing."""
+    frames = scene(16, 320, 240)
+    track = build(name).track(frames, boxes(12, 64, frames))
+    assert (track.state[-1] == State.TRACKED).mean() >= 0.9
