@@ -27,8 +27,10 @@ __all__ = [
     "embed",
     "evaluate",
     "extend",
+    "find",
     "import_plugins",
     "index",
+    "load_embeddings",
     "load_encoder",
     "losses",
     "open",
@@ -42,6 +44,7 @@ __all__ = [
 _ELSEWHERE = {
     "MareyError": "marey.configs.errors",
     "Method": "marey.models.method",
+    "load_embeddings": "marey.pipeline.embedding.embeddings",
 }
 """Public name -> its module, where that is not `marey.public`."""
 _MODULES = {
@@ -58,12 +61,14 @@ if TYPE_CHECKING:
     from marey.models.method import Method
     from marey.models.objectives import losses
     from marey.pipeline import sampling
+    from marey.pipeline.embedding.embeddings import load_embeddings
     from marey.public import (
         Run,
         Samples,
         batches,
         embed,
         evaluate,
+        find,
         import_plugins,
         index,
         load_encoder,

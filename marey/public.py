@@ -32,7 +32,8 @@ from marey.pipeline.data.mixture_location import mixture_of
 from marey.pipeline.data.renew_index import Renewal
 from marey.pipeline.data.source import Reopened, Source, open_source
 from marey.pipeline.embedding.baselines import encoder_location, open_encoder
-from marey.pipeline.embedding.embeddings import Embeddings
+from marey.pipeline.embedding.embeddings import Embeddings, load_embeddings
+from marey.pipeline.evaluate import nearest_moments
 from marey.pipeline.evaluate.run import Figures, run_eval
 from marey.pipeline.runtime.cores import default_workers
 from marey.pipeline.stream.decode import DecodeStage
@@ -50,6 +51,7 @@ __all__ = [
     "batches",
     "embed",
     "evaluate",
+    "find",
     "import_plugins",
     "index",
     "load_encoder",
@@ -390,3 +392,18 @@ def evaluate(
     return run_eval(
         protocol, embeddings, labels=labels, gallery=gallery, baseline=baseline, **settings
     )
+
+
+def find(
+    embeddings: Location | Embeddings, video: str, time_s: float, *, count: int = 5
+) -> list[nearest_moments.Moment]:
+    """The moments of other events that are most like one, as `marey find` does: one from each.
+
+    embeddings: a folder that `marey embed` wrote, or one loaded. video: a `video_id`, or the end
+    of one. time_s: seconds, in the clock of the video's event; the embedded frame nearest to it
+    counts. Returns at most `count` moments, the most similar first, each with `video_id`, `event`,
+    `view`, `frame`, `time_s` (seconds) and `similarity` (cosine).
+    Raises InputError for a video or a time that is not there, and where there is no other event.
+    """
+    loaded = embeddings if isinstance(embeddings, Embeddings) else load_embeddings(embeddings)
+    return nearest_moments.find(loaded, video, time_s, count)[1]

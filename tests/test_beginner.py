@@ -33,7 +33,12 @@ MISTAKES = [
     (["index", "videos", "-o", "i.parquet", "--workers", "two"], 2, "--workers: invalid int"),
     (["index", "videos", "-o", "i.parquet", "--view", "x", "--out"], 2, "expected one argument"),
     (["index", "videos", "-o", "i.parquet", "--recursive"], 2, "index has no option --recursive"),
-    # export and explore
+    # find, export and explore
+    (["find", "embeddings"], 2, "video and SECONDS are missing (for example: marey find"),
+    (["find", "nowhere", "a.mp4", "1"], 1, "write it with `marey embed RUN --data INDEX"),
+    (["find", "videos", "a.mp4", "soon"], 2, "SECONDS: invalid float value"),
+    (["find", "videos", "a.mp4", "1", "--count", "0"], 2, "one moment or more"),
+    (["find", "videos", "a.mp4", "1", "--page", "found"], 2, "for example -o found.html"),
     (["export", "embeddings", "-o", "x"], 2, "--to is missing"),
     (["export", "embeddings", "--to", "onxx", "-o", "x"], 2, "did you mean onnx?"),
     (["export", "embeddings", "--to", "atlas", "-o", "x.csv"], 2, "for example -o x.parquet"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from marey.configs.errors import UsageError
 from marey.configs.nearest import suggest
+from marey.pipeline.cli.outcome import Result
 
 EXAMPLES = {
     "index": "marey index videos/ -o index.parquet",
@@ -19,6 +20,7 @@ EXAMPLES = {
     "estimate": "marey estimate videomae-b --data index.parquet --gpus 8",
     "embed": "marey embed runs/tcn --data index.parquet -o embeddings",
     "eval": "marey eval knn embeddings --labels labels/",
+    "find": "marey find embeddings walk.mp4 3.5 --page moments.html",
     "report": "marey report runs/tcn -o report.html",
     "export": "marey export embeddings --to atlas -o frames.parquet",
     "explore": "marey explore embeddings --data index.parquet",
@@ -57,6 +59,19 @@ class Parser(argparse.ArgumentParser):
             name = "/".join(action.option_strings) or action.dest
             near = suggest(str(value), choices, otherwise="")
             raise UsageError(f"{name} {value}: it is one of {', '.join(choices)}{near}")
+
+
+Run = Callable[[argparse.Namespace], Result]
+Adds = Callable[[str, Run, str], Parser]
+"""Adds a command by name, what runs it, and what it does."""
+
+
+def add_engine(parser: Parser) -> None:
+    """`--engine`, of the commands that work through Ray."""
+    parser.add_argument(
+        "--engine", choices=("ray", "local"), default="ray",
+        help="Ray actors, here or on a cluster (default), or this one process",
+    )  # fmt: skip
 
 
 def _plain(message: str) -> str:
