@@ -126,3 +126,17 @@ def test_a_run_on_a_mixture_resumes_and_counts_each_corpus(corpora, tmp_path, ca
     other = [*words, "trainer.epochs=3", "--resume"]
     other[3] = f"{corpora[0]}:2"
     assert main(other) != 0
+
+
+def test_what_is_refused_is_counted_for_each_corpus(corpora, tmp_path):
+    index = encode_corpus(tmp_path / "c", events=3, views=1)
+    next((tmp_path / "c").glob("*.mp4")).write_bytes(b"no video any more")
+    run = tmp_path / "run"
+    words = ["train", "simclr", "--data", corpora[0], "--data", str(index), "-o", str(run),
+             "--engine", "local", "trainer.batch_size=4", "trainer.epochs=1", "trainer.log_every=1",
+             "encoder.image_size=32", "data.decode_size=32"]  # fmt: skip
+    assert main(words) == 3
+    last = [line for line in read_metrics(Folder(str(run))) if "refused" in line][-1]
+    assert (last["refused"], last["refused/a/index"], last["refused/c/index"]) == (1, 0, 1)
+    (reason,) = json.loads((run / "summary.json").read_text())["refused"]
+    assert reason.startswith("c/index: ")

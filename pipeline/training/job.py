@@ -41,14 +41,15 @@ class Job:
         trainer = self.config.trainer
         return trainer.steps * trainer.batch_size if trainer.steps else self.plan.total
 
+    def corpus_of(self, event: int) -> str:
+        """The name of the corpus of a mixture that an event is of."""
+        starts = [start for _, start in self.members]
+        return self.members[bisect_right(starts, event) - 1][0]
+
     def shares(self, events: list[int]) -> dict[str, float]:
         """The share of each corpus of a mixture in samples of these events, as metrics name it."""
-        starts = [start for _, start in self.members]
-        of = [bisect_right(starts, event) - 1 for event in events]
-        return {
-            f"share/{name}": of.count(number) / len(of)
-            for number, (name, _) in enumerate(self.members)
-        }
+        of = [self.corpus_of(event) for event in events]
+        return {f"share/{name}": of.count(name) / len(of) for name, _ in self.members}
 
     def epoch_of(self) -> list[str]:
         """What an epoch has of each corpus of a mixture, a line each."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,11 +33,17 @@ class Used:
     processes to what every one of them holds, and checkpoints.
     """
 
-    def __init__(self, state: dict[str, Any] | None) -> None:
-        """As the checkpoint `state` has it; nothing, without one."""
+    def __init__(
+        self, state: dict[str, Any] | None, corpus_of: Callable[[int], str] | None = None
+    ) -> None:
+        """As the checkpoint `state` has it; nothing, without one.
+
+        corpus_of: of a mixture, the name of the corpus that an event is of: reasons begin with it.
+        """
         self.position: Position = position_of(state)
         self.refused: Counter[str] = Counter(state["refused"] if state else {})
         """Samples refused, by reason, up to the last merge."""
+        self._corpus_of = corpus_of
         self._numbers: list[int] = []
         self._reasons: Counter[str] = Counter()
         self._open: Counter[str] = Counter()
@@ -54,7 +60,10 @@ class Used:
     def refuse(self, sample: Sample, reason: str = "") -> None:
         """Note a sample that is not trained on: for its own reason (it has no frames), or this."""
         self._numbers.append(int(sample["sample"]))
-        self._reasons[reason or str(sample["refused"])] += 1
+        reason = reason or str(sample["refused"])
+        if self._corpus_of is not None:
+            reason = f"{self._corpus_of(int(sample['instance']))}: {reason}"
+        self._reasons[reason] += 1
 
     def leave_open(self, sample: Sample) -> None:
         """Note a sample that could not be read for now: it is asked for again, later."""
@@ -68,6 +77,13 @@ class Used:
         """Samples refused so far in all processes, each of which must ask."""
         return self.refused.total() + _all_reduced([self._reasons.total()], dist.ReduceOp.SUM)[0]
 
+    def count_refused_of(self, corpora: Sequence[str]) -> list[int]:
+        """The same of each of these corpora of a mixture."""
+        own = [_of_corpus(self._reasons, name) for name in corpora]
+        merged = [_of_corpus(self.refused, name) for name in corpora]
+        everyone = _all_reduced(own, dist.ReduceOp.SUM) if own else []
+        return [one + other for one, other in zip(merged, everyone, strict=True)]
+
     def merge(self) -> None:
         """Add what all processes noted. Raises RuntimeError when a sample was used twice."""
         for numbers, reasons in _gather((self._numbers, self._reasons)):
@@ -79,6 +95,10 @@ class Used:
         """The most frequent reasons of refusal that this process knows of, with their counts."""
         known = self.refused + self._reasons + self._open
         return "; ".join(f"{reason} ({n})" for reason, n in known.most_common(3))
+
+
+def _of_corpus(reasons: Counter[str], name: str) -> int:
+    return sum(count for reason, count in reasons.items() if reason.startswith(f"{name}: "))
 
 
 def accepted(stream: Iterable[Sample], used: Used) -> Iterator[Sample]:

@@ -52,7 +52,7 @@ class RunState:
             self._shards = RunShards(self.method, self.average, self.device)
         # shards have other parameters than the method had before
         self.optimizer = build_optimizer(self.method, trainer.optimizer, self.method.constant_lr)
-        self.used = Used(state)
+        self.used = Used(state, job.corpus_of if job.members else None)
         self.trained = self.used.trained
         """Samples trained on, those of earlier attempts too."""
         self.step = 0

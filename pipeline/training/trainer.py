@@ -89,7 +89,7 @@ def train(
         if record and run.step < trainer.log_every:
             telling.now(f"step {run.step} of {progress.total_steps}")
         if run.step % trainer.log_every == 0 or work.last:
-            values = meter.take(world_size()) | {"refused": float(run.used.count_refused())}
+            values = meter.take(world_size()) | _refused(run)
             if guard.factor is not None:
                 values["skipped_steps"] = float(guard.skipped)
             finite = math.isfinite(values["loss"])
@@ -132,6 +132,16 @@ def _since(meter: Meter, trainer: TrainerConfig, logged: int) -> str:
     if meter.first_bad < 0:
         return ""
     return f" (since step {logged + meter.first_bad // trainer.accumulate + 1})"
+
+
+def _refused(run: RunState) -> dict[str, float]:
+    """Samples refused so far as metrics name them; every process asks. Of a mixture, each corpus's
+    too."""
+    names = [name for name, _ in run.job.members]
+    counts = dict(zip(names, run.used.count_refused_of(names), strict=True))
+    return {"refused": float(run.used.count_refused())} | {
+        f"refused/{name}": float(count) for name, count in counts.items()
+    }
 
 
 def _tell_refused(record: Record | None, run: RunState) -> None:
