@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from marey.configs.errors import InputError
-from marey.configs.mining import TracksMining
+from marey.configs.mining import ImageConfig, TracksMining
 from marey.configs.sampling import (
     ClipsSampling,
     FramesSampling,
@@ -25,9 +25,11 @@ from marey.pipeline.data.index import Index
 from marey.pipeline.data.list_files import ListOptions
 from marey.pipeline.embedding.frame_parts import FrameParts
 from marey.pipeline.embedding.read_part import ReadPart
+from marey.pipeline.mining.sample_part import SamplePart, SampleWork
 from marey.pipeline.mining.tracks import TrackMiner, TrackUnits
 from marey.pipeline.report.pictures import frame_of
-from marey.pipeline.stream.plan import UNIT_FRAMES, make_plan
+from marey.pipeline.stream.decode import settings_of
+from marey.pipeline.stream.plan import UNIT_FRAMES, Position, make_plan
 from marey.pipeline.video import (
     FrameRequest,
     Span,
@@ -261,6 +263,23 @@ def test_tracks_and_pictures_show_no_frame_outside_a_span(folder):
         assert frame_number(frame_of(video, video.duration_s - 0.001, 48)) == last - 1
 
 
+def counting_groups(monkeypatch):
+    """How often each file is opened for a plan, and each of its groups decoded: (file, first
+    packet of the group) -> times."""
+    opened, decoded = Counter(), Counter()
+    real = pyav_backend.PyavDecoder._decode_planned
+
+    def counting(decoder, runs, places):
+        opened[decoder._uri] += 1
+        for run in runs:
+            keys = np.flatnonzero(decoder.timeline.key)
+            decoded.update((decoder._uri, int(k)) for k in keys if run.start <= k < run.stop)
+        return real(decoder, runs, places)
+
+    monkeypatch.setattr(pyav_backend.PyavDecoder, "_decode_planned", counting)
+    return opened, decoded
+
+
 def test_a_unit_holds_neighbours_opens_a_file_once_and_decodes_a_group_once(folder, monkeypatch):
     index = listed(
         folder,
@@ -274,17 +293,7 @@ def test_a_unit_holds_neighbours_opens_a_file_once_and_decodes_a_group_once(fold
     plan = make_plan(index, ClipsSampling(num_frames=4, spacing_s=0.04), seed=0, epochs=1)
     units = list(plan.units())
     assert len(units) < 4
-    opened, decoded = Counter(), Counter()
-    real = pyav_backend.PyavDecoder._decode_planned
-
-    def counting(decoder, runs, places):
-        opened[decoder._uri] += 1
-        for run in runs:
-            keys = np.flatnonzero(decoder.timeline.key)
-            decoded.update((decoder._uri, int(k)) for k in keys if run.start <= k < run.stop)
-        return real(decoder, runs, places)
-
-    monkeypatch.setattr(pyav_backend.PyavDecoder, "_decode_planned", counting)
+    opened, decoded = counting_groups(monkeypatch)
     stage = decoder(plan, index, DataConfig(decode_size=SHAPE))
     for unit in units:
         opened.clear()
@@ -323,6 +332,55 @@ def test_an_index_with_spans_has_a_digest_and_a_place_for_every_span(folder):
     assert starts == sorted(starts)
     noted = listed(folder, ["a.mp4,0,1,hello"], columns="path,start,end,note").video(0)
     assert json.loads(noted.extra or "") == {"note": "hello"}
+
+
+def spans_of_real_videos(videos, folder, seed):
+    """An index of random spans of all files: some overlap, some touch."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for path in sorted(p for p in videos.rglob("*") if p.is_file()):
+        info = probe(str(path), motion="none")
+        if info.frames < 3:
+            continue
+        edges = np.sort(rng.uniform(0, info.duration_s, 4))
+        starts = rng.uniform(0, info.duration_s * 0.9, 4)
+        ends = np.minimum(info.duration_s, starts + rng.uniform(1.5 / info.fps, 3, 4))
+        for start, end in [*pairwise(edges), *zip(starts, ends, strict=True)]:
+            lines.append(f"{path.relative_to(videos)},{start},{end}")
+    (folder / "list.csv").write_text("\n".join(["path,start,end", *lines]) + "\n")
+    table = make_index([str(folder / "list.csv")], lists=ListOptions(root=str(videos)))
+    write_index(table, str(folder / "index.parquet"))
+    return Index.load(str(folder / "index.parquet"))
+
+
+@pytest.mark.data
+def test_of_real_videos_each_group_is_decoded_once_for_all_spans_of_a_unit(
+    shared_data, tmp_path, monkeypatch
+):
+    index = spans_of_real_videos(shared_data / "videos", tmp_path, 11)
+    assert len({video.uri for event in index.events() for video in event.videos}) > 25
+    _, decoded = counting_groups(monkeypatch)
+    damaged = {v.uri for e in index.events() for v in e.videos if v.status != "ok"}
+
+    def once(read):
+        """Decode each group once; files with damage are decoded once more on purpose."""
+        decoded.clear()
+        read()
+        return [key for key, times in decoded.items() if times > 1 and key[0] not in damaged]
+
+    for sampling in (FramesSampling(per_video=3), ClipsSampling(num_frames=4, spacing_s=0.04)):
+        plan = make_plan(index, sampling, seed=5, epochs=1)
+        data = DataConfig(decode_size=32)
+        stage = decoder(plan, index, data)
+        stored = SamplePart(
+            str(tmp_path / sampling.kind), ImageConfig(), *settings_of(plan, index, data)
+        )
+        for number, unit in enumerate(plan.units()):
+            assert not once(lambda unit=unit, stage=stage: list(stage(unit)))
+            work = SampleWork(number, plan.work(unit, index, Position()))
+            assert not once(lambda work=work, stored=stored: list(stored(work)))
+    for part in FrameParts(index, 0, size=4000):
+        assert not once(lambda part=part: ReadPart(index.reader, 0, (32, 32)).columns(part))
 
 
 @pytest.mark.data
