@@ -1,5 +1,7 @@
 """Ray is started again where a busy machine was too slow for it, and not for ever."""
 
+import json
+
 import pytest
 import ray
 
@@ -57,6 +59,34 @@ def test_a_cluster_that_cannot_be_reached_is_named(monkeypatch):
         ray_session(),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("job", "sent"),
+    [
+        ("", {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({"runtime_env": {"env_vars": {"A": "1"}}}, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        # Ray refuses a second value of one variable
+        ({"runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "ACTIVE"}}}, None),
+    ],
+)
+def test_the_processes_of_a_cluster_are_told_how_their_threads_wait(monkeypatch, job, sent):
+    if ray.is_initialized():
+        pytest.skip("an instance of this test process stands already")
+    given = {}
+
+    def init(**options):
+        given.update(options)
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if job:
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    with pytest.raises(MareyError, match="no connection"), ray_session():
+        pass
+    assert given.get("runtime_env", {}).get("env_vars") == sent
 
 
 def test_a_cluster_without_the_code_is_told_apart():

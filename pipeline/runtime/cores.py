@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+WAIT_POLICY = "OMP_WAIT_POLICY"
+"""The variable by which OpenMP is told how its threads wait."""
+
 
 def default_workers() -> int:
     """Processor cores that this process may use.
@@ -32,7 +35,7 @@ def wait_asleep() -> None:
     They spin otherwise, on the cores that decoding and training share. Read when the library is
     loaded: call it before torch is imported. A policy that the environment sets stays.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault(WAIT_POLICY, "PASSIVE")
 
 
 def set_threads(count: int) -> None:

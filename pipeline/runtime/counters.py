@@ -6,6 +6,7 @@ nothing and does nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,7 +29,12 @@ GAUGES = {
     "marey_shuffle_buffer_samples": "Samples that wait in a trainer's shuffle buffer.",
 }
 _KEYS = {"marey_refused": ("reason",), "marey_restarts": ("stage",)}
+AGAIN_S = 5.0
+"""Ray forgets a gauge that was not set for 20 s: while work is counted, all are set again."""
 _made: dict[str, Any] | None = None
+_shown: dict[str, float] = {}
+_again = 0.0
+"""When gauges are to be set again, by the monotonic clock."""
 
 
 def export_here() -> None:
@@ -48,13 +54,21 @@ def export_here() -> None:
 
 def count(name: str, number: float = 1, **tags: str) -> None:
     """Add to a counter."""
-    if _made is not None and number > 0:
+    global _again
+    if _made is None:
+        return
+    if number > 0:
         _made[name].inc(number, tags or None)
+    if time.monotonic() >= _again:
+        _again = time.monotonic() + AGAIN_S
+        for gauge, value in _shown.items():
+            _made[gauge].set(value)
 
 
 def show(name: str, value: float) -> None:
     """Set a gauge."""
     if _made is not None:
+        _shown[name] = value
         _made[name].set(value)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from marey.configs import errors, plugins
 from marey.configs.errors import MareyError, error_named
 from marey.pipeline.runtime import messages, telling
-from marey.pipeline.runtime.cores import default_workers, wait_asleep
+from marey.pipeline.runtime.cores import WAIT_POLICY, default_workers, wait_asleep
 from marey.pipeline.runtime.stopping import answers_kept
 
 NO_CODE = re.compile(r"No module named '([\w.]+)'")
@@ -58,8 +58,8 @@ def ray_session() -> Iterator[float]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     local_instance = "RAY_ADDRESS" not in os.environ
+    wait_asleep()
     if local_instance:
-        wait_asleep()
         # each spares processes on a small machine; no node of it is preempted, and actors are
         # started when they are asked for, as there are no tasks that wait for a process
         os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
@@ -151,13 +151,18 @@ def _local_options() -> dict[str, Any]:
 
 
 def _cluster_options() -> dict[str, Any]:
-    """Send plugins that are not installed to the nodes, unless a job has brought its own files."""
+    """What the processes of a cluster need of this one: how threads wait, which a cluster's own
+    environment says nothing of, and plugins that are not installed. What a job has brought stays.
+    """
     brought = json.loads(os.environ.get(JOB, "{}")).get("runtime_env") or {}
-    if "py_modules" in brought:
-        return {}
+    sent: dict[str, Any] = {}
+    if WAIT_POLICY not in brought.get("env_vars", {}):
+        sent["env_vars"] = {WAIT_POLICY: os.environ[WAIT_POLICY]}
     here = Path.cwd() if "working_dir" in brought else None
     paths = [path for path in _plugin_files() if here is None or here not in path.parents]
-    return {"runtime_env": {"py_modules": [str(path) for path in paths]}} if paths else {}
+    if paths and "py_modules" not in brought:
+        sent["py_modules"] = [str(path) for path in paths]
+    return {"runtime_env": sent} if sent else {}
 
 
 def _plugin_files() -> list[Path]:
