@@ -64,6 +64,8 @@ def _no_preset(name: str) -> str:
     own = [one for one in known if method_of(one) == plain(name) and one != "demo"]
     if own and plain(name) not in known:
         return f"the method {plain(name)} has several presets: give one of {', '.join(own)}"
+    if Path(f"{name}.py").is_file():
+        return f"no method or preset {name!r}; for that of {name}.py here, add --import {name}"
     end = suggest(name, known, otherwise="; `marey methods` lists all")
     return f"no method or preset {name!r}{end}"
 

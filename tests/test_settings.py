@@ -103,6 +103,13 @@ def test_mistakes_are_refused_with_what_is_allowed(word, message):
         check(word)
 
 
+def test_a_method_in_a_file_of_this_folder_is_offered_for_import(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frame_gap.py").touch()
+    with pytest.raises(SettingError, match=r"'frame_gap'; .*frame_gap\.py.* --import frame_gap"):
+        read_preset("frame_gap")
+
+
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(SettingError, match=r"no method or preset 'dmo'; did you mean demo"):
         read_preset("dmo")
