@@ -23,7 +23,7 @@ from marey.pipeline.evaluate.tracking import (
 )
 from marey.pipeline.evaluate.tracking_layouts import read_sequence, truth_files
 from marey.trackers import build
-from marey.trackers.draw import best_median_worst, contact_sheet, draw_track
+from marey.trackers.draw import best_median_worst, draw_track
 from tests.tracked_scenes import moving_square, texture
 
 
@@ -243,14 +243,6 @@ def test_drawing_marks_living_boxes_on_a_copy():
     assert (np.abs(edge).sum(axis=1) > 0).mean() > 0.9
     far = (slice(None), slice(150, 200), slice(0, 40))
     np.testing.assert_array_equal(drawn[far], frames[far])
-
-
-def test_a_contact_sheet_shows_every_patch():
-    rows = [np.full((2, 32, 32, 3), 20 * n, np.uint8) for n in range(5)]
-    sheet = contact_sheet(rows, [f"track {n}" for n in range(5)], side=32, columns=2)
-    for n in range(5):
-        assert (sheet == 20 * n).all(axis=2).sum() >= 2 * 32 * 32
-    assert contact_sheet([]).shape[2] == 3
 
 
 def test_best_median_and_worst_are_shown_in_order():

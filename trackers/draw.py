@@ -71,40 +71,6 @@ def _draw_box(
     cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, black, 1, cv2.LINE_AA)
 
 
-def contact_sheet(
-    rows: Sequence[NDArray[np.uint8]],
-    captions: Sequence[str] = (),
-    *,
-    side: int = 96,
-    columns: int = 2,
-    gap: int = 4,
-) -> NDArray[np.uint8]:
-    """Patches of tracks as one picture: uint8 [H, W, 3] RGB.
-
-    rows: a track each, uint8 [p, S, S, 3], its patches side by side; tracks fill `columns` columns.
-    captions: a short line for each track, written above it.
-    """
-    if not len(rows):
-        return np.full((side, side, 3), 255, np.uint8)
-    most = max(len(patches) for patches in rows)
-    head = 14 if captions else 0
-    cell_w, cell_h = most * (side + gap) + 3 * gap, side + gap + head
-    lines = -(-len(rows) // columns)
-    sheet = np.full((lines * cell_h + gap, columns * cell_w + gap, 3), 255, np.uint8)
-    for n, patches in enumerate(rows):
-        top, left = gap + (n // columns) * cell_h, gap + (n % columns) * cell_w
-        if captions:
-            place = (left, top + head - 4)
-            cv2.putText(
-                sheet, captions[n], place, cv2.FONT_HERSHEY_SIMPLEX, 0.34, (0, 0, 0), 1, cv2.LINE_AA
-            )
-        for p, patch in enumerate(patches):
-            x = left + p * (side + gap)
-            small = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA)
-            sheet[top + head : top + head + side, x : x + side] = small
-    return sheet
-
-
 def best_median_worst(scores: Sequence[float], count: int) -> list[int]:
     """Which of the tracks with these scores to show: `count` best, middle and worst, in order."""
     order = np.argsort(-np.asarray(scores), kind="stable").tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from html import escape
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from marey.pipeline.data.shards import Shards, decode_images
 from marey.pipeline.report.choose import spread
-from marey.pipeline.report.page import Section, figure, long_table, number, picture, tiles
-from marey.trackers.draw import best_median_worst, contact_sheet
+from marey.pipeline.report.page import Section, long_table, number, picture, tiles
+from marey.pipeline.report.sample_strips import sample_strips
+from marey.trackers.draw import best_median_worst
 
 SHOWN = 8
 """Best, median and worst tracks that are shown, each."""
 SAMPLES = 12
 """Stored samples of other kinds that are shown."""
-RANKS = ("best", "median", "worst")
+RANKS = ("Best", "Median", "Worst")
 
 
 def shard_sections(location: str) -> tuple[str, str, list[Section]]:
@@ -50,35 +51,41 @@ def _tracks(shards: Shards) -> list[Section]:
     quality = [float(row["fb_iou"]) * float(np.mean(row["scores"])) for row in light]
     chosen = best_median_worst(quality, SHOWN)
     groups = np.array_split(np.array(chosen), len(RANKS)) if len(chosen) >= len(RANKS) else [chosen]
-    figures = []
+    shown = []
     for rank, places in zip(RANKS, groups, strict=False):
-        rows = [shards.row(int(place)) for place in places]
-        patches = [decode_images(row["images"]) for row in rows]
-        sheet = contact_sheet(patches, _captions(rows), columns=4)
-        figures.append(figure(picture(sheet, f"{rank} tracks"), rank, wide=True))
+        tracks = "".join(_track(shards.row(int(place))) for place in places)
+        shown.append(f'<h3>{rank}</h3><div class="samples" style="--smallest:190px">{tracks}</div>')
     intro = (
         "Each pair of pictures is one thing at the start and the end of its track. Ordered by the "
         "overlap after tracking backward times the mean score."
     )
-    return [Section("Tracks", "".join(figures), intro)]
+    return [Section("Tracks", "".join(shown), intro)]
 
 
-def _captions(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{PurePosixPath(row['video_id']).name} {row['image_times_s'][0]:.1f}s "
-        f"fb {row['fb_iou']:.2f} score {np.mean(row['scores']):.2f}"
-        for row in rows
-    ]
+def _track(row: dict[str, Any]) -> str:
+    """The stored patches of a track, when each was seen, and what spoke for the track."""
+    patches = decode_images(row["images"])
+    cells = "".join(
+        f"<div>{picture(patch, row['video_id'])}{time_s:.1f} s</div>"
+        for patch, time_s in zip(patches, row["image_times_s"], strict=True)
+    )
+    return (
+        f"<div><p>{escape(PurePosixPath(row['video_id']).name)}: overlap {row['fb_iou']:.2f}, "
+        f'score {np.mean(row["scores"]):.2f}</p><div class="strip">{cells}</div></div>'
+    )
 
 
 def _samples(shards: Shards) -> list[Section]:
     if not len(shards):
         return []
     rows = [shards.row(place) for place in spread(range(len(shards)), SAMPLES)]
-    sheets = [decode_images(row["images"]) for row in rows]
-    sheet = contact_sheet(sheets, [f"sample {row['sample']}" for row in rows], columns=1)
-    body = figure(picture(sheet, "stored samples"), wide=True)
-    return [Section("Samples", body, "A few stored samples, evenly spread; each row is one.")]
+    samples = {"frames": np.stack([decode_images(row["images"]) for row in rows])}
+    for name in ("time_s", "view"):
+        if name in rows[0]:
+            samples[name] = np.array([row[name] for row in rows])
+    numbers = [int(row["sample"]) for row in rows]
+    body = sample_strips(samples, shards.kind, SAMPLES, numbers=numbers)
+    return [Section("Samples", body, "A few stored samples, evenly spread.")]
 
 
 def _reasons(reasons: dict[str, int]) -> str:
