@@ -181,7 +181,7 @@ def next_angle(method: Method, batch: Batch) -> Score:
     return float(max(found)), float(len(angle))
 
 
-def foretold(method: Method, batch: Batch) -> Score:
+def predicted(method: Method, batch: Batch) -> Score:
     """The hand goes on turning as from the frame before last to the last: the error of where that
     puts its tip, as a share of the error of the mean place."""
     angle = read_angles(batch["images"].flatten(0, 1), method.encoder)  # [clips, frames]

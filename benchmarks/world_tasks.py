@@ -67,7 +67,7 @@ TASKS = {
     "v_jepa": Task("stripes", "relative_error", clips.painted_features, 200),
     "v_jepa2": Task("stripes", "relative_error", clips.painted_features, 200),
     "siam_mae": Task("stripes", "relative_error", pictures.painted_pairs, 400),
-    "latent_prediction": Task("clock", "relative_error", oracles.foretold, 250),
+    "latent_prediction": Task("clock", "relative_error", oracles.predicted, 250),
     "videomae": Task("stripes", "error_over_fill", clips.painted_tubes, 200),
     "rotation": _board("accuracy", pictures.turned, 60),
     "jigsaw": _board("accuracy", pictures.shuffled, 100),

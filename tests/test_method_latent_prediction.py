@@ -1,4 +1,4 @@
-"""Latent prediction: its equations by hand, and whether it foretells without collapse."""
+"""Latent prediction: its equations by hand, and whether it predicts without collapse."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def _circles(generator: torch.Generator) -> Batch:
         {"variance": 10.0, "covariance": 10.0, "projector_dim": 32},
     ],
 )
-def test_it_foretells_what_comes_next_without_collapse(settings: dict) -> None:
+def test_it_predicts_what_comes_next_without_collapse(settings: dict) -> None:
     metrics = train(_method(**settings), _circles, steps=150)
     assert metrics["embedding_std"] > 0.5
     assert metrics["relative_error"] < 0.2
@@ -74,12 +74,12 @@ def test_the_loss_is_that_of_its_equation() -> None:
     found = method(batch)
     total = 0.0
     known = [states[:, t] for t in range(FRAMES)]
-    foretold = list(known)
+    predicted = list(known)
     for _ in range(3):
-        answers = [method.predictor(torch.cat([foretold[t - 2], foretold[t - 1]], dim=1))
+        answers = [method.predictor(torch.cat([predicted[t - 2], predicted[t - 1]], dim=1))
                    for t in range(2, FRAMES)]  # fmt: skip
-        foretold = [*known[:2], *answers]
-        errors = [(a - b).square() for a, b in zip(foretold, known, strict=True)]
+        predicted = [*known[:2], *answers]
+        errors = [(a - b).square() for a, b in zip(predicted, known, strict=True)]
         total = total + torch.stack(errors).mean() / 3
     rows = states.flatten(0, 1)
     variance = (1 - (rows.var(dim=0) + 1e-4).sqrt()).clamp_min(0).mean()
@@ -101,7 +101,7 @@ def test_a_gaussian_is_asked_for_at_each_time_by_itself() -> None:
     torch.testing.assert_close(found["loss"], found["prediction"] + 0.5 * found["sigreg"])
 
 
-def test_nothing_stops_the_gradient_of_what_is_foretold() -> None:
+def test_nothing_stops_the_gradient_of_what_is_predicted() -> None:
     torch.manual_seed(0)
     method = _method(variance=0.0, covariance=0.0, horizon=1, context=1).double()
     states = torch.randn(3, FRAMES, 8, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Latent prediction without a momentum encoder: foretell a frame's embedding, held off collapse.
+"""Latent prediction without a momentum encoder: predict a frame's embedding, held off collapse.
 
     L = 1/H sum over h of  mean_t |p(z^h_t) - p(z_t)|^2  +  R(p(z))
     R = mu v(p(z)) + nu c(p(z))        or        lambda mean_t SIGReg(p(z_t))
@@ -123,10 +123,12 @@ class LatentPrediction(Method):
         states = full_precision(self.encoder(images.flatten(0, 1))).unflatten(0, (count, length))
         goals = self._projected(states)
         errors, first = [], None
-        foretold = states
+        predicted = states
         for _ in range(self.config.horizon):
-            foretold = torch.cat([states[:, : self.config.context], self.foretell(foretold)], dim=1)
-            answers = self._projected(foretold)
+            predicted = torch.cat(
+                [states[:, : self.config.context], self.predict(predicted)], dim=1
+            )
+            answers = self._projected(predicted)
             errors.append((answers - goals).square().mean())
             first = answers if first is None else first
         prediction = torch.stack(errors).mean()
@@ -138,7 +140,7 @@ class LatentPrediction(Method):
             **self._against(first, goals),
         }
 
-    def foretell(self, states: Tensor) -> Tensor:
+    def predict(self, states: Tensor) -> Tensor:
         """The next embedding after each run of `context`: [N, T, D] -> [N, T - context, D].
 
         The last run, which nothing follows, is left out.
