@@ -39,6 +39,8 @@ class Converter:
         # One libswscale context a geometry: a context that sees sizes alternate is rebuilt.
         self._reformatters: dict[object, VideoReformatter] = {}
         self._matrices: dict[tuple[int, bool], np.ndarray] = {}
+        # Memory for the part of a picture that is taken: new memory costs more than the copy.
+        self._parts: dict[object, VideoFrame] = {}
         self._packed = (np.empty((0, 0, 3), np.uint8), np.empty((0, 0, 3), np.uint8))
 
     def into(self, frame: VideoFrame, geometry: Geometry, out: np.ndarray) -> None:
@@ -59,7 +61,7 @@ class Converter:
         height, width = geometry.coded_out
         field = frame.interlaced_frame and height < geometry.height
         if field or (geometry.height, geometry.width) != (frame.height, frame.width):
-            frame = _part(frame, geometry, 2 if field else 1)
+            frame = self._part(frame, geometry, 2 if field else 1)
         shrink = height <= frame.height and width <= frame.width
         reformatter = self._reformatters.get(geometry)
         if reformatter is None:
@@ -96,39 +98,45 @@ class Converter:
         cv2.transform(cv2.merge(planes, packed), matrix, rgb)
         out[...] = geometry.orientation.apply(rgb[:, :width])
 
+    def _part(self, frame: VideoFrame, geometry: Geometry, every: int) -> VideoFrame:
+        """A copy of the part of `frame` that the geometry takes, in a planar format.
+
+        every: 2 takes the upper field alone, each second row of all planes. The copy is good until
+        the next one is made.
+        """
+        components = frame.format.components
+        packed = (
+            len({part.plane for part in components}) < len(components) or components[0].bits < 8
+        )
+        if packed or frame.format.has_palette:
+            frame = frame.reformat(
+                format="gbrp" if frame.format.is_rgb else "yuv444p",
+                src_colorspace=_ANY_MATRIX,
+                dst_colorspace=_ANY_MATRIX,
+                threads=1,
+            )
+            components = frame.format.components
+        key = (geometry, every, frame.format.name)
+        part = self._parts.get(key)
+        if part is None:
+            size = geometry.width, -(-geometry.height // every)
+            part = self._parts[key] = VideoFrame(*size, frame.format.name)
+        depth = -(-components[0].bits // 8)
+        for source, target in zip(frame.planes, part.planes, strict=True):
+            across = -(-frame.width // source.width)
+            top = geometry.top // -(-frame.height // source.height)
+            top -= top % every  # the same field of all planes
+            left = geometry.left // across * depth
+            rows, into = _rows(source), _rows(target)
+            wide = target.width * depth
+            taken = rows[top::every, left : left + wide]
+            into[: target.height, :wide] = taken[: target.height]
+        part.color_range, part.colorspace = frame.color_range, frame.colorspace
+        return part
+
 
 def _rows(plane: VideoPlane) -> np.ndarray:
     """View of one plane's bytes with their padding: uint8 [height, line_size]."""
     # A plane offers Python's buffer protocol, which its type stub does not say.
     data = np.frombuffer(cast(memoryview, plane), dtype=np.uint8)
     return data.reshape(-1, plane.line_size)
-
-
-def _part(frame: VideoFrame, geometry: Geometry, every: int) -> VideoFrame:
-    """A copy of the part of `frame` that the geometry takes, in a planar format.
-
-    every: 2 takes the upper field alone, each second row of all planes.
-    """
-    components = frame.format.components
-    packed = len({part.plane for part in components}) < len(components) or components[0].bits < 8
-    if packed or frame.format.has_palette:
-        frame = frame.reformat(
-            format="gbrp" if frame.format.is_rgb else "yuv444p",
-            src_colorspace=_ANY_MATRIX,
-            dst_colorspace=_ANY_MATRIX,
-            threads=1,
-        )
-        components = frame.format.components
-    part = VideoFrame(geometry.width, -(-geometry.height // every), frame.format.name)
-    depth = -(-components[0].bits // 8)
-    for source, target in zip(frame.planes, part.planes, strict=True):
-        across = -(-frame.width // source.width)
-        top = geometry.top // -(-frame.height // source.height)
-        top -= top % every  # the same field of all planes
-        left = geometry.left // across * depth
-        rows, into = _rows(source), _rows(target)
-        wide = target.width * depth
-        taken = rows[top::every, left : left + wide]
-        into[: target.height, :wide] = taken[: target.height]
-    part.color_range, part.colorspace = frame.color_range, frame.colorspace
-    return part
