@@ -68,6 +68,24 @@ def test_attributes_do_what_their_names_say():
     assert np.median(slow / size[1:]) < 0.1
 
 
+@pytest.mark.parametrize("level", [0, 128, 255])
+@pytest.mark.parametrize("attribute", ["SV", "CM"])
+def test_a_thing_of_its_background_s_very_colours_is_made_visible(level, attribute):
+    """Beside it the frame is flat, so what differs from that is the thing."""
+    flat = np.full((120, 160, 3), level, np.uint8)
+    rng = np.random.default_rng(1)
+    made = render_moving_thing([attribute], np.stack([flat] * 30), flat, flat, rng)
+    for frame, (x, y, w, h) in zip(made.frames[::10], made.boxes[::10], strict=True):
+        middle = frame[int(y + h / 2) - 1 : int(y + h / 2) + 2, int(x + w / 2)]
+        assert np.abs(middle.astype(float).mean() - np.median(frame)) > 12
+
+
+def test_nothing_becomes_too_small_to_see():
+    for seed in range(20):
+        boxes = rendered("LR", "SV", seed=seed, frames=40).boxes
+        assert np.nanmin(boxes[:, 2:]) > 5
+
+
 def test_every_attribute_comes_in_turn_and_renders():
     rng = np.random.default_rng(0)
     first = [draw_attributes(n, rng)[0] for n in range(len(ATTRIBUTES))]

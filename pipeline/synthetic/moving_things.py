@@ -8,7 +8,7 @@ and LaSOT benchmarks name it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 
 import cv2
@@ -34,6 +34,10 @@ ATTRIBUTES = {
 }
 SIZE = (400, 300)
 """Width and height of the frames."""
+MIN_CONTRAST = 20.0
+"""Least median difference, in levels of 255, of a thing from what it covers, before the light."""
+MIN_SIDE = 6.0
+"""Least width and height of a thing in pixels, at its smallest."""
 
 Array = NDArray[np.floating]
 
@@ -73,6 +77,7 @@ def render_moving_thing(
     """
     motion = _draw_motion(set(attributes), len(ground), rng)
     thing = make_thing(texture, motion.side, rng, deforms="DEF" in attributes)
+    thing = _seen(thing, ground, motion)
     hider = _hider(cover, motion, rng)
     light = _Light(len(ground), rng, strong="IV" in attributes)
     noise = rng.normal(0.0, rng.uniform(1.0, 4.0), (SIZE[1] + 64, SIZE[0] + 64, 3))
@@ -151,6 +156,7 @@ def _draw_motion(has: set[str], count: int, rng: np.random.Generator) -> _Motion
     side = extent * np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)])
     swing = rng.uniform(0.4, 0.75) if "SV" in has else rng.uniform(0.0, 0.08)
     scale = np.exp(swing * _wave(t, rng))
+    side = side * max(MIN_SIDE / float(side.min() * scale.min()), 1.0)
     if "IPR" in has:
         angle = rng.uniform(0.4, 1.6) * _wave(t, rng)
         if rng.random() < 0.4:
@@ -231,6 +237,46 @@ def _leave(place: Array, side: Array, t: NDArray[np.int_], rng: np.random.Genera
     gaps = np.array([here[0], SIZE[0] - here[0], here[1], SIZE[1] - here[1]])
     way = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], dtype=np.float64)[int(gaps.argmin())]
     return place + share * way * (gaps.min() + rng.uniform(0.3, 0.8) * side.max())
+
+
+def _seen(thing: Thing, ground: NDArray[np.uint8], motion: _Motion) -> Thing:
+    """The thing, made lighter or darker as a whole where nobody could see it on its background.
+
+    It is what it was where its contrast is at least `MIN_CONTRAST` in every tenth frame.
+    """
+    at = [t for t in range(0, len(ground), 10) if _in_frame(motion.place[t])]
+    shift, way = 0.0, 0.0
+    while shift <= 255.0:
+        patch = np.clip(thing.patch + way * shift, 0.0, 255.0)
+        made = replace(thing, patch=patch)
+        found = [_contrast(made, ground[t], motion, t) for t in at]
+        least, below = min(found, default=(MIN_CONTRAST, 0.0))
+        if least >= MIN_CONTRAST:
+            return made
+        # away from the background, to where there is more room
+        way = way or (1.0 if below < 128.0 else -1.0)
+        shift += 8.0
+    return replace(thing, patch=np.full_like(thing.patch, 255.0 if way > 0 else 0.0))
+
+
+def _contrast(
+    thing: Thing, picture: NDArray[np.uint8], motion: _Motion, t: int
+) -> tuple[float, float]:
+    """Median difference of the thing from what it covers, and the mean of that, in levels."""
+    frame = _background(picture, motion.camera[t])
+    bare = frame.copy()
+    layer = draw(frame, thing, motion.place[t], motion.pose(t))
+    (x, y), (h, w) = layer.corner, layer.opacity.shape
+    covered = bare[y : y + h, x : x + w]
+    inside = layer.opacity > 0.5
+    if not inside.any():
+        return 255.0, 0.0
+    change = np.abs(frame[y : y + h, x : x + w] - covered).mean(axis=2)[inside]
+    return float(np.median(change)), float(covered[inside].mean())
+
+
+def _in_frame(place: Array) -> bool:
+    return bool((place > 0).all() and (place < SIZE).all())
 
 
 def _background(picture: NDArray[np.uint8], camera: Array) -> NDArray[np.float32]:
