@@ -118,16 +118,16 @@ def next_cells(method: Method, batch: Batch) -> Score:
 
 def walked_pixels(method: Method, batch: Batch) -> Score:
     """Random walk: how many walks over the patches' own pixels come home, at the best
-    temperature."""
+    temperature, with the edges cut that the preset cuts."""
     patches = batch["patches"]
-    length = patches.shape[2]
+    length, dropped = patches.shape[2], batch["dropped"].flatten(0, 1)
     pixels = functional.adaptive_avg_pool2d(patches.flatten(0, 3), 6).flatten(1)
     pixels = pixels - pixels.mean(dim=0)
     nodes = functional.normalize(pixels, dim=1).unflatten(0, patches.shape[:4]).flatten(0, 1)
     home = torch.arange(nodes.shape[2])
     found = []
     for temperature in TEMPERATURES:
-        cycles = walk_cycles(nodes, temperature, method.config.min_span, None)  # pyright: ignore
+        cycles = walk_cycles(nodes, temperature, method.config.min_span, dropped)  # pyright: ignore
         longest = cycles[0, length - 1]
         found.append((longest.argmax(dim=-1) == home).float().mean())
     return float(max(found)), float(len(nodes))
