@@ -104,6 +104,10 @@ class Method(nn.Module):
     def prepare(self, corpus: Corpus) -> None:
         """Called once, before weights are restored or moved (banks, classifiers)."""
 
+    def doubts(self, corpus: Corpus) -> tuple[str, ...]:
+        """Why the task may not exist on these data, a sentence each; a run begins with them."""
+        return ()
+
     def augment(self, batch: Batch) -> Batch:
         """Turn uint8 frames into the network's input, on the batch's device.
 

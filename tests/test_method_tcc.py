@@ -259,3 +259,14 @@ def test_one_video_alone_is_refused_before_training() -> None:
     with pytest.raises(SettingError, match=r"one video.*`tcn_single`"):
         method.prepare(Corpus(places=2))
     method.prepare(Corpus(places=4))
+
+
+def test_videos_of_several_kinds_are_doubted_unless_they_are_kept_apart() -> None:
+    kinds = Corpus(places=4, classes=3)
+    (doubt,) = _method().doubts(kinds)
+    assert "3 kinds" in doubt
+    assert "same_class=true" in doubt
+    assert "tcn_single" in doubt
+    assert not _method().doubts(Corpus(places=4))
+    assert not _method().doubts(Corpus(places=4, classes=1))
+    assert not _method(same_class=True).doubts(kinds)

@@ -207,6 +207,16 @@ class TCC(Method):
         if self.config.same_class and not corpus.classes:
             raise SettingError("method.same_class=true needs data with labels; these have none")
 
+    def doubts(self, corpus: Corpus) -> tuple[str, ...]:
+        """Videos of several kinds that are compared all the same."""
+        if corpus.classes < 2 or self.config.same_class:
+            return ()
+        return (
+            f"the labels name {corpus.classes} kinds of videos, and a cycle between two kinds has "
+            "no right answer: `method.same_class=true` keeps them apart; for videos that have "
+            "nothing in common take `tcn_single`",
+        )
+
     @torch.no_grad()
     def augment(self, batch: Batch) -> Batch:
         """Puts `images`, float32 [B, F, 3, S, S], in place of `frames`."""

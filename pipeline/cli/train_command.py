@@ -81,6 +81,8 @@ def train(options: argparse.Namespace) -> Result:
             "sampled evenly over time, not where it moves",
             file=sys.stderr,
         )
+    for doubt in prepared.doubts:
+        print(f"{preset}: {doubt}", file=sys.stderr)
     for key, (before, wanted) in prepared.changed.items():
         print(f"resumed with {key}={wanted} (was {before})", file=sys.stderr)
     if options.resume and not prepared.resumed_step:

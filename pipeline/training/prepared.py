@@ -73,6 +73,8 @@ class Prepared:
     """What the run's processes import first."""
     started: tuple[str, ...] = ()
     """What fitted of `encoder.weights`, a line each."""
+    doubts: tuple[str, ...] = ()
+    """Why the method's task may not exist on the data, a sentence each."""
     finished: bool = False
     """Whether the folder holds this run, finished: there is nothing to do."""
 
@@ -173,8 +175,9 @@ def prepare(
             folder.write(NOT_SAMPLED, json.dumps(plan.refused_by_name(), indent=1).encode())
         folder.write("config.yaml", yaml.safe_dump(settings, sort_keys=False).encode())
     return Prepared(
-        job, data, probe_data, int(state["step"]) if state else 0, changed, started=tuple(started)
-    )
+        job, data, probe_data, int(state["step"]) if state else 0, changed,
+        started=tuple(started), doubts=method.doubts(job.corpus),
+    )  # fmt: skip
 
 
 def _with_plugins(config: RunConfig, data: str) -> RunConfig:
