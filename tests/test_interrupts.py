@@ -137,3 +137,19 @@ def test_embedding_that_is_stopped_goes_on_with_the_same_command(engine, corpus,
     assert made.items() <= {p.name: p.stat().st_mtime_ns for p in parts.glob("*")}.items()
     frames = json.loads(output.splitlines()[-1])["frames"]
     assert frames == len(load_embeddings(tmp_path / "e")) > 256 * len(made)
+
+
+def test_mining_that_is_stopped_goes_on_with_the_same_command(corpus, tmp_path):
+    words = ["mine", corpus, "-o", "m", "--engine", "local", "track_s=0.5"]
+    process = begin(tmp_path, *words)
+    parts = tmp_path / "m" / "parts"
+    until(process, lambda: parts.exists() and any(parts.glob("part-*.parquet")))
+    said = stop(process, signal.SIGTERM)
+    made = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
+    assert not (tmp_path / "m" / "manifest.json").exists()
+    assert said[-1].endswith(f"this goes on: {shlex.join(['marey', *words])}")
+    process = begin(tmp_path, *words, "--json")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert made.items() <= {p.name: p.stat().st_mtime_ns for p in parts.glob("*")}.items()
+    assert len([*parts.glob("*")]) > len(made)
