@@ -66,7 +66,7 @@ class Greys:
         return iter(())
 
     def check_present(self):
-        return []
+        pass
 
 
 class GreyReader:

@@ -264,13 +264,32 @@ def test_a_container_that_is_gone_or_shrunk_says_so(
     path = write_tar(tmp_path / "shard.tar", videos)
     write_index(make_index([str(path)]), str(tmp_path / "i.parquet"))
     index = Index.load(str(tmp_path / "i.parquet"))
-    assert index.missing() == []
+    index.check_present()
     uri = rows(index.table)["shard.tar/0003.left.mp4"]["uri"]
     path.write_bytes(path.read_bytes()[:4096])
     with pytest.raises(Exception, match="index it again"):
         read(uri, [0.0])
     path.unlink()
-    assert len(index.missing()) == 4
+    with pytest.raises(InputError, match="none is at its place"):
+        index.check_present()
+
+
+def test_a_run_asks_no_further_than_the_first_video_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten million files are not asked for one by one before the first step."""
+    for n in (1, 3):
+        (tmp_path / f"{n}.mp4").write_bytes(b"")
+    videos = [
+        {"video_id": str(n), "uri": str(tmp_path / f"{n}.mp4"), "frames": 8, "fps": 4.0}
+        for n in range(5)
+    ]
+    asked: list[Path] = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self: asked.append(self) or exists(self))
+    index = Index.of(videos, "here")
+    index.check_present()
+    assert [path.name for path in asked] == ["0.mp4", "1.mp4"]
 
 
 def test_folders_of_frames_are_rows(tmp_path: Path) -> None:

@@ -74,9 +74,8 @@ class Images:
     def _digest(self) -> str:
         return hashlib.blake2b("\n".join(self.names).encode(), digest_size=8).hexdigest()
 
-    def check_present(self) -> list[str]:
-        """Nothing is gone: a table holds its pictures, those of a folder were just listed."""
-        return []
+    def check_present(self) -> None:
+        """They are there: a table holds its pictures, those of a folder were just listed."""
 
     def video(self, place: int) -> Video:
         """The still of the event at a position."""

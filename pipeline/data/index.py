@@ -276,29 +276,23 @@ class Index:
         empty = ~((self.column("frames") > 0) & (self.column("fps") > 0))
         return (self.video(int(place)) for place in np.flatnonzero(empty))
 
-    def missing(self) -> list[str]:
-        """Local uris that are not there, of rows that were readable when they were indexed."""
-        rows = zip(self._values("uri"), self._values("status"), strict=True)
-        there: dict[str, bool] = {}
+    def check_present(self) -> None:
+        """Raises InputError when no video is left at its place.
 
-        def is_there(place: str) -> bool:  # many videos may lie in one file
-            if place not in there:
-                there[place] = is_remote(place) or local_path(place).exists()
-            return there[place]
-
-        return [
-            uri for uri, status in rows if status != "unreadable" and not is_there(place_of(uri))
-        ]
-
-    def check_present(self) -> list[str]:
-        """The videos that are gone; raises InputError when none is left at its place."""
-        gone = self.missing()
-        if gone and len(gone) == sum(status != "unreadable" for status in self._values("status")):
+        Local files are looked for until one is there. One that is gone is refused when it is read.
+        """
+        gone: dict[str, str] = {}  # place -> uri: many videos may lie in one file
+        for uri, status in zip(self._values("uri"), self._values("status"), strict=True):
+            if status == "unreadable" or (place := place_of(uri)) in gone:
+                continue
+            if is_remote(place) or local_path(place).exists():
+                return
+            gone[place] = uri
+        if gone:
             raise InputError(
-                f"{self.location} lists {len(gone)} videos and none is at its place "
-                f"(first: {gone[0]}); were they moved? index the new folder again"
+                f"{self.location} lists videos of {len(gone)} files and none is at its place "
+                f"(first: {next(iter(gone.values()))}); were they moved? index the new folder again"
             )
-        return gone
 
 
 def _sorted_rows(columns: Mapping[str, pa.ChunkedArray]) -> np.ndarray:

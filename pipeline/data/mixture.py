@@ -167,9 +167,10 @@ class Mixture:
         """The videos that no frame can be read from."""
         return (video for source in self.sources for video in source.without_frames())
 
-    def check_present(self) -> list[str]:
-        """What is gone; raises InputError when nothing of one corpus is left."""
-        return [name for source in self.sources for name in source.check_present()]
+    def check_present(self) -> None:
+        """Raises InputError when nothing of one corpus is left at its place."""
+        for source in self.sources:
+            source.check_present()
 
 
 def weighted_visits(

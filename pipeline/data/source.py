@@ -97,8 +97,8 @@ class Source(Protocol):
         """The videos of which nothing can be read, as the index already knows."""
         ...
 
-    def check_present(self) -> list[str]:
-        """What is gone since the source was described; raises InputError when nothing is left."""
+    def check_present(self) -> None:
+        """Raises InputError when nothing of what was described is left at its place."""
         ...
 
 

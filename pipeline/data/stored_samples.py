@@ -80,9 +80,8 @@ class StoredSamples:
         """None: what could not be read was not stored."""
         return iter(())
 
-    def check_present(self) -> list[str]:
+    def check_present(self) -> None:
         """Stored samples need no videos."""
-        return []
 
 
 class StoredReader:
