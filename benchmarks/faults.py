@@ -156,7 +156,11 @@ def disturbed(job: str, fault: str, at: int, home: Path) -> tuple[Path, list[int
         time.sleep(LOOK_S)
     if process.poll() is not None:
         raise LookupError("the job ended before the fault")
-    FAULTS[fault](process, out)
+    try:
+        FAULTS[fault](process, out)
+    except LookupError:
+        driver(process, out)
+        raise
     codes = [ended(process)]
     if codes[0] != 0:
         codes.append(ended(begin(job, home, out)))
