@@ -146,7 +146,7 @@ def test_a_finished_demo_has_nothing_to_do_and_another_is_refused(tmp_path, caps
     assert f"holds a demo of {videos}, with --views None; --overwrite" in capsys.readouterr().err
     (tmp_path / "other" / "run").mkdir(parents=True)
     assert main(["demo", "-o", str(tmp_path / "other")]) == 2
-    assert "holds other things" in capsys.readouterr().err
+    assert "other holds run and no demo.json: it is a demo of an earlier" in capsys.readouterr().err
 
 
 def test_a_demo_that_is_made_anew_removes_what_it_made_and_no_video_of_its_owner(tmp_path):

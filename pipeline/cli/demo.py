@@ -142,8 +142,11 @@ def _begun(home: Path, given: dict[str, Any], overwrite: bool) -> dict[str, Any]
                 f"with --views {before['given']['views']}; --overwrite starts anew, or give "
                 "another -o"
             )
-    elif any((home / name).exists() for name in MADE):
-        raise UsageError(f"{home} holds other things: give another -o")
+    elif found := [name for name in MADE if (home / name).exists()]:
+        raise UsageError(
+            f"{home} holds {', '.join(found)} and no {STATE}: it is a demo of an earlier version, "
+            "or something else; give another -o, or remove it first"
+        )
     folder.write(STATE, json.dumps({"given": given, "done": {}}).encode())
     return {}
 
