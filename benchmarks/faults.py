@@ -100,12 +100,12 @@ def terminated(process: subprocess.Popen, out: Path) -> None:
 
 def stopped(process: subprocess.Popen, out: Path) -> None:
     """One reader stands still for ten seconds."""
-    found = below(process, "UnitActor")[:1]
-    for reader in found:
-        reader.suspend()
+    found = below(process, "UnitActor")
+    if not found:
+        raise LookupError("no process 'UnitActor'")
+    found[0].suspend()
     time.sleep(10)
-    for reader in found:
-        reader.resume()
+    found[0].resume()
 
 
 def cut(process: subprocess.Popen, out: Path) -> None:
@@ -135,6 +135,9 @@ FAULTS: dict[str, Callable[[subprocess.Popen, Path], None]] = {
     "part cut": cut,
     "byte flipped": flipped,
 }
+
+ABSENT = {("mine", "encoder killed"), ("mine", "supply killed")}
+"""A job has no such process."""
 
 
 def ended(process: subprocess.Popen) -> int | None:
@@ -207,7 +210,7 @@ def main() -> None:
             draw = random.Random(chosen.seed)
             most = len(parts(home / job)) - 2
             for fault in chosen.faults:
-                if (job, fault) != ("mine", "encoder killed"):  # it has none
+                if (job, fault) not in ABSENT:
                     moments = sorted(draw.randint(1, most) for _ in range(chosen.moments))
                     print(row(job, fault, moments, home, plain_s), flush=True)
 
