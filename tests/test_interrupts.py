@@ -121,8 +121,8 @@ def test_a_second_signal_ends_a_run_at_once(corpus, tmp_path):
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_embedding_that_is_stopped_goes_on_with_the_same_command(engine, corpus, tmp_path):
-    """A part has 1,024 rows: here 4 frames in 256 copies each."""
-    words = ["embed", "pixels", "--data", corpus, "-o", "e", "--fps", "2", "--copies", "256"]
+    """A part has 1,024 rows: here 4 frames in 512 copies each."""
+    words = ["embed", "pixels", "--data", corpus, "-o", "e", "--fps", "2", "--copies", "512"]
     words += ["--engine", engine]
     process = begin(tmp_path, *words)
     parts = tmp_path / "e" / "parts"
@@ -136,7 +136,7 @@ def test_embedding_that_is_stopped_goes_on_with_the_same_command(engine, corpus,
     assert process.returncode == 0, error
     assert made.items() <= {p.name: p.stat().st_mtime_ns for p in parts.glob("*")}.items()
     frames = json.loads(output.splitlines()[-1])["frames"]
-    assert frames == len(load_embeddings(tmp_path / "e")) > 256 * len(made)
+    assert frames == len(load_embeddings(tmp_path / "e")) > 512 * len(made)
 
 
 def test_mining_that_is_stopped_goes_on_with_the_same_command(corpus, tmp_path):
