@@ -121,7 +121,7 @@ def test_a_second_signal_ends_a_run_at_once(corpus, tmp_path):
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_embedding_that_is_stopped_goes_on_with_the_same_command(engine, corpus, tmp_path):
-    """A part has 1,024 rows: here 4 frames in 512 copies each."""
+    """A part has 1,024 rows: here 2 frames in 512 copies each."""
     words = ["embed", "pixels", "--data", corpus, "-o", "e", "--fps", "2", "--copies", "512"]
     words += ["--engine", engine]
     process = begin(tmp_path, *words)
