@@ -119,37 +119,37 @@ def test_a_second_signal_ends_a_run_at_once(corpus, tmp_path):
     assert "Traceback" not in said
 
 
+def goes_on(folder, words, out, last, number):
+    """Stop a command once a part is there, and run it again: what was made stays.
+
+    last: the file that is written when the result is whole. Returns the parts that were made before
+    the signal, and what the second run prints.
+    """
+    process = begin(folder, *words)
+    parts = folder / out / "parts"
+    until(process, lambda: parts.exists() and any(parts.glob("part-*.parquet")))
+    said = stop(process, number)
+    made = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
+    assert not (folder / out / last).exists()
+    assert said[-1].endswith(f"this goes on: {shlex.join(['marey', *words])}")
+    process = begin(folder, *words, "--json")
+    output, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    assert made.items() <= {p.name: p.stat().st_mtime_ns for p in parts.glob("*")}.items()
+    return made, output
+
+
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_embedding_that_is_stopped_goes_on_with_the_same_command(engine, corpus, tmp_path):
     """A part has 1,024 rows: here 2 frames in 512 copies each."""
     words = ["embed", "pixels", "--data", corpus, "-o", "e", "--fps", "2", "--copies", "512"]
     words += ["--engine", engine]
-    process = begin(tmp_path, *words)
-    parts = tmp_path / "e" / "parts"
-    until(process, lambda: parts.exists() and any(parts.glob("part-*.parquet")))
-    said = stop(process, signal.SIGINT)
-    made = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
-    assert not (tmp_path / "e" / "_meta.parquet").exists()
-    assert said[-1].endswith(f"this goes on: {shlex.join(['marey', *words])}")
-    process = begin(tmp_path, *words, "--json")
-    output, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    assert made.items() <= {p.name: p.stat().st_mtime_ns for p in parts.glob("*")}.items()
+    made, output = goes_on(tmp_path, words, "e", "_meta.parquet", signal.SIGINT)
     frames = json.loads(output.splitlines()[-1])["frames"]
     assert frames == len(load_embeddings(tmp_path / "e")) > 512 * len(made)
 
 
 def test_mining_that_is_stopped_goes_on_with_the_same_command(corpus, tmp_path):
     words = ["mine", corpus, "-o", "m", "--engine", "local", "track_s=0.5"]
-    process = begin(tmp_path, *words)
-    parts = tmp_path / "m" / "parts"
-    until(process, lambda: parts.exists() and any(parts.glob("part-*.parquet")))
-    said = stop(process, signal.SIGTERM)
-    made = {path.name: path.stat().st_mtime_ns for path in parts.glob("part-*.parquet")}
-    assert not (tmp_path / "m" / "manifest.json").exists()
-    assert said[-1].endswith(f"this goes on: {shlex.join(['marey', *words])}")
-    process = begin(tmp_path, *words, "--json")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    assert made.items() <= {p.name: p.stat().st_mtime_ns for p in parts.glob("*")}.items()
-    assert len([*parts.glob("*")]) > len(made)
+    made, _ = goes_on(tmp_path, words, "m", "manifest.json", signal.SIGTERM)
+    assert len([*(tmp_path / "m" / "parts").glob("*")]) > len(made)
