@@ -39,8 +39,9 @@ class Converter:
         # One libswscale context a geometry: a context that sees sizes alternate is rebuilt.
         self._reformatters: dict[object, VideoReformatter] = {}
         self._matrices: dict[tuple[int, bool], np.ndarray] = {}
-        # Memory for the part of a picture that is taken: new memory costs more than the copy.
-        self._parts: dict[object, VideoFrame] = {}
+        # Memory for the part of a picture that is taken, one of each size and format: new memory
+        # costs more than the copy.
+        self._parts: dict[tuple[int, int, str], VideoFrame] = {}
         self._packed = (np.empty((0, 0, 3), np.uint8), np.empty((0, 0, 3), np.uint8))
 
     def into(self, frame: VideoFrame, geometry: Geometry, out: np.ndarray) -> None:
@@ -116,11 +117,10 @@ class Converter:
                 threads=1,
             )
             components = frame.format.components
-        key = (geometry, every, frame.format.name)
-        part = self._parts.get(key)
+        kind = geometry.width, -(-geometry.height // every), frame.format.name
+        part = self._parts.get(kind)
         if part is None:
-            size = geometry.width, -(-geometry.height // every)
-            part = self._parts[key] = VideoFrame(*size, frame.format.name)
+            part = self._parts[kind] = VideoFrame(*kind)
         depth = -(-components[0].bits // 8)
         for source, target in zip(frame.planes, part.planes, strict=True):
             across = -(-frame.width // source.width)
