@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from marey.configs.errors import InputError
 from marey.pipeline.embedding.embeddings import Embeddings
 from marey.pipeline.evaluate.nearest_moments import Moment
 from marey.pipeline.report.page import Section, figure, grid, note, picture
 from marey.pipeline.report.pictures import Fetch, open_fetch, try_fetch
+from marey.pipeline.report.thumbnails import location_of
 
 
 def moment_page(
@@ -19,10 +19,7 @@ def moment_page(
     data: what was embedded; None, what the embeddings say. Raises InputError where neither is
     there.
     """
-    location = data or embeddings.meta.get("data")
-    if not location:
-        raise InputError("these embeddings do not say what they are of: give --data INDEX")
-    fetch = open_fetch(str(location))
+    fetch = open_fetch(location_of(embeddings, data))
     figures = [
         _figure(asked, fetch, f"asked for: {asked.video_id}, {asked.time_s:.2f} s"),
         *(

@@ -113,7 +113,7 @@ def run_sections(location: str) -> tuple[str, str, list[Section]]:
         sections.append(
             Section(
                 "Samples",
-                sample_strips(samples, kind, _SHOWN_SAMPLES),
+                sample_strips(samples, kind, range(1, _SHOWN_SAMPLES + 1)),
                 "The first samples of the run, as the trainer got them, before augmentation.",
             )
         )

@@ -84,7 +84,7 @@ def _samples(shards: Shards) -> list[Section]:
         if name in rows[0]:
             samples[name] = np.array([row[name] for row in rows])
     numbers = [int(row["sample"]) for row in rows]
-    body = sample_strips(samples, shards.kind, SAMPLES, numbers=numbers)
+    body = sample_strips(samples, shards.kind, numbers)
     return [Section("Samples", body, "A few stored samples, evenly spread.")]
 
 

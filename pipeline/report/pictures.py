@@ -12,6 +12,7 @@ from marey.configs.errors import InputError, MareyError
 from marey.pipeline.data.events import Video
 from marey.pipeline.data.reading import read_frames
 from marey.pipeline.data.source import need_frames, open_source
+from marey.pipeline.report.thumbnails import places_of
 from marey.pipeline.video import read
 
 Fetch = Callable[[str, float], NDArray[np.uint8]]
@@ -28,11 +29,7 @@ def open_fetch(data: str) -> Fetch:
     source = open_source(data)
     need_frames(source)
     reader = source.reader
-    places = {
-        video.video_id: (number, view)
-        for number in range(len(source))
-        for view, video in enumerate(source.event(number).videos)
-    }
+    places = places_of(source)
 
     @cache
     def fetch(video_id: str, time_s: float) -> NDArray[np.uint8]:

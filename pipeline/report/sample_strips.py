@@ -11,20 +11,17 @@ from numpy.typing import NDArray
 from marey.pipeline.report.page import figure, picture
 
 
-def sample_strips(
-    samples: dict[str, NDArray[Any]], kind: str, most: int, *, numbers: Sequence[int] | None = None
-) -> str:
-    """The first samples, side by side where there is room.
+def sample_strips(samples: dict[str, NDArray[Any]], kind: str, numbers: Sequence[int]) -> str:
+    """Samples, side by side where there is room.
 
     samples: `frames` uint8 [N, F, H, W, 3], and what the sampler says beside them, such as `time_s`
-    [N, F] (seconds) and `view` [N, F]. numbers: what the samples are called; from 1 without.
+    [N, F] (seconds) and `view` [N, F]. numbers: what they are called; no more are shown.
     """
     frames = samples["frames"]
     blocks = []
-    for index in range(min(most, len(frames))):
+    for index, number in enumerate(numbers[: len(frames)]):
         keys = {name: values[index] for name, values in samples.items() if name != "frames"}
-        name = f"Sample {index + 1 if numbers is None else numbers[index]}"
-        blocks.append(f"<div>{_sample(frames[index], keys, kind, name)}</div>")
+        blocks.append(f"<div>{_sample(frames[index], keys, kind, f'Sample {number}')}</div>")
     wide = frames.shape[1] > 8
     style = ' style="--smallest:100%"' if wide else ""
     return f'<div class="samples"{style}>{"".join(blocks)}</div>'

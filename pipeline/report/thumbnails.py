@@ -18,12 +18,20 @@ _AT_A_TIME = 256
 """Frames that are held decoded."""
 
 
-def source_of(embeddings: Embeddings, data: str | None) -> Source:
-    """What was embedded. Raises InputError where the embeddings do not say and `data` is unset."""
+def location_of(embeddings: Embeddings, data: str | None) -> str:
+    """Where that lies which was embedded: `data`, or what the embeddings say.
+
+    Raises InputError where neither is there.
+    """
     location = data or embeddings.meta.get("data")
     if not location:
         raise InputError("these embeddings do not say what they are of: give --data INDEX")
-    source = open_source(str(location))
+    return str(location)
+
+
+def source_of(embeddings: Embeddings, data: str | None) -> Source:
+    """What was embedded, opened. Raises InputError as `location_of` does, and for what is gone."""
+    source = open_source(location_of(embeddings, data))
     need_frames(source)
     source.check_present()
     return source
